@@ -1,0 +1,64 @@
+"""Named things that outsiders can add to: tasks, policies, formats."""
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from dopr_robot.errors import UnknownNameError, UserError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A mapping from name to entry that is filled by :meth:`register` and by an entry-point group.
+
+    A package outside this one adds an entry by naming, in the group ``dopr_robot.<plural>``, a function of no arguments that calls
+    :meth:`register`. The group is read at the first look-up, so importing this package imports nobody else's.
+
+    Args:
+        kind: what an entry is, in the singular, for messages ("policy").
+        group: the entry-point group.
+
+    >>> colours = Registry[str]("colour", "dopr_robot.colours")
+    >>> colours.register("red", "#f00")
+    >>> colours["red"]
+    '#f00'
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, T] = {}
+        self._outsiders_loaded = False
+
+    def register(self, name: str, entry: T) -> None:
+        """Add an entry. Raises UserError where the name is taken by another one."""
+        if name in self._entries and self._entries[name] != entry:
+            raise UserError(f"{self.kind} {name!r} is registered already: choose another name")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        self._load_outsiders()
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownNameError(self.kind, name, self._entries) from None
+
+    def __contains__(self, name: object) -> bool:
+        self._load_outsiders()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_outsiders()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        self._load_outsiders()
+        return len(self._entries)
+
+    def _load_outsiders(self) -> None:
+        if self._outsiders_loaded:
+            return
+        self._outsiders_loaded = True
+        for point in entry_points(group=self.group):
+            point.load()()
