@@ -17,19 +17,19 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Args:
         kind: what an entry is, in the singular, for messages ("policy").
-        group: the entry-point group.
+        group: the entry-point group, or None for names that only :meth:`register` adds.
 
-    >>> colours = Registry[str]("colour", "dopr_robot.colours")
+    >>> colours = Registry[str]("colour")
     >>> colours.register("red", "#f00")
     >>> colours["red"]
     '#f00'
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str | None = None) -> None:
         self.kind = kind
         self.group = group
         self._entries: dict[str, T] = {}
-        self._outsiders_loaded = False
+        self._outsiders_loaded = group is None
 
     def register(self, name: str, entry: T) -> None:
         """Add an entry. Raises UserError where the name is taken by another one."""
@@ -60,5 +60,5 @@ class Registry(Mapping[str, T], Generic[T]):
         if self._outsiders_loaded:
             return
         self._outsiders_loaded = True
-        for point in entry_points(group=self.group):
+        for point in entry_points(group=self.group or ""):
             point.load()()

@@ -1,0 +1,75 @@
+"""A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.policies.policy import Policy
+from dopr_robot.policies.registry import make_policy
+from dopr_robot.policies.spec import PolicySpec
+
+FORMAT_VERSION = 1
+WEIGHTS = "policy.safetensors"
+DESCRIPTION = "policy.json"
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """Write both files into an existing folder. The caller moves the folder into its place."""
+    policy.normalizer.check()
+    weights = {key: value.detach().contiguous().cpu() for key, value in policy.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    description = {"format_version": FORMAT_VERSION, **policy.spec.to_json(), "policy": asdict(policy.config)}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder that ``path`` means: itself, or the last one of a run folder.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a run folder (runs/<name>) or one of its checkpoints/<step>")
+    for candidate in (path, path / "checkpoints" / "last"):
+        if (candidate / DESCRIPTION).is_file():
+            return candidate
+    raise UserError(
+        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/last"
+    )
+
+
+def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
+    """The policy of a run folder or checkpoint folder, ready to act, without the data that it was trained on.
+
+    >>> policy = load_policy("runs/pick_place")                                  # doctest: +SKIP
+    >>> actions = policy.act({"state": torch.zeros(1, policy.n_obs_steps, 26)})  # doctest: +SKIP
+
+    Raises:
+        UserError: no checkpoint there, or one of an unknown format version.
+        DamagedError: the files are cut short or do not fit each other.
+    """
+    folder = find_checkpoint(path)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+    except json.JSONDecodeError as error:
+        raise DamagedError(f"{folder / DESCRIPTION} is not JSON ({error}): use an earlier checkpoint") from None
+    version = description.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder / DESCRIPTION} has format_version {version}, this dopr-robot reads {FORMAT_VERSION}: "
+            "open it with the release that wrote it"
+        )
+    policy = make_policy(description["policy"], PolicySpec.from_json(description))
+    try:
+        policy.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+        raise DamagedError(
+            f"{folder / WEIGHTS} does not load ({str(error).splitlines()[0]}): use an earlier checkpoint"
+        ) from None
+    return policy.to(device).eval()

@@ -1,0 +1,114 @@
+"""Transformer over the action sequence, conditioned by adaptive layer norm that starts at zero (DiT)."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from dopr_robot.errors import UserError
+from dopr_robot.policies.networks.common import TimeEmbedding
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of :class:`Transformer`. The defaults are small enough for two CPU cores."""
+
+    name: str = "transformer"
+    dim: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_ratio: int = 4
+    dropout: float = 0.0
+
+
+class Attention(nn.Module):
+    """Self-attention through four explicit projections, so that an optimizer that reads activations sees every matrix."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            rearrange(project(x), "b n (h d) -> b h n d", h=self.heads)
+            for project in (self.query, self.key, self.value)
+        )
+        x = scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        return self.out(rearrange(x, "b h n d -> b n (h d)"))
+
+
+class Block(nn.Module):
+    """A DiT block: attention and perceptron, each scaled, shifted and gated by the condition; the gates start at zero."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
+        self.attention = Attention(dim, config.heads, config.dropout)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, config.mlp_ratio * dim), nn.GELU(approximate="tanh"), nn.Linear(config.mlp_ratio * dim, dim)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.modulation = zeroed(nn.Linear(dim, 6 * dim))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        x = x + gate1 * self.dropout(self.attention(self.norm1(x) * (1 + scale1) + shift1))
+        return x + gate2 * self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
+
+
+class Transformer(nn.Module):
+    """Diffusion transformer with adaLN-zero (Peebles and Xie, 2023), one token an action; arguments as for the U-Net.
+
+    The condition of every block is the sum of the embedded time and the embedded observations. The last projection starts at zero,
+    so the untrained network answers 0.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        input_dim: int,
+        output_dim: int,
+        horizon: int,
+        condition_dim: int,
+        n_obs_steps: int,
+    ) -> None:
+        super().__init__()
+        dim = config.dim
+        if dim % config.heads:
+            raise UserError(f"network.dim={dim} has to be a multiple of network.heads={config.heads}")
+        self.embed = nn.Linear(input_dim, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(horizon, dim))
+        self.time = TimeEmbedding(dim)
+        self.observe = nn.Sequential(
+            nn.Linear(condition_dim * n_obs_steps, config.mlp_ratio * dim),
+            nn.SiLU(),
+            nn.Linear(config.mlp_ratio * dim, dim),
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.modulation = zeroed(nn.Linear(dim, 2 * dim))
+        self.head = zeroed(nn.Linear(dim, output_dim))
+
+    def forward(self, sample: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """``sample [B, H, A], time [B] in [0, 1], condition [B, To, C] -> [B, H, output_dim]``."""
+        # One activation for all blocks: SiLU of the condition is what each block's modulation reads.
+        condition = nn.functional.silu(self.time(time) + self.observe(condition.flatten(1)))
+        x = self.embed(sample) + self.position
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        return self.head(self.norm(x) * (1 + scale) + shift)
+
+
+def zeroed(linear: nn.Linear) -> nn.Linear:
+    """The layer with weight and bias set to zero."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

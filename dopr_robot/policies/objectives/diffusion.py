@@ -1,0 +1,102 @@
+"""Denoising diffusion, with diffusers' schedulers for the noise and for the way back."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dopr_robot.errors import UserError
+from dopr_robot.policies.objectives.sampling import Generators, normal
+
+SAMPLERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm_solver": "DPMSolverMultistepScheduler"}
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+
+
+@dataclass
+class DiffusionConfig:
+    """Options of :class:`Diffusion`. Schedule, prediction and clipping are Diffusion Policy's; it samples with 100 DDPM steps.
+
+    Args:
+        prediction: what the network answers: ``epsilon`` (the noise), ``sample`` or ``v_prediction``.
+        train_steps: length of the noise schedule.
+        sampler: ``ddim``, ``ddpm`` or ``dpm_solver`` (DPM-Solver++ of order 2).
+        steps: network calls when acting.
+        clip: bound on the normalised actions, applied to every estimate of the clean sample (as Diffusion Policy does), or null.
+    """
+
+    name: str = "diffusion"
+    prediction: str = "epsilon"
+    train_steps: int = 100
+    beta_schedule: str = "squaredcos_cap_v2"
+    sampler: str = "ddim"
+    steps: int = 10
+    clip: float | None = 1.0
+
+
+class Diffusion(nn.Module):
+    """DDPM training (Ho et al., 2020) and a sampler of choice (DDIM: Song et al., 2021; DPM-Solver++: Lu et al., 2022)."""
+
+    outputs_per_action = 1
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        if config.prediction not in PREDICTIONS:
+            raise UserError(f"objective.prediction={config.prediction!r} is none of {', '.join(PREDICTIONS)}")
+        if config.sampler not in SAMPLERS:
+            raise UserError(f"objective.sampler={config.sampler!r} is none of {', '.join(SAMPLERS)}")
+        if not 1 <= config.steps <= config.train_steps:
+            raise UserError(f"objective.steps={config.steps} has to lie between 1 and train_steps={config.train_steps}")
+        self.config = config
+
+    @cached_property
+    def _training_schedule(self) -> Any:
+        return self._scheduler("ddpm")
+
+    def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> Tensor:
+        """Mean squared error of the prediction: ``action [B, H, A], condition [B, To, C] -> scalar``."""
+        schedule = self._training_schedule
+        noise = torch.randn_like(action)
+        step = torch.randint(0, self.config.train_steps, (len(action),), device=action.device)
+        noisy = schedule.add_noise(action, noise, step)
+        target = {
+            "epsilon": lambda: noise,
+            "sample": lambda: action,
+            "v_prediction": lambda: schedule.get_velocity(action, noise, step),
+        }[self.config.prediction]()
+        return nn.functional.mse_loss(network(noisy, self._time(step, action), condition), target)
+
+    def sample(
+        self, network: nn.Module, shape: tuple[int, int, int], condition: Tensor, generator: Generators
+    ) -> Tensor:
+        """Denoise from noise to an action sequence ``[B, H, A]``, normalised."""
+        scheduler = self._scheduler(self.config.sampler)
+        scheduler.set_timesteps(self.config.steps, device=condition.device)
+        # DDPM draws fresh noise at every step; the others answer with the noise of the start alone.
+        options = {"generator": generator} if self.config.sampler == "ddpm" else {}
+        x = normal(shape, generator, like=condition) * scheduler.init_noise_sigma
+        for step in scheduler.timesteps:
+            output = network(x, self._time(step.expand(len(x)), x), condition)
+            x = scheduler.step(output, step, x, **options).prev_sample
+        return x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+
+    def _time(self, step: Tensor, like: Tensor) -> Tensor:
+        return step.to(like.dtype) / self.config.train_steps
+
+    def _scheduler(self, sampler: str) -> Any:
+        import diffusers  # takes seconds to import, so only a diffusion policy pays for it
+
+        clipping: dict[str, Any] = {}
+        if sampler == "dpm_solver":
+            clipping = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+        elif self.config.clip is not None:
+            clipping = {"clip_sample": True, "clip_sample_range": self.config.clip}
+        else:
+            clipping = {"clip_sample": False}
+        return getattr(diffusers, SAMPLERS[sampler])(
+            num_train_timesteps=self.config.train_steps,
+            beta_schedule=self.config.beta_schedule,
+            prediction_type=self.config.prediction,
+            **clipping,
+        )

@@ -1,0 +1,171 @@
+"""The policy: normalisation, encoder, objective and network behind ``loss`` and ``act``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+from torch import Tensor, nn
+
+from dopr_robot.errors import UserError
+from dopr_robot.policies.encoders import StateEncoder
+from dopr_robot.policies.networks import NETWORKS
+from dopr_robot.policies.normalization import Mode, Normalizer
+from dopr_robot.policies.objectives import OBJECTIVES
+from dopr_robot.policies.objectives.sampling import Generators
+from dopr_robot.policies.options import options
+from dopr_robot.policies.spec import PolicySpec
+
+Batch = Mapping[str, Any]
+"""``{"observation": {key: [B, To, ...]}, "action": [B, H, A]}``, torch tensors in the environment's units."""
+
+
+class Policy(nn.Module, ABC):
+    """What training and evaluation know of a policy.
+
+    Observations and actions are in the environment's units both ways; normalisation is inside. A subclass gives :meth:`_loss` and
+    :meth:`_sample` on normalised tensors.
+
+    Args:
+        spec: what it sees and does.
+        config: the dataclass that made it; goes into the checkpoint.
+        normalization: how statistics become affine maps.
+    """
+
+    def __init__(self, spec: PolicySpec, config: Any, normalization: Mode = "minmax") -> None:
+        super().__init__()
+        self.spec = spec
+        self.config = config
+        shapes = {key: each.shape for key, each in spec.observations.items()}
+        if "action" in shapes:
+            raise UserError("an observation can not be called 'action': rename it in the store")
+        self.normalizer = Normalizer({**shapes, "action": spec.action.shape}, normalization)
+
+    @property
+    def n_obs_steps(self) -> int:
+        """To."""
+        return self.spec.n_obs_steps
+
+    @property
+    def horizon(self) -> int:
+        """H."""
+        return self.spec.horizon
+
+    @property
+    def n_action_steps(self) -> int:
+        """Ta."""
+        return self.spec.n_action_steps
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.spec.action_dim
+
+    @property
+    def observations(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one step of every observation that is read."""
+        return {key: each.shape for key, each in self.spec.observations.items()}
+
+    @property
+    def task(self) -> str | None:
+        """Gymnasium id of the task it was trained for."""
+        return self.spec.task
+
+    def fit_normalizer(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take the statistics of the training split: ``{key: {min, max, mean, std}}`` for every observation and ``action``."""
+        self.normalizer.fit(statistics)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of a batch, and its parts by name (detached)."""
+        observation = self._normalized(batch["observation"])
+        action = self.normalizer.normalize("action", batch["action"])
+        return self._loss(observation, action)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, so that wrappers such as DistributedDataParallel see it."""
+        return self.loss(batch)
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Tensor], generator: Generators = None) -> Tensor:
+        """Actions to execute, ``[B, Ta, A]``.
+
+        Args:
+            observation: the newest To steps of every key, ``[B, To, ...]``.
+            generator: source of the noise; with a list of B, row b depends on the b-th alone.
+
+        Raises:
+            UserError: a key is missing or has another shape than the policy was made for.
+        """
+        self._check(observation)
+        actions = self._sample(self._normalized(observation), generator)
+        first = self.n_obs_steps - 1
+        return self.normalizer.denormalize("action", actions[:, first : first + self.n_action_steps])
+
+    @abstractmethod
+    def _loss(self, observation: dict[str, Tensor], action: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    @abstractmethod
+    def _sample(self, observation: dict[str, Tensor], generator: Generators) -> Tensor: ...
+
+    def _normalized(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: self.normalizer.normalize(key, observation[key]) for key in self.spec.observations}
+
+    def _check(self, observation: Mapping[str, Tensor]) -> None:
+        for key, spec in self.spec.observations.items():
+            if key not in observation:
+                raise UserError(f"observation {key!r} is missing: the policy reads {', '.join(self.spec.observations)}")
+            expected = (self.n_obs_steps, *spec.shape)
+            found = tuple(observation[key].shape)
+            if found[1:] != expected:
+                raise UserError(f"observation {key!r} has shape {list(found)}, the policy expects {['B', *expected]}")
+
+
+@dataclass
+class PairConfig:
+    """A policy made of an objective and a network, each with options of its own."""
+
+    name: str = MISSING
+    n_obs_steps: int = 2
+    horizon: int = 16
+    n_action_steps: int = 8
+    normalization: str = "minmax"
+    objective: Any = field(default_factory=dict)
+    network: Any = field(default_factory=dict)
+
+
+class PairPolicy(Policy):
+    """Objective x network: every pair exists by combination.
+
+    Args:
+        spec: what it sees and does.
+        config: names and options of objective and network.
+    """
+
+    def __init__(self, spec: PolicySpec, config: PairConfig) -> None:
+        normalization: Literal["minmax", "meanstd", "none"] = config.normalization  # type: ignore[assignment]
+        super().__init__(spec, config, normalization)
+        objective = OBJECTIVES[config.objective["name"]]
+        network = NETWORKS[config.network["name"]]
+        self.encoder = StateEncoder(spec.observations)
+        self.objective = objective.build(options(objective.config, config.objective, "policy.objective"))
+        self.network = network.build(
+            options(network.config, config.network, "policy.network"),
+            input_dim=spec.action_dim,
+            output_dim=spec.action_dim * self.objective.outputs_per_action,
+            horizon=spec.horizon,
+            condition_dim=self.encoder.output_dim,
+            n_obs_steps=spec.n_obs_steps,
+        )
+
+    def _loss(self, observation: dict[str, Tensor], action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.objective.loss(self.network, action, self.encoder(observation))
+        return loss, {self.config.objective["name"]: loss.detach()}
+
+    def _sample(self, observation: dict[str, Tensor], generator: Generators) -> Tensor:
+        condition = self.encoder(observation)
+        return self.objective.sample(
+            self.network, (len(condition), self.horizon, self.action_dim), condition, generator
+        )

@@ -1,0 +1,67 @@
+"""Policies by name: every pair of objective and network, and whatever outsiders add.
+
+A new policy is one file and one registration::
+
+    from dopr_robot.policies import POLICIES, PolicyEntry
+
+    POLICIES.register("my_policy", PolicyEntry("what it is", MyConfig, MyPolicy))
+
+where ``MyPolicy(spec, config)`` subclasses :class:`~dopr_robot.policies.policy.Policy` and ``MyConfig`` is a dataclass with at
+least ``name, n_obs_steps, horizon, n_action_steps``. Another package does the same in a function that it names in the entry-point
+group ``dopr_robot.policies``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dopr_robot.policies.networks import NETWORKS
+from dopr_robot.policies.objectives import OBJECTIVES
+from dopr_robot.policies.options import options
+from dopr_robot.policies.policy import PairConfig, PairPolicy, Policy
+from dopr_robot.policies.spec import PolicySpec
+from dopr_robot.registry import Registry
+
+
+@dataclass(frozen=True)
+class PolicyEntry:
+    """A line of ``dopr policies``: what it is, the dataclass of its options, and how to build it from a spec and such options.
+
+    ``defaults`` are values over the dataclass's own, for entries that share one.
+    """
+
+    summary: str
+    config: type[Any]
+    build: Callable[[PolicySpec, Any], Policy]
+    defaults: Mapping[str, Any] | None = None
+
+    def default_config(self, name: str) -> dict[str, Any]:
+        """The options in full, as plain values."""
+        return asdict(options(self.config, {"name": name, **(self.defaults or {})}, "policy"))
+
+
+POLICIES = Registry[PolicyEntry]("policy", "dopr_robot.policies")
+
+
+def _register_pairs() -> None:
+    for objective_name, objective in OBJECTIVES.items():
+        for network_name, network in NETWORKS.items():
+            defaults = {"objective": asdict(objective.config()), "network": asdict(network.config())}
+            summary = f"{objective.summary} on a {network.summary}"
+            POLICIES.register(
+                f"{objective_name}_{network_name}", PolicyEntry(summary, PairConfig, PairPolicy, defaults)
+            )
+
+
+_register_pairs()
+
+
+def make_policy(config: Mapping[str, Any], spec: PolicySpec) -> Policy:
+    """Build the policy that ``config["name"]`` registers, with random weights and no statistics yet.
+
+    Raises:
+        UnknownNameError: no such policy, or an option that it does not have.
+        UserError: options that contradict each other or the spec.
+    """
+    entry = POLICIES[config["name"]]
+    return entry.build(spec, options(entry.config, {**entry.default_config(config["name"]), **config}, "policy"))

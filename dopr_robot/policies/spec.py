@@ -1,0 +1,93 @@
+"""What a policy sees and does: the part of a policy that is known before any network is."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dopr_robot.errors import UserError
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape (without batch and time) and dtype of one observation or of the action."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """The interface of a policy with its data and its environment; checks itself when made.
+
+    Args:
+        observations: what is read, by key, in the order in which it is concatenated.
+        action: what is commanded, ``[A]``.
+        n_obs_steps: To, observations that the policy sees.
+        horizon: H, actions that it predicts. The first of them belongs to the first observation step, as in Diffusion Policy.
+        n_action_steps: Ta, actions that it executes before it looks again, starting at the newest observation.
+        task: Gymnasium id of the task it was trained for, or None.
+        action_meaning: what the numbers of an action are ("joint position, absolute, rad"), from the store.
+
+    Raises:
+        UserError: the steps do not fit each other (Ta > H - To + 1), or there is nothing to observe.
+    """
+
+    observations: dict[str, ArraySpec]
+    action: ArraySpec
+    n_obs_steps: int = 2
+    horizon: int = 16
+    n_action_steps: int = 8
+    task: str | None = None
+    action_meaning: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.observations:
+            raise UserError("a policy needs at least one observation key: set data.observations")
+        if len(self.action.shape) != 1:
+            raise UserError(f"actions have to be vectors, the data's have shape {list(self.action.shape)} a step")
+        for name in ("n_obs_steps", "horizon", "n_action_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"policy.{name}={getattr(self, name)} has to be at least 1")
+        longest = self.horizon - self.n_obs_steps + 1
+        if self.n_action_steps > longest:
+            raise UserError(
+                f"policy.n_action_steps={self.n_action_steps} is more than the horizon leaves after the observations: "
+                f"at most horizon - n_obs_steps + 1 = {longest}"
+            )
+
+    @property
+    def action_dim(self) -> int:
+        return self.action.shape[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of ``policy.json`` that ARCHITECTURE calls To, H, Ta, observations and action."""
+        return {
+            "To": self.n_obs_steps,
+            "H": self.horizon,
+            "Ta": self.n_action_steps,
+            "task": self.task,
+            "observations": {
+                key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in self.observations.items()
+            },
+            "action": {"shape": list(self.action.shape), "dtype": self.action.dtype, "meaning": self.action_meaning},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "PolicySpec":
+        return cls(
+            observations={
+                key: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for key, spec in data["observations"].items()
+            },
+            action=ArraySpec(tuple(data["action"]["shape"]), data["action"]["dtype"]),
+            n_obs_steps=data["To"],
+            horizon=data["H"],
+            n_action_steps=data["Ta"],
+            task=data["task"],
+            action_meaning=data["action"]["meaning"],
+        )
