@@ -1,0 +1,441 @@
+"""The demonstration store: episodes in zarr, appended whole or not at all.
+
+Layout (Diffusion Policy's, so its stores open unchanged)::
+
+    data/<key>           [steps, ...]        every episode, one after another
+    meta/episode_ends    int64 [episodes]    where each ends, exclusive; increasing
+    meta/seed            int64 [episodes]    -1: none
+    meta/success         int8  [episodes]    1, 0, -1: unknown
+    meta/<name>          [episodes]          whatever else belongs to an episode
+
+``episode_ends`` is written last and is the commit: rows beyond its last value are the trace of a kill, and the next
+append overwrites them. Every file is written beside its place and renamed, so a reader sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+import zarr.codecs
+import zarr.errors
+import zarr.storage
+from filelock import FileLock, Timeout
+from numpy.typing import ArrayLike, NDArray
+
+from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
+from dopr_robot.errors import DamagedError, UserError
+
+CHUNK_BYTES = 256 * 1024
+SHARD_BYTES = 8 * 1024 * 1024
+META_CHUNK = 1024
+UNKNOWN = -1
+"""Stands in ``meta/seed`` and ``meta/success`` where nothing is known."""
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """Shape of one step (``()`` for a number) and dtype of a key under ``data/``."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Store:
+    """Demonstrations of one task.
+
+    Make one with :meth:`create` or :meth:`open`. A store is a context manager; leaving it releases the writer's lock.
+
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "pick.zarr")
+    >>> with Store.create(path, Attributes(control_hz=20, observations=("state",))) as store:
+    ...     store.append({"state": np.zeros((5, 3)), "action": np.ones((5, 2))}, seed=7, success=True)
+    >>> Store.open(path).episode(0)["action"].shape
+    (5, 2)
+    """
+
+    def __init__(self, path: str, group: zarr.Group, attributes: Attributes, *, own: bool) -> None:
+        self.path = path
+        self.attributes = attributes
+        self._group = group
+        self._own = own
+        self._lock: FileLock | None = None
+        self._ends = self._read_ends()
+
+    # Opening
+
+    @classmethod
+    def create(cls, path: str | Path, attributes: Attributes | None = None) -> Store:
+        """A new, empty store, open for appending.
+
+        Raises UserError where something is at ``path`` already, or where it is not a local folder's name.
+        """
+        where = Path(path)
+        if "://" in str(path) or where.suffix == ".zip":
+            raise UserError(f"{path}: a store is written to a local folder; copy or zip it afterwards")
+        if where.exists() and (not where.is_dir() or any(where.iterdir())):
+            raise UserError(f"{path}: exists already; choose another path, or open it to append")
+        attributes = attributes or Attributes()
+        group = zarr.create_group(zarr.storage.LocalStore(where))
+        group.create_group("data")
+        meta = group.create_group("meta")
+        _create_array(meta, "seed", (), np.dtype(np.int64), per_step=False, fill_value=UNKNOWN)
+        _create_array(meta, "success", (), np.dtype(np.int8), per_step=False, fill_value=UNKNOWN)
+        _create_array(meta, "episode_ends", (), np.dtype(np.int64), per_step=False)
+        group.attrs[GROUP_KEY] = attributes.to_json()
+        store = cls(str(path), group, attributes, own=True)
+        store._acquire()
+        return store
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """An existing store: a folder, a ``.zip``, or any address that fsspec knows; zarr v3 or v2.
+
+        The first :meth:`append` takes the writer's lock; until then nothing is written.
+
+        Raises:
+            UserError: nothing is there, or it is not a store; the message names the path and what is missing.
+            DamagedError: ``episode_ends`` contradicts itself.
+        """
+        group = _open_group(str(path))
+        if not isinstance(group.get("meta/episode_ends"), zarr.Array):
+            raise UserError(f"{path}: not a demonstration store: 'meta/episode_ends' is missing")
+        if not isinstance(group.get("data"), zarr.Group):
+            raise UserError(f"{path}: not a demonstration store: 'data' is missing")
+        own = GROUP_KEY in group.attrs
+        try:
+            attributes = Attributes.from_json(group.attrs[GROUP_KEY]) if own else Attributes()
+        except UserError as error:
+            raise UserError(f"{path}: attribute {GROUP_KEY!r}: {error}") from None
+        return cls(str(path), group, attributes, own=own)
+
+    def close(self) -> None:
+        """Release the writer's lock, if this store holds it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def refresh(self) -> None:
+        """See the episodes that a writer has added since this store was opened."""
+        self._group = _open_group(self.path)
+        self._ends = self._read_ends()
+
+    # Reading
+
+    @property
+    def episode_ends(self) -> NDArray[np.int64]:
+        """Exclusive end row of every episode, int64 [episodes]."""
+        return self._ends
+
+    @property
+    def episode_starts(self) -> NDArray[np.int64]:
+        """First row of every episode, int64 [episodes]."""
+        return np.concatenate(([0], self._ends[:-1])).astype(np.int64) if len(self._ends) else self._ends
+
+    @property
+    def episode_lengths(self) -> NDArray[np.int64]:
+        """Steps of every episode, int64 [episodes]."""
+        return self._ends - self.episode_starts
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._ends)
+
+    @property
+    def num_steps(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def keys(self) -> dict[str, KeyInfo]:
+        """Every key under ``data/``, in alphabetic order."""
+        return {name: KeyInfo(array.shape[1:], array.dtype) for name, array in self._arrays("data").items()}
+
+    @property
+    def observations(self) -> list[str]:
+        """The keys that are observations: the declared ones, or all but ``action`` where none are declared."""
+        return list(self.attributes.observations) or [key for key in self.keys if key != "action"]
+
+    @property
+    def meta(self) -> dict[str, NDArray[Any]]:
+        """What belongs to an episode, by name, ``[episodes, ...]``; ``episode_ends`` is not among them."""
+        n = self.num_episodes
+        arrays = self._arrays("meta")
+        return {
+            name: self._read(array, name, slice(0, n))
+            for name, array in arrays.items()
+            if name != "episode_ends" and array.ndim and array.shape[0] >= n
+        }
+
+    @property
+    def seeds(self) -> NDArray[np.int64]:
+        """The seed of every episode, int64 [episodes]; -1 where none is known."""
+        return self._known("seed", np.int64)
+
+    @property
+    def success(self) -> NDArray[np.int8]:
+        """Whether each episode succeeded, int8 [episodes]: 1, 0, or -1 where it is not known."""
+        return self._known("success", np.int8)
+
+    def episode(self, index: int, keys: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The arrays of one episode, ``{key: [T, ...]}``; a negative index counts from the end."""
+        if not -self.num_episodes <= index < self.num_episodes:
+            raise UserError(f"{self.path}: there is no episode {index} (episodes: {self.num_episodes})")
+        return self.read(keys, int(self.episode_starts[index]), int(self._ends[index]))
+
+    def read(
+        self, keys: Iterable[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Rows ``start:stop`` of some keys (all, where None), ``{key: [stop - start, ...]}``.
+
+        Raises DamagedError, naming the key and the episode, where a chunk cannot be read.
+        """
+        rows = slice(start, self.num_steps if stop is None else stop)
+        return {key: self._read_key(key, rows) for key in (self.keys if keys is None else keys)}
+
+    def array(self, key: str) -> zarr.Array:
+        """The zarr array of a key; its rows beyond :attr:`num_steps` are not part of the store."""
+        array = self._group.get(f"data/{key}")
+        if not isinstance(array, zarr.Array):
+            raise UserError(f"{self.path}: there is no key {key!r} (keys: {', '.join(self.keys)})")
+        return array
+
+    # Writing
+
+    def append(
+        self,
+        arrays: Mapping[str, ArrayLike],
+        *,
+        seed: int | None = None,
+        success: bool | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add one episode, whole or not at all.
+
+        Args:
+            arrays: ``{key: [T, ...]}``; the first episode fixes keys, shapes and dtypes.
+            seed: the integer that was given to ``env.reset``.
+            success: whether the task was done.
+            meta: what else belongs to the episode: numbers, texts, or arrays of one shape.
+
+        Raises:
+            UserError: keys, lengths, shapes or dtypes do not fit, or another program is writing.
+        """
+        if not self._own:
+            raise UserError(f"{self.path}: made by another program and never modified: dopr convert it first")
+        self._acquire()
+        episode = {key: np.asarray(value) for key, value in arrays.items()}
+        length = self._check_episode(episode)
+        start, stop, index = self.num_steps, self.num_steps + length, self.num_episodes
+        for key, value in episode.items():
+            array = self._group.get(f"data/{key}") or _create_array(
+                self._group["data"], key, value.shape[1:], value.dtype
+            )
+            _write_rows(array, start, value)
+        values: dict[str, Any] = {"seed": UNKNOWN if seed is None else int(seed), **(meta or {})}
+        values["success"] = UNKNOWN if success is None else int(success)
+        for name, value in values.items():
+            entry = _as_entry(value)
+            held = self._group.get(f"meta/{name}")
+            if held is None:
+                held = _create_array(self._group["meta"], name, entry.shape[1:], entry.dtype, per_step=False)
+            _write_rows(held, index, entry)
+        for name, array in self._arrays("meta").items():
+            if name != "episode_ends" and array.shape[0] <= index:  # an entry that this episode lacks
+                array.resize((index + 1, *array.shape[1:]))
+        _write_rows(self._group["meta/episode_ends"], index, np.array([stop], np.int64))
+        self._ends = np.append(self._ends, stop)
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Replace the attributes, in one write."""
+        self._acquire()
+        self._group.attrs[GROUP_KEY] = attributes.to_json()
+        self.attributes = attributes
+
+    # Inside
+
+    def _acquire(self) -> None:
+        """Take the writer's lock, then look again: somebody may have written since this store was opened."""
+        if self._lock is not None:
+            return
+        if not Path(self.path).is_dir():
+            raise UserError(f"{self.path}: only a local folder can be written to: copy it here first")
+        lock = FileLock(Path(self.path) / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another program is writing to it: wait for it, or write another store"
+            ) from None
+        self._lock = lock
+        self._group = zarr.open_group(zarr.storage.LocalStore(self.path), mode="r+")
+        self._ends = self._read_ends()
+
+    def _check_episode(self, episode: Mapping[str, NDArray[Any]]) -> int:
+        if not episode:
+            raise UserError(f"{self.path}: an episode without any key cannot be appended")
+        lengths = {key: len(value) if value.ndim else 0 for key, value in episode.items()}
+        length = next(iter(lengths.values()))
+        for key, n in lengths.items():
+            if n != length or n == 0:
+                raise UserError(
+                    f"{self.path}: episode {self.num_episodes}: {key!r} has {n} steps and others "
+                    f"{length}: all need the same number, above 0"
+                )
+        known = self.keys if self.num_episodes else {}
+        if known and set(known) != set(episode):
+            missing, new = sorted(set(known) - set(episode)), sorted(set(episode) - set(known))
+            raise UserError(f"{self.path}: episode {self.num_episodes}: keys differ (missing: {missing}, new: {new})")
+        for key, info in known.items():
+            value = episode[key]
+            if value.shape[1:] != info.shape or value.dtype != info.dtype:
+                raise UserError(
+                    f"{self.path}: episode {self.num_episodes}: {key!r} is {value.dtype}"
+                    f"{list(value.shape[1:])} a step, the store has {info.dtype}{list(info.shape)}"
+                )
+        if not known:  # arrays that a killed first append left
+            for key in self.keys:
+                del self._group[f"data/{key}"]
+        return length
+
+    def _arrays(self, group: str) -> dict[str, zarr.Array]:
+        node = self._group[group]
+        assert isinstance(node, zarr.Group)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # files of other programs beside ours
+            try:
+                members = node.members(max_depth=None)
+            except Exception as error:
+                raise DamagedError(f"{self.path}: {group}: cannot be opened ({_one_line(error)})") from error
+        return {name: array for name, array in sorted(members) if isinstance(array, zarr.Array)}
+
+    def _known(self, name: str, dtype: type[np.integer[Any]]) -> NDArray[Any]:
+        array = self._group.get(f"meta/{name}")
+        if not isinstance(array, zarr.Array) or array.shape[0] < self.num_episodes:
+            return np.full(self.num_episodes, UNKNOWN, dtype)
+        return self._read(array, name, slice(0, self.num_episodes)).astype(dtype)
+
+    def _read_ends(self) -> NDArray[np.int64]:
+        array = self._group["meta/episode_ends"]
+        assert isinstance(array, zarr.Array)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise DamagedError(
+                f"{self.path}: episode_ends is {array.dtype}{list(array.shape)}: one row of integers is expected"
+            )
+        ends = self._read(array, "episode_ends", slice(None)).astype(np.int64)
+        # Growing the array and filling it are two writes: a trailing 0 is an entry that was never filled.
+        last = len(ends)
+        while last and ends[last - 1] == 0:
+            last -= 1
+        ends = ends[:last]
+        steps = np.diff(ends, prepend=0)
+        if (steps <= 0).any():
+            raise DamagedError(f"{self.path}: episode_ends: does not increase (episode {int(np.argmax(steps <= 0))})")
+        return ends
+
+    def _read_key(self, key: str, rows: slice) -> NDArray[Any]:
+        array = self.array(key)
+        if array.shape[0] < self.num_steps:
+            raise DamagedError(
+                f"{self.path}: {key}: has {array.shape[0]} rows and episode_ends {self.num_steps} "
+                f"(episode {int(np.searchsorted(self._ends, array.shape[0], side='right'))})"
+            )
+        try:
+            return self._read(array, key, rows)
+        except DamagedError as error:
+            for index in range(int(np.searchsorted(self._ends, rows.start, side="right")), self.num_episodes):
+                try:
+                    self._read(array, key, slice(int(self.episode_starts[index]), int(self._ends[index])))
+                except DamagedError:
+                    raise DamagedError(f"{error} (episode {index})") from error
+            raise
+
+    def _read(self, array: zarr.Array, name: str, rows: slice) -> NDArray[Any]:
+        # A writer may replace the file between our reading of a shard's index and of its chunks; the checksum tells,
+        # and the second reading finds the new file. What fails three times is damaged.
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                return np.asarray(array[rows])
+        try:
+            return np.asarray(array[rows])
+        except Exception as error:
+            raise DamagedError(f"{self.path}: {name}: cannot be read ({_one_line(error)})") from error
+
+
+def _open_group(path: str) -> zarr.Group:
+    try:
+        if "://" in path or "::" in path:
+            backend: Any = zarr.storage.FsspecStore.from_url(path, read_only=True)
+        elif not Path(path).exists():
+            raise UserError(f"{path}: no such file or folder")
+        elif Path(path).is_file():
+            backend = zarr.storage.ZipStore(path, mode="r")
+        else:
+            backend = zarr.storage.LocalStore(path, read_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return zarr.open_group(backend, mode="r")
+    except UserError:
+        raise
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
+        raise UserError(f"{path}: not a demonstration store: there is no zarr group") from None
+    except Exception as error:  # a broken zip, a protocol without its package, an address that does not answer
+        raise UserError(f"{path}: cannot be opened as a zarr store ({_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _as_entry(value: Any) -> NDArray[Any]:
+    """``[1, ...]``; texts as Python objects, which zarr holds as variable-length strings whatever numpy's version."""
+    entry = np.asarray(value)
+    return (entry.astype(object) if entry.dtype.kind in "UST" else entry)[None]
+
+
+def _create_array(
+    group: Any, name: str, shape: tuple[int, ...], dtype: Any, *, per_step: bool = True, fill_value: int | None = None
+) -> zarr.Array:
+    chunk, shard = _layout(shape, dtype) if per_step else (META_CHUNK, None)
+    text = dtype.kind == "O"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that texts have no final v3 specification
+        return group.create_array(
+            name,
+            shape=(0, *shape),
+            dtype=str if text else dtype,
+            chunks=(chunk, *shape),
+            shards=(shard, *shape) if shard else None,
+            # The checksum is what tells a reader, and `dopr info --check`, that a chunk is not what was written.
+            compressors=zarr.codecs.ZstdCodec(level=3, checksum=True),
+            fill_value=fill_value if fill_value is not None else ("" if text else 0),
+        )
+
+
+def _layout(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Steps in a chunk and in a shard. A large row (an image) is a chunk of its own: a window reads what it needs."""
+    row = max(1, int(np.prod(shape)) * dtype.itemsize)
+    chunk = max(1, CHUNK_BYTES // row) if row < 4096 else 1
+    shard = max(1, SHARD_BYTES // (chunk * row))
+    return chunk, chunk * shard
+
+
+def _write_rows(array: Any, start: int, rows: NDArray[Any]) -> None:
+    stop = start + len(rows)
+    if array.shape[0] != stop:
+        array.resize((stop, *array.shape[1:]))
+    array[start:stop] = rows

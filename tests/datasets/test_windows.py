@@ -1,0 +1,121 @@
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dopr_robot.datasets import Store, Windows, batch_indices, split_episodes, statistics
+from dopr_robot.errors import UserError
+
+
+@pytest.fixture
+def store(tmp_path):
+    rng = np.random.default_rng(0)
+    with Store.create(tmp_path / "s.zarr") as store:
+        for length in (6, 1, 9):
+            store.append(
+                {"state": rng.normal(size=(length, 3)) * [1, 10, 1e-3] + 5, "action": rng.normal(size=(length, 2))}
+            )
+    return store
+
+
+def slow_windows(store, episodes, To, H, Ta):
+    """The definition, one window at a time: pad the episode with its first and last step, then cut."""
+    for index in episodes:
+        arrays = store.episode(index)
+        padded = {
+            key: np.concatenate([value[:1]] * (To - 1) + [value] + [value[-1:]] * (Ta - 1))
+            for key, value in arrays.items()
+        }
+        for start in range(len(padded["action"]) - H + 1):
+            yield padded["state"][start : start + To], padded["action"][start : start + H]
+
+
+@pytest.mark.parametrize(("To", "H", "Ta"), [(1, 1, 1), (2, 4, 3), (3, 5, 2), (2, 8, 4)])
+def test_windows_equal_their_definition(store, To, H, Ta):
+    for episodes in ([0, 1, 2], [2], [2, 0]):
+        windows = Windows(store, ["state"], n_obs_steps=To, horizon=H, n_action_steps=Ta, episodes=episodes)
+        expected = list(slow_windows(store, episodes, To, H, Ta))
+        assert len(windows) == len(expected)
+        batch = windows.batch(np.arange(len(windows)))
+        np.testing.assert_array_equal(batch["observation"]["state"], np.stack([state for state, _ in expected]))
+        np.testing.assert_array_equal(batch["action"], np.stack([action for _, action in expected]))
+
+
+def test_windows_read_only_the_keys_asked_for(pusht_path, monkeypatch):
+    store = Store.open(pusht_path)
+    asked = []
+    read = store.array
+    monkeypatch.setattr(store, "array", lambda key: asked.append(key) or read(key))
+    windows = Windows(store, ["state"], n_obs_steps=2, horizon=16, n_action_steps=8)
+    assert set(asked) == {"state", "action"}
+    assert len(windows) == 25650 - 206 * (16 - 1 - 7 - 1)
+    batch = windows.batch([0, 5])
+    assert batch["observation"]["state"].shape == (2, 2, 5) and batch["action"].shape == (2, 16, 2)
+
+
+def test_numbers_that_do_not_fit_are_refused(store):
+    with pytest.raises(UserError, match="must be at most horizon"):
+        Windows(store, ["state"], n_obs_steps=2, horizon=4, n_action_steps=4)
+    with pytest.raises(UserError, match="no key 'image'"):
+        Windows(store, ["image"], n_obs_steps=1, horizon=1, n_action_steps=1)
+    with pytest.raises(UserError, match="no episode 3"):
+        Windows(store, ["state"], n_obs_steps=1, horizon=1, n_action_steps=1, episodes=[3])
+
+
+def test_statistics_equal_numpy(store, monkeypatch):
+    monkeypatch.setattr(sys.modules["dopr_robot.datasets.statistics"], "BLOCK_BYTES", 100)  # several blocks an episode
+    for episodes in (None, [2, 0]):
+        rows = np.concatenate([store.episode(e)["state"] for e in (episodes or range(3))])
+        found = statistics(store, ["state"], episodes)["state"]
+        for name, expected in {
+            "min": rows.min(0),
+            "max": rows.max(0),
+            "mean": rows.mean(0),
+            "std": rows.std(0),
+        }.items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-12)
+
+
+def test_statistics_of_the_pusht_store(pusht_path):
+    found = statistics(Store.open(pusht_path), ["action"])["action"]
+    assert found["min"].min() >= 0 and found["max"].max() <= 512
+    assert found["std"].dtype == np.float64 and (found["std"] > 50).all()
+
+
+@given(
+    n=st.integers(1, 300),
+    batch=st.integers(1, 40),
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+    world=st.integers(1, 4),
+)
+def test_ranks_share_an_epoch_without_overlap(n, batch, seed, epoch, world):
+    if n < world:
+        with pytest.raises(UserError):
+            batch_indices(n, batch, seed, epoch, 0, world)
+        return
+    ranks = [batch_indices(n, batch, seed, epoch, rank, world) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1
+    seen = np.concatenate([np.concatenate(batches) for batches in ranks])
+    assert len(np.unique(seen)) == len(seen) and seen.min() >= 0 and seen.max() < n
+    assert len(seen) > n - world * batch
+    again = batch_indices(n, batch, seed, epoch, world - 1, world)
+    assert all(np.array_equal(a, b) for a, b in zip(again, ranks[-1], strict=True))
+
+
+def test_epochs_and_seeds_differ():
+    first = np.concatenate(batch_indices(100, 10, 0, 0))
+    assert not np.array_equal(first, np.concatenate(batch_indices(100, 10, 0, 1)))
+    assert not np.array_equal(first, np.concatenate(batch_indices(100, 10, 1, 0)))
+
+
+@given(n=st.integers(0, 60), fraction=st.floats(0, 0.99), seed=st.integers(0, 3))
+def test_split_is_a_partition(n, fraction, seed):
+    train, validation = split_episodes(n, fraction, seed)
+    assert sorted([*train, *validation]) == list(range(n))
+    if n:
+        assert len(train) >= 1
+    if fraction > 0 and n > 1:
+        assert len(validation) == min(max(round(n * fraction), 1), n - 1)
