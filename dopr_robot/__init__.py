@@ -13,7 +13,7 @@ _LAZY = {
     "Store": "dopr_robot.datasets",
     "load_policy": "dopr_robot.policies",
 }
-__all__ = ["DoPr", "Store", "__version__", "load_policy"]  # noqa: F822 - found by __getattr__
+__all__ = ["DoPr", "Store", "__version__", "load_policy"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.policies.encoders import StateEncoder
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.normalization import Mode, Normalizer
-from dopr_robot.policies.objectives import OBJECTIVES
+from dopr_robot.policies.objectives import OBJECTIVES, Objective
 from dopr_robot.policies.objectives.sampling import Generators
 from dopr_robot.policies.options import options
 from dopr_robot.policies.spec import PolicySpec
@@ -150,7 +150,7 @@ class PairPolicy(Policy):
         objective = OBJECTIVES[config.objective["name"]]
         network = NETWORKS[config.network["name"]]
         self.encoder = StateEncoder(spec.observations)
-        self.objective = objective.build(options(objective.config, config.objective, "policy.objective"))
+        self.objective: Objective = objective.build(options(objective.config, config.objective, "policy.objective"))
         self.network = network.build(
             options(network.config, config.network, "policy.network"),
             input_dim=spec.action_dim,

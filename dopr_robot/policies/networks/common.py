@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of time in [0, 1], then a two-layer perceptron: ``[B] -> [B, dim]``.
 
-    The frequencies are those of the Transformer (Vaswani et al., 2017) on ``1000 t``, the range in which diffusion counts its steps.
+    The frequencies are those of the Transformer (Vaswani et al., 2017) on ``1000 t``, the range in which diffusion
+    counts its steps.
     """
 
     def __init__(self, dim: int, activation: type[nn.Module] = nn.SiLU) -> None:

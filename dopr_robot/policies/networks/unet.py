@@ -57,6 +57,18 @@ class FiLMBlock(nn.Module):
         return self.second(hidden) + self.residual(x)
 
 
+class Level(nn.Module):
+    """The two blocks of one resolution."""
+
+    def __init__(self, dim_in: int, dim_out: int, condition_dim: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.first = FiLMBlock(dim_in, dim_out, condition_dim, config)
+        self.second = FiLMBlock(dim_out, dim_out, condition_dim, config)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return self.second(self.first(x, condition), condition)
+
+
 class UNet(nn.Module):
     """U-Net of Diffusion Policy (Chi et al., 2023, section V-A): what every level sees is the time and all observations.
 
@@ -85,17 +97,12 @@ class UNet(nn.Module):
         self.time = TimeEmbedding(config.time_dim, nn.Mish)
         condition = config.time_dim + condition_dim * n_obs_steps
         widths = list(config.channels)
-
-        def pair(dim_in: int, dim_out: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                [FiLMBlock(dim_in, dim_out, condition, config), FiLMBlock(dim_out, dim_out, condition, config)]
-            )
-
-        self.down = nn.ModuleList(pair(a, b) for a, b in zip([input_dim, *widths], widths, strict=False))
+        inputs = [input_dim, *widths[:-1]]
+        self.down = nn.ModuleList(Level(a, b, condition, config) for a, b in zip(inputs, widths, strict=True))
         self.shrink = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in widths[:-1])
-        self.middle = pair(widths[-1], widths[-1])
-        upwards = list(zip(widths[::-1], widths[-2::-1], strict=False))
-        self.up = nn.ModuleList(pair(2 * deep, shallow) for deep, shallow in upwards)
+        self.middle = Level(widths[-1], widths[-1], condition, config)
+        upwards = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.up = nn.ModuleList(Level(2 * deep, shallow, condition, config) for deep, shallow in upwards)
         self.grow = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for _, width in upwards)
         self.head = nn.Sequential(
             ConvBlock(widths[0], widths[0], config.kernel_size, config.groups), nn.Conv1d(widths[0], output_dim, 1)
@@ -106,13 +113,11 @@ class UNet(nn.Module):
         condition = torch.cat([self.time(time), condition.flatten(1)], dim=-1)
         x = rearrange(sample, "b h a -> b a h")
         skips = []
-        for level, (first, second) in enumerate(self.down):
-            x = second(first(x, condition), condition)
+        for level, shrink in zip(self.down, [*self.shrink, nn.Identity()], strict=True):
+            x = level(x, condition)
             skips.append(x)
-            if level < len(self.shrink):
-                x = self.shrink[level](x)
-        for block in self.middle:
-            x = block(x, condition)
-        for (first, second), grow in zip(self.up, self.grow, strict=True):
-            x = grow(second(first(torch.cat([x, skips.pop()], dim=1), condition), condition))
+            x = shrink(x)
+        x = self.middle(x, condition)
+        for level, grow in zip(self.up, self.grow, strict=True):
+            x = grow(level(torch.cat([x, skips.pop()], dim=1), condition))
         return rearrange(self.head(x), "b a h -> b h a")

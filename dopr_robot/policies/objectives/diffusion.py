@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
+from dopr_robot.policies.objectives.objective import Objective
 from dopr_robot.policies.objectives.sampling import Generators, normal
 
 SAMPLERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm_solver": "DPMSolverMultistepScheduler"}
@@ -35,10 +36,8 @@ class DiffusionConfig:
     clip: float | None = 1.0
 
 
-class Diffusion(nn.Module):
+class Diffusion(Objective):
     """DDPM training (Ho et al., 2020) and a sampler of choice (DDIM: Song et al., 2021; DPM-Solver++: Lu et al., 2022)."""
-
-    outputs_per_action = 1
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
+from dopr_robot.policies.objectives.objective import Objective
 from dopr_robot.policies.objectives.sampling import Generators, normal
 
 # Explicit Runge-Kutta methods: the points inside a step at which the velocity is taken, and their weights in the sum.
@@ -22,8 +23,8 @@ class FlowConfig:
     """Options of :class:`FlowMatching`.
 
     Args:
-        time: where training looks: ``uniform`` on [0, 1], or ``beta``, 1 - Beta(1.5, 1) stretched to [0, 0.999], which looks more at
-            noisy samples (pi0, Black et al., 2024, appendix B).
+        time: where training looks: ``uniform`` on [0, 1], or ``beta``, 1 - Beta(1.5, 1) stretched to [0, 0.999], which
+            looks more at noisy samples (pi0, Black et al., 2024, appendix B).
         integrator: ``euler``, ``midpoint`` or ``heun``.
         steps: integration steps when acting; network calls are steps times the integrator's stages.
         clip: bound on the normalised actions that come out, or null.
@@ -36,14 +37,12 @@ class FlowConfig:
     clip: float | None = None
 
 
-class FlowMatching(nn.Module):
+class FlowMatching(Objective):
     """Conditional flow matching on the linear path (Lipman et al., 2023; Liu et al., 2023).
 
-    With noise e and data x, the path is ``x_t = (1 - t) e + t x`` for t in [0, 1], its velocity ``x - e``; the loss is the mean squared
-    error of the predicted velocity.
+    With noise e and data x, the path is ``x_t = (1 - t) e + t x`` for t in [0, 1] and its velocity ``x - e``; the loss is
+    the mean squared error of the predicted velocity.
     """
-
-    outputs_per_action = 1
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
