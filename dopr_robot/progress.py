@@ -1,0 +1,63 @@
+"""Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 15.0
+
+
+class Meter:
+    """Counts work done; made by :func:`progress`."""
+
+    def __init__(self, label: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._first = done
+        self._bar = bar
+        self._task = bar.add_task(label, total=total, completed=done, unit=unit, rate="", note="") if bar else None
+        self._start = self._last_line = time.monotonic()
+        self._note = ""
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """``count`` more are done; ``note`` stands behind the numbers until the next one."""
+        self.done += count
+        self._note = self._note if note is None else note
+        now = time.monotonic()
+        rate = f"{(self.done - self._first) / max(now - self._start, 1e-9):.1f} {self.unit}/s"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, rate=rate, note=self._note)
+        elif now - self._last_line > LINE_EVERY_S or self.done >= self.total:
+            self._last_line = now
+            per_unit = (now - self._start) / max(self.done - self._first, 1)
+            left = max(self.total - self.done, 0) * per_unit
+            line = f"{self.label}: {self.done}/{self.total} {self.unit} ({rate}, {left:.0f} s left) {self._note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter]:
+    """A meter for ``total`` units of work, ``done`` of which were done before.
+
+    >>> with progress("train", 100, "steps") as meter:                         # doctest: +SKIP
+    ...     for step in range(100):
+    ...         meter.advance(note=f"loss {loss:.3f}")
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Meter(label, total, unit, done, bar=None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield Meter(label, total, unit, done, bar)

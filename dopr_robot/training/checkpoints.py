@@ -1,0 +1,88 @@
+"""The ``checkpoints/`` of a run folder: written whole, verified when read, the newest kept."""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import DamagedError
+from dopr_robot.files import point_link, replacing, write_json
+from dopr_robot.policies import Policy, save_policy
+from dopr_robot.training.state import load_state, save_state
+
+LOG = logging.getLogger(__name__)
+LAST = "last"
+CHECKSUMS = "checksums.json"
+
+
+class Checkpoints:
+    """Checkpoints of one run, by step.
+
+    Args:
+        folder: ``<run>/checkpoints``.
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, increasing."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdigit())
+
+    def save(self, step: int, policy: Policy, training_state: dict[str, Any]) -> Path:
+        """Write a checkpoint, let ``last`` point to it, and remove what is older than the newest ``keep``.
+
+        Args:
+            policy: what will act: the averaged weights, where there is an average.
+            training_state: everything that the loop needs to go on.
+        """
+        place = self.folder / str(step)
+        with replacing(place) as beside:
+            (beside / "training_state").mkdir(parents=True)
+            save_policy(policy, beside)
+            save_state(training_state, beside / "training_state" / "state")
+            write_json(beside / CHECKSUMS, _checksums(beside))
+        point_link(self.folder / LAST, str(step))
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / str(old))
+        return place
+
+    def load_last(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and training state of the newest checkpoint that is whole; None where there is none at all.
+
+        Raises:
+            DamagedError: there are checkpoints, and not one is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            damage = find_damage(self.folder / str(step))
+            if damage is None:
+                return step, load_state(self.folder / str(step) / "training_state" / "state")
+            LOG.warning("checkpoint %s is damaged (%s): going back to the one before", self.folder / str(step), damage)
+        if steps:
+            raise DamagedError(f"no checkpoint in {self.folder} is whole: start again with another name")
+        return None
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, by their recorded SHA-256; None where nothing is."""
+    try:
+        recorded = json.loads((checkpoint / CHECKSUMS).read_text())
+    except (OSError, json.JSONDecodeError):
+        return f"{CHECKSUMS} is missing or cut short"
+    found = _checksums(checkpoint)
+    for name, checksum in recorded.items():
+        if found.get(name) != checksum:
+            return f"{name} {'differs from its checksum' if name in found else 'is missing'}"
+    return None
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(each for each in folder.rglob("*") if each.is_file() and each.name != CHECKSUMS)
+    return {str(each.relative_to(folder)): hashlib.sha256(each.read_bytes()).hexdigest() for each in files}

@@ -1,0 +1,224 @@
+"""The configuration of a training run: dataclass schemas, composed by Hydra from ``dopr_robot/configs``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.optim import optimizer_names, optimizer_options
+from dopr_robot.policies import POLICIES
+
+
+@dataclass
+class DataConfig:
+    """Which demonstrations are read, and what of them.
+
+    Args:
+        store: path of the demonstration store.
+        observations: keys that the policy sees; null: those that the store's attributes name.
+        action: the key that it learns.
+        validation_fraction: share of the episodes held out for the validation loss.
+        max_episodes: train on the first of them only; null: all.
+    """
+
+    store: str | None = None
+    observations: list[str] | None = None
+    action: str = "action"
+    validation_fraction: float = 0.05
+    max_episodes: int | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """The loop.
+
+    Args:
+        steps: optimizer steps.
+        batch_size: windows a step, all processes together.
+        schedule: of the learning rate after the warm-up; a name of diffusers' ``get_scheduler``.
+        warmup_steps: of the learning rate, linear from 0.
+        gradient_clip: largest norm of the gradient; null: none.
+        ema_power: the average of the weights forgets with ``1 - (1 + step) ** -ema_power`` (Diffusion Policy's schedule and value).
+        ema_max_decay: upper bound of that.
+        checkpoint_every, keep_checkpoints: in steps; how many of the newest are kept (at least 2).
+        log_every, validate_every: in steps.
+        validation_windows: at most so many held-out windows are looked at.
+        precision: ``no``, ``bf16`` or ``fp16`` autocast, by accelerate.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads of torch; null: torch's choice.
+        seed: of initial weights, data order, noise and the split.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 256
+    schedule: str = "cosine"
+    warmup_steps: int = 500
+    gradient_clip: float | None = 1.0
+    ema_power: float = 0.75
+    ema_max_decay: float = 0.9999
+    checkpoint_every: int = 2_000
+    keep_checkpoints: int = 2
+    log_every: int = 50
+    validate_every: int = 1_000
+    validation_windows: int = 4_096
+    precision: str = "no"
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class EvaluationConfig:
+    """What ``dopr eval`` does with the run unless told otherwise."""
+
+    episodes: int = 100
+    num_envs: int = 16
+    video: int = 9
+
+
+@dataclass
+class RunConfig:
+    """All of a run; ``config.yaml`` in the run folder is this, in full, and reproduces the run."""
+
+    name: str | None = None
+    task: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        training, data = self.training, self.data
+        at_least = {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "log_every": 1, "validate_every": 1}
+        for key, least in at_least.items():
+            if getattr(training, key) < least:
+                raise UserError(f"training.{key}={getattr(training, key)} has to be at least {least}")
+        if not 0 <= data.validation_fraction < 1:
+            raise UserError(f"data.validation_fraction={data.validation_fraction} has to lie in [0, 1)")
+        for key, choices in {"precision": ("no", "bf16", "fp16"), "device": ("auto", "cpu", "cuda")}.items():
+            if getattr(training, key) not in choices:
+                raise UserError(f"training.{key}={getattr(training, key)!r} is none of {', '.join(choices)}")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def experiment_names() -> list[str]:
+    """Names that ``dopr train`` takes."""
+    files = resources.files("dopr_robot").joinpath("configs", "experiment").iterdir()
+    return sorted(Path(file.name).stem for file in files if file.name.endswith(".yaml"))
+
+
+def load_config(path: Path) -> RunConfig:
+    """The configuration that a run folder's ``config.yaml`` or a file of the user's holds."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))} is expected")
+    return _typed(OmegaConf.create(values), str(path))
+
+
+def compose_config(experiment: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of an experiment, or of a YAML file, with ``key=value`` overrides.
+
+    >>> compose_config("pick_place", ["optimizer.lr=1e-3", "policy=flow_unet"]).optimizer["lr"]   # doctest: +SKIP
+    0.001
+
+    Raises:
+        UnknownNameError: no such experiment, policy, optimizer or key; the message names the closest.
+        UserError: a value of the wrong type or outside its range.
+    """
+    parsed = _parse(overrides)
+    if experiment is not None and experiment.endswith((".yaml", ".yml")):
+        return _typed(_override(OmegaConf.create(asdict(load_config(Path(experiment)))), parsed), experiment)
+    if experiment is not None and experiment not in experiment_names():
+        raise UnknownNameError("experiment", experiment, experiment_names())
+    groups: dict[str, list[str]] = {"policy": list(POLICIES), "optimizer": optimizer_names()}
+    chosen = {key: str(parsed.pop(key)) for key in groups if key in parsed}
+    for group, name in chosen.items():
+        if name not in groups[group]:
+            raise UnknownNameError(group, name, groups[group])
+    _fill_config_store()
+    selections = [f"+experiment={experiment}"] if experiment else []
+    selections += [f"{group}={name}" for group, name in chosen.items()]
+    try:
+        with initialize_config_module("dopr_robot.configs", version_base="1.3"):
+            composed = compose("train", selections)
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    config = _typed(_override(composed, parsed), "the configuration")
+    config.name = config.name or experiment
+    return config
+
+
+def _parse(overrides: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts by Hydra's grammar; later ones win."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    for override in parsed:
+        if override.type is not OverrideType.CHANGE or override.is_sweep_override():
+            raise UserError(f"{override.input_line!r} is not of the form key=value")
+    return {override.key_or_group: override.value() for override in parsed}
+
+
+def _override(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """Values set over a composed config; only keys that it has."""
+    known = _leaves(OmegaConf.to_container(config, resolve=True))
+    for key, value in values.items():
+        if key not in known:
+            raise UnknownNameError("config key", key, known)
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}={value}: {str(error).splitlines()[0]}") from None
+    return config
+
+
+def _typed(config: DictConfig, where: str) -> RunConfig:
+    known = [each.name for each in fields(RunConfig)]
+    for key in config:
+        if key not in known:
+            raise UnknownNameError(f"config key in {where}:", str(key), known)
+    try:
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
+    except OmegaConfBaseException as error:
+        full_key = getattr(error, "full_key", None)
+        message = str(error).splitlines()[0]
+        raise UserError(f"{full_key}: {message}" if full_key else f"{where}: {message}") from None
+    assert isinstance(made, RunConfig)
+    return made
+
+
+def _leaves(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix[:-1]]
+    inner = [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")]
+    return inner if node else [prefix[:-1]]
+
+
+def _fill_config_store() -> None:
+    store = ConfigStore.instance()
+    for name, entry in POLICIES.items():
+        store.store(group="policy", name=name, node=entry.default_config(name))
+    for name in optimizer_names():
+        store.store(group="optimizer", name=name, node={"name": name, **optimizer_options(name)})
+    for group, schema in {"data": DataConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}.items():
+        store.store(group=group, name="default", node=schema)
