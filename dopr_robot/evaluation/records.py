@@ -1,0 +1,148 @@
+"""Episode records: one JSON object a line, appended and flushed as episodes end. Everything reported is computed from them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dopr_robot.errors import DamagedError, UserError
+
+OUTCOMES = ("success", "timeout", "failure", "exception")
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """What happened in one episode. No field comes from a clock, so two runs of one evaluation give equal records.
+
+    Steps count from 1 (the h-th ``env.step``); None = never. Success at horizon h: for an *attain* task
+    ``first_success_step <= h``, for a *sustain* task ``first_failure_step`` None or ``> h``; an exception is a failure at every
+    horizon.
+
+    Attributes:
+        episode: number of the episode inside the evaluation, from 0.
+        seed: the integer given to ``env.reset``.
+        initial_state_sha256: of the physics state after the reset, or of the observation where the task does not give one.
+        outcome: one of :data:`OUTCOMES`; "timeout" in attain tasks only.
+        first_success_step: attain tasks: the first step after which the task was done.
+        first_failure_step: the step after which the task had failed for good.
+        length: steps taken.
+        return_: sum of rewards (the key in the file is ``return``).
+        error: an exception's type and message.
+        cause: what the task names as the failure's cause.
+        metrics: the task's own figures, e.g. ``{"coverage": 0.93}``.
+        stages: of a task in stages: the first step at which stage 1, 2, ... was done.
+    """
+
+    episode: int
+    seed: int
+    initial_state_sha256: str | None
+    outcome: str
+    first_success_step: int | None
+    first_failure_step: int | None
+    length: int
+    return_: float
+    error: str | None = None
+    cause: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    stages: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"outcome {self.outcome!r} is none of {', '.join(OUTCOMES)}")
+
+    def to_json(self) -> str:
+        """One line, without its end."""
+        content = asdict(self)
+        return json.dumps(
+            {("return" if key == "return_" else key): value for key, value in content.items()}, allow_nan=False
+        )
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "EpisodeRecord":
+        """The record in a parsed line; keys that this version does not know are passed over."""
+        known = {f.name for f in fields(cls)}
+        named = {("return_" if key == "return" else key): value for key, value in content.items()}
+        return cls(**{key: value for key, value in named.items() if key in known})
+
+
+def read_records(path: str | Path) -> list[EpisodeRecord]:
+    """All whole records of a file, in the order of ``episode``.
+
+    A last line without its end is the trace of a kill, and passed over. Raises UserError where there is no file and
+    DamagedError, naming the line, for anything else that is no record.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there: an evaluation folder has an episodes.jsonl")
+    *lines, _unfinished = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(EpisodeRecord.from_dict(json.loads(line)))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{path}, line {number}: not an episode record ({error})") from None
+    records.sort(key=lambda record: record.episode)
+    for before, after in pairwise(records):
+        if before.episode == after.episode:
+            raise DamagedError(f"{path}: episode {after.episode} is recorded twice")
+    return records
+
+
+class RecordWriter:
+    """Appends records to a file and flushes each, so that a kill costs at most the line being written.
+
+    An unfinished last line of an earlier run is cut off first. :meth:`sort` puts the lines in the order of ``episode``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = self.path.open("ab")
+        whole = self.path.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(whole)
+
+    def append(self, record: EpisodeRecord) -> None:
+        """Write one record. Raises OSError where it cannot be written (a full disk)."""
+        # One unbuffered write for the whole line: what is kept in a buffer after an error would be written again at the close.
+        line = (record.to_json() + "\n").encode()
+        written = os.write(self._file.fileno(), line)
+        if written != len(line):
+            os.write(self._file.fileno(), line[written:])
+
+    def sort(self) -> None:
+        """Put the lines in the order of ``episode``; the file is replaced whole."""
+        records = read_records(self.path)
+        write_whole(self.path, "".join(record.to_json() + "\n" for record in records))
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file beside its place and move it in, so that no reader ever sees half of it."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def by_episode(records: Iterable[EpisodeRecord]) -> dict[int, EpisodeRecord]:
+    """Records by their number."""
+    return {record.episode: record for record in records}

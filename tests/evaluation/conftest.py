@@ -1,0 +1,114 @@
+"""A small real task in plain Gymnasium, and a stochastic policy for it.
+
+A point in the plane is pushed towards a goal by bounded velocity commands. Attain: be within 0.06 of the goal; leaving the arena is a
+failure. Sustain: stay within 0.6 of a goal that the wind blows the point away from.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+
+class PointEnv(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self, sustain: bool = False, broken_seeds: frozenset[int] = frozenset(), render_mode: str | None = None
+    ) -> None:
+        self.sustain = sustain
+        self.broken_seeds = broken_seeds
+        self.render_mode = render_mode
+        self.action_space = Box(-0.1, 0.1, (2,), np.float32)
+        self.observation_space = Dict(position=Box(-9, 9, (2,), np.float64), goal=Box(-9, 9, (2,), np.float64))
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        return {"position": self.position.copy(), "goal": self.goal.copy()}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.seed = seed
+        self.steps = 0
+        self.goal = self.np_random.uniform(-1, 1, 2)
+        self.position = self.goal.copy() if self.sustain else self.np_random.uniform(-1, 1, 2)
+        return self._observation(), {"success": self.sustain, "closeness": 0.0}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        self.steps += 1
+        if self.seed in self.broken_seeds and self.steps == 5:
+            raise RuntimeError("the point fell through the table\nand more")
+        assert self.action_space.contains(action), action
+        self.position = self.position + action + self.np_random.normal(0, 0.17 if self.sustain else 0.01, 2)
+        distance = float(np.linalg.norm(self.position - self.goal))
+        info: dict[str, Any] = {"closeness": -distance}
+        if self.sustain:
+            info["success"] = distance < 0.6
+            terminated = not info["success"]
+        else:
+            info["success"] = distance < 0.06
+            lost = bool(np.abs(self.position).max() > 1.05)
+            info["cause"] = "left the arena" if lost else ""
+            terminated = info["success"] or lost
+        return self._observation(), -distance, terminated, False, info
+
+    def render(self) -> np.ndarray:
+        frame = np.full((48, 64, 3), 230, np.uint8)
+        for (x, y), colour in ((self.goal, (0, 90, 200)), (self.position, (20, 20, 20))):
+            row, column = int(np.clip(24 - 15 * y, 2, 45)), int(np.clip(32 + 15 * x, 2, 61))
+            frame[row - 2 : row + 2, column - 2 : column + 2] = colour
+        return frame
+
+
+class PointPolicy(torch.nn.Module):
+    """Drives towards the goal through a random network's noise, so that its sums have bits to lose."""
+
+    n_obs_steps, horizon, n_action_steps, action_dim = 2, 8, 4, 2
+    observations = {"position": (2,), "goal": (2,)}
+
+    def __init__(self, noise: float = 0.08, task: str | None = None) -> None:
+        super().__init__()
+        self.noise = noise
+        self.task = task
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(8, 256),
+            torch.nn.Mish(),
+            torch.nn.Linear(256, 256),
+            torch.nn.Mish(),
+            torch.nn.Linear(256, 8),
+        )
+
+    def act(self, observation: dict[str, torch.Tensor], generator: list[torch.Generator]) -> torch.Tensor:
+        position, goal = observation["position"], observation["goal"]  # [B, 2, 2]
+        noise = torch.stack([torch.randn(4, 2, generator=each) for each in generator])
+        wobble = self.net(torch.cat([position, goal], dim=-1).flatten(1)).unflatten(1, (4, 2))
+        return 0.5 * (goal - position)[:, -1:].expand(-1, 4, -1) + self.noise * (noise + wobble)
+
+
+@pytest.fixture
+def policy() -> PointPolicy:
+    return PointPolicy()
+
+
+@pytest.fixture
+def point_policy() -> type[PointPolicy]:
+    return PointPolicy
+
+
+@pytest.fixture
+def make_point() -> Callable[..., Callable[[int], VectorEnv]]:
+    """``make_point(**kwargs)(n)``: n copies, Sync, or Async with ``workers=True``."""
+
+    def configure(workers: bool = False, **kwargs: Any) -> Callable[[int], VectorEnv]:
+        def make(n: int) -> VectorEnv:
+            vectorize = AsyncVectorEnv if workers else SyncVectorEnv
+            return vectorize([lambda: PointEnv(**kwargs)] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+        return make
+
+    return configure
