@@ -1,0 +1,28 @@
+"""DoPr, the optimizer, and its bases. Needs torch and nothing else of this package.
+
+>>> from dopr_robot.optim import DoPr
+>>> optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=3e-4), model, damping=0.1)  # doctest: +SKIP
+"""
+
+from dopr_robot.optim.coverage import Coverage
+from dopr_robot.optim.dopr import DoPr
+from dopr_robot.optim.factory import make_optimizer, optimizer_names, parameter_groups
+from dopr_robot.optim.muon import AdaMuon, Muon, newton_schulz
+from dopr_robot.optim.preconditioner import ActivationPreconditioner
+from dopr_robot.optim.signs import Lion, Signum
+from dopr_robot.optim.spectrum import Spectrum
+
+__all__ = [
+    "ActivationPreconditioner",
+    "AdaMuon",
+    "Coverage",
+    "DoPr",
+    "Lion",
+    "Muon",
+    "Signum",
+    "Spectrum",
+    "make_optimizer",
+    "newton_schulz",
+    "optimizer_names",
+    "parameter_groups",
+]

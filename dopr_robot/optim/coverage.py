@@ -1,0 +1,143 @@
+"""Which parameters are preconditioned, and why the others are not."""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.layers import Layer, find_layers
+
+
+def find_factors(
+    model: nn.Module,
+    *,
+    conv: str,
+    include_bias: bool,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+    parameters: Iterable[nn.Parameter] | None = None,
+) -> tuple[list[Factor], dict[str, str]]:
+    """The factors of ``model``'s weights, and for every parameter without one the reason.
+
+    Raises:
+        ValueError: where a pattern of ``include`` or ``exclude`` matches no weight.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    allowed = set(names if parameters is None else parameters)
+    uses: dict[nn.Parameter, list[Layer]] = {}
+    for module in model.modules():
+        for layer in find_layers(module, conv, include_bias):
+            uses.setdefault(layer.weight, []).append(layer)
+    chosen = _select([names[weight] for weight in uses], include, exclude)
+    factors: list[Factor] = []
+    left: dict[str, str] = {}
+    for parameter, name in names.items():
+        layers = uses.get(parameter)
+        reason = _reason_to_leave(parameter, layers)
+        if layers is not None and name not in chosen:
+            reason = "not chosen by include/exclude"
+        elif parameter not in allowed:
+            reason = "not a parameter of the base optimizer"
+        elif layers is not None and not parameter.requires_grad:
+            reason = "wants no gradient"
+        if reason is None and layers is not None:
+            _leave_odd_biases(layers)
+            factors.append(Factor(name, layers))
+        else:
+            left[name] = reason or "not the weight of a supported layer"
+    with_bias = {names[factor.bias] for factor in factors if factor.bias is not None}
+    return factors, {name: reason for name, reason in left.items() if name not in with_bias}
+
+
+def _select(names: Sequence[str], include: Iterable[str] | None, exclude: Iterable[str] | None) -> set[str]:
+    for kind, patterns in (("include", include), ("exclude", exclude)):
+        if isinstance(patterns, str):
+            raise ValueError(f"{kind}={patterns!r} must be a list of patterns: [{patterns!r}]")
+        for pattern in patterns or ():
+            if not fnmatch.filter(names, pattern):
+                raise ValueError(f"{kind} pattern {pattern!r} matches no weight: the first are {', '.join(names[:3])}")
+    chosen = set(names) if include is None else {name for pattern in include for name in fnmatch.filter(names, pattern)}
+    return chosen - {name for pattern in exclude or () for name in fnmatch.filter(names, pattern)}
+
+
+def _reason_to_leave(parameter: nn.Parameter, layers: Sequence[Layer] | None) -> str | None:
+    """Why a parameter cannot be preconditioned, or None."""
+    if layers is None:
+        return (
+            "a bias, a norm's scale or another vector" if parameter.dim() < 2 else "not the weight of a supported layer"
+        )
+    full = {(type(layer), layer.groups, layer.width()) for layer in layers if not layer.diagonal}
+    if len(full) > 1 or (
+        len(full) == 1 and any(layer.diagonal for layer in layers) and full != {(Layer, 1, parameter.shape[1])}
+    ):
+        return "tied between layers that use it as different matrices"
+    return None
+
+
+def _leave_odd_biases(layers: Sequence[Layer]) -> None:
+    """Biases of tied layers join only where they are tied too: one weight cannot be extended by two biases."""
+    if len({id(layer.bias) for layer in layers}) > 1:
+        for layer in layers:
+            if layer.bias is not None:
+                layer.bias, layer.dim = None, layer.dim - 1
+
+
+class Row(NamedTuple):
+    """One parameter of the report."""
+
+    name: str
+    shape: tuple[int, ...]
+    preconditioned: bool
+    how: str
+
+    @property
+    def numel(self) -> int:
+        """Number of entries."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+class Coverage(list[Row]):
+    """The rows of the report; ``str()`` is the table to print."""
+
+    @classmethod
+    def of(cls, model: nn.Module, factors: Sequence[Factor], left: dict[str, str], *, started: bool) -> "Coverage":
+        """The report over ``model``; ``started``: whether a step was taken, so that a layer without an inverse never fired."""
+        rows: dict[str, tuple[bool, str]] = {}
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        for factor in factors:
+            kind = " + ".join(dict.fromkeys(layer.kind for layer in factor.layers))
+            if len(factor.layers) > 1:
+                kind += f", {len(factor.layers)} modules"
+            fired = factor.ready or not started
+            rows[factor.name] = (fired, kind if fired else f"{kind}: NEVER FIRED, no input was seen; left to the base")
+            if factor.bias is not None:
+                rows[names[factor.bias]] = (fired, f"with {factor.name}")
+        return cls(
+            Row(name, tuple(parameter.shape), *rows.get(name, (False, left.get(name, ""))))
+            for name, parameter in model.named_parameters()
+        )
+
+    @property
+    def matrix_share(self) -> float:
+        """Share of the entries of weight matrices (two dimensions or more) that are preconditioned."""
+        matrices = [row for row in self if len(row.shape) > 1]
+        return sum(row.numel for row in matrices if row.preconditioned) / max(sum(row.numel for row in matrices), 1)
+
+    @property
+    def never_fired(self) -> list[str]:
+        """Names of weights that look covered and whose layers saw no input."""
+        return [row.name for row in self if "NEVER FIRED" in row.how]
+
+    def __str__(self) -> str:
+        width = max((len(row.name) for row in self), default=4)
+        lines = [f"{'parameter':<{width}}  {'shape':>20}  preconditioned"]
+        for row in self:
+            shape = "x".join(map(str, row.shape)) or "scalar"
+            lines.append(f"{row.name:<{width}}  {shape:>20}  {'yes: ' if row.preconditioned else 'no: '}{row.how}")
+        lines.append(f"{self.matrix_share:.1%} of the entries of weight matrices are preconditioned")
+        return "\n".join(lines)

@@ -1,0 +1,240 @@
+"""The second moment of the inputs of one weight, and the damped inverse that its gradient is multiplied by."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dopr_robot.optim.layers import Layer, PackedProjection
+
+
+class Factor:
+    """Second moment and inverse of one parameter, over all its uses.
+
+    With several uses (a module called twice, weights tied between modules) the moment is taken over the inputs of all of them, each
+    input vector counting once. Where a table is both an embedding and a linear layer, its uses multiply different sides of it, and
+    the two moments stand side by side: the step solves ``diag(s) M + M S = G``, damped, which is what the metric
+    ``sum over uses of |dW z|^2`` asks for, and what a single use is a special case of.
+
+    Args:
+        name: the parameter's name in the model.
+        layers: its uses.
+
+    Attributes:
+        state: what a checkpoint keeps: ``matrix`` [groups, d, d] and ``diagonal`` [V] (the second moments), ``inverse``, and for a
+            table of two uses ``basis`` and ``eigenvalues`` of its matrix.
+        due: whether inputs are to be recorded for the next step.
+        refreshed: the step at which the inverse was formed last.
+        turned: share of the preconditioned gradient's squared length that is not along the gradient, at the last refresh.
+    """
+
+    def __init__(self, name: str, layers: Sequence[Layer]) -> None:
+        self.name = name
+        self.layers = list(layers)
+        self.weight: nn.Parameter = layers[0].weight
+        self.matrix = next((layer for layer in layers if not layer.diagonal), None)
+        self.diagonal = next((layer for layer in layers if layer.diagonal), None)
+        self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        self.state: dict[str, Tensor] = {}
+        self.due = True
+        self.phase = 0
+        self.refreshed = -1
+        self.turned: Tensor | float = 0.0
+        self.clear()
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias that is preconditioned together with the weight."""
+        return self.matrix.bias if self.matrix is not None else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an inverse to multiply by."""
+        return self.refreshed >= 0
+
+    @property
+    def cost(self) -> int:
+        """Multiplications of a refresh, to an order of magnitude."""
+        return self.matrix.groups * self.matrix.dim**3 if self.matrix is not None else self.layers[0].dim
+
+    def clear(self) -> None:
+        """Forget the inputs recorded since the last step."""
+        self.seen = False
+        self.sums: dict[str, Tensor] = {}
+        self.count: Tensor | float = 0.0
+        for layer in self.layers:
+            layer.forwarded = False
+
+    def record(self, layer: Layer, streams: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+        """Add the inputs of one call: the module's input with its mask, or query, key and value where they differ."""
+        if len(streams) == 3 and layer.groups == 1:
+            self._split(layer)
+        parts = [layer.inputs(x.to(self.dtype) if x.is_floating_point() else x, mask) for x, mask in streams]
+        key = "diagonal" if layer.diagonal else "matrix"
+        if layer.diagonal:
+            total, n = parts[0][0].to(self.dtype), parts[0][1]
+        elif len(parts) == 1:
+            z, n = parts[0]
+            total = z.mT @ z
+        else:
+            total = torch.cat([z.mT @ z for z, _ in parts])
+            n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=total.device) for _, n in parts])
+        if not layer.diagonal and total.shape[0] < layer.groups:  # query, key and value are one tensor in this call
+            total = total.expand(layer.groups, -1, -1)
+        self.sums[key] = self.sums[key] + total if key in self.sums else total
+        self.count = self.count + n
+        self.seen = True
+
+    def _split(self, layer: Layer) -> None:
+        """Give query, key and value a second moment each, equal to the shared one so far."""
+        assert isinstance(layer, PackedProjection)
+        layer.split()
+        for store in (self.sums, self.state):
+            for key, tensor in store.items():
+                store[key] = tensor.expand(3, -1, -1).clone()
+
+    def fill(self) -> None:
+        """Make sums and count tensors of full shape, zeros where nothing was recorded, to be added over ranks."""
+        device = self.weight.device
+        if self.matrix is not None:
+            shape = (self.matrix.groups, self.matrix.dim, self.matrix.dim)
+            self.sums["matrix"] = self.sums.get(
+                "matrix", torch.zeros(shape, dtype=self.dtype, device=device)
+            ).contiguous()
+        if self.diagonal is not None:
+            self.sums.setdefault("diagonal", torch.zeros(self.diagonal.dim, dtype=self.dtype, device=device))
+        groups = self.matrix.groups if self.matrix is not None else 1
+        self.count = torch.as_tensor(self.count, dtype=self.dtype, device=device).expand(groups).clone()
+
+    def batch_moments(self) -> dict[str, Tensor]:
+        """The second moments of the inputs recorded since the last step."""
+        count = self.count
+        return {
+            key: total
+            / (count.view(-1, 1, 1) if isinstance(count, Tensor) and count.dim() and key == "matrix" else count)
+            for key, total in self.sums.items()
+        }
+
+    def average(self, moments: dict[str, Tensor], decay: float) -> dict[str, Tensor]:
+        """The running average with ``moments`` added; the first batch counts whole, so there is no bias to correct."""
+        return {
+            key: self.state[key].lerp(moment, 1 - decay) if decay and key in self.state else moment
+            for key, moment in moments.items()
+        }
+
+    def trace_mean(self) -> Tensor:
+        """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""
+        mean = torch.zeros((), dtype=self.dtype, device=self.weight.device)
+        if "matrix" in self.state:
+            mean = mean + self.state["matrix"].diagonal(dim1=-2, dim2=-1).mean(-1)
+        if "diagonal" in self.state:
+            mean = mean + self.state["diagonal"].mean()
+        return torch.where(mean > 0, mean, torch.ones_like(mean))
+
+    def precondition_(self, measure: bool = False) -> None:
+        """Multiply the weight's gradient (and the bias's) by the inverse, in place; ``measure`` sets ``turned``."""
+        gradient = self.weight.grad
+        assert gradient is not None
+        before = gradient.clone() if measure else None
+        if self.matrix is None:
+            gradient.mul_(self.state["inverse"].unsqueeze(-1))
+        elif "basis" in self.state:
+            turned = gradient.to(self.dtype) @ self.state["basis"]
+            turned /= self.state["inverse"].unsqueeze(-1) + self.state["eigenvalues"]
+            gradient.copy_(turned @ self.state["basis"].mT)
+        else:
+            self._multiply_(gradient, self.matrix)
+        if before is not None:
+            g, m = before.flatten().to(self.dtype), gradient.flatten().to(self.dtype)
+            self.turned = 1 - (torch.dot(g, m) / (g.norm() * m.norm()).clamp_min(1e-30)).square()
+
+    def _multiply_(self, gradient: Tensor, layer: Layer) -> None:
+        view = layer.view(gradient).to(self.dtype)
+        bias = layer.bias.grad if layer.bias is not None else None
+        if bias is None:
+            gradient.copy_(layer.unview(view @ self.state["inverse"][..., : view.shape[-1], : view.shape[-1]]))
+            return
+        extended = torch.cat([view, bias.view(*view.shape[:2], 1).to(self.dtype)], dim=-1) @ self.state["inverse"]
+        bias.copy_(extended[..., -1].reshape(bias.shape))
+        gradient.copy_(layer.unview(extended[..., :-1]))
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint's state, on the weight's device."""
+        tensors = {key: value for key, value in state.items() if key not in ("refreshed", "turned")}
+        self.state = {key: value.to(self.weight.device, copy=True) for key, value in tensors.items()}
+        self.refreshed = int(state["refreshed"])
+        self.turned = state["turned"]
+        if isinstance(self.matrix, PackedProjection) and "matrix" in self.state:
+            self.matrix.groups = self.state["matrix"].shape[0]
+
+
+def damped_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """``(S + damping I)^-1`` of a batch ``[n, d, d]`` of second moments, with ``damping`` [n].
+
+    Returns the inverses and, for each, whether the factorisation failed (the inverse is then without meaning).
+    """
+    damped = moment.clone()
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
+    triangle, info = torch.linalg.cholesky_ex(damped)
+    return torch.cholesky_inverse(triangle), info > 0
+
+
+def form_inverses(factors: Sequence[Factor], damping: float, attempts: int = 6) -> list[Factor]:
+    """Form the inverses of ``factors`` from their moments; those of one size are factorised together.
+
+    A factorisation that fails is tried again with ten times the damping. Returns the factors for which that was necessary.
+    """
+    by_size: dict[tuple[int, torch.dtype, torch.device], list[Factor]] = {}
+    for factor in factors:
+        if factor.matrix is None:
+            factor.state["inverse"] = 1 / (factor.state["diagonal"] + damping * factor.trace_mean())
+        elif factor.diagonal is not None:
+            _form_two_sided(factor, damping)
+        else:
+            moment = factor.state["matrix"]
+            by_size.setdefault((moment.shape[-1], moment.dtype, moment.device), []).append(factor)
+    raised: list[Factor] = []
+    for group in by_size.values():
+        waiting, strength = group, damping
+        for _ in range(attempts):
+            moments = torch.cat([factor.state["matrix"] for factor in waiting])
+            inverses, failed = damped_inverse(
+                moments, torch.cat([strength * factor.trace_mean() for factor in waiting])
+            )
+            parts = inverses.split([factor.state["matrix"].shape[0] for factor in waiting])
+            fails = failed.split([part.shape[0] for part in parts])
+            again = []
+            for factor, part, fail in zip(waiting, parts, fails, strict=True):
+                if bool(fail.any()):
+                    again.append(factor)
+                else:
+                    factor.state["inverse"] = part
+            if not again:
+                break
+            raised += [factor for factor in again if factor not in raised]
+            waiting, strength = again, strength * 10
+        else:
+            names = ", ".join(factor.name for factor in waiting)
+            raise RuntimeError(
+                f"the second moment of {names} could not be factorised with damping {strength / 10:g}: raise damping={damping:g}"
+            )
+    return raised
+
+
+def _form_two_sided(factor: Factor, damping: float) -> None:
+    eigenvalues, basis = torch.linalg.eigh(factor.state["matrix"][0])
+    strength = damping * factor.trace_mean()
+    factor.state["basis"] = basis
+    factor.state["eigenvalues"] = eigenvalues.clamp_min(0)
+    factor.state["inverse"] = (
+        factor.state.get("diagonal", torch.zeros(factor.weight.shape[0], device=basis.device)) + strength
+    )
+
+
+def memory_bytes(factor: Factor) -> int:
+    """Bytes held by a factor's moments and inverse."""
+    return sum(
+        tensor.element_size() * math.prod(tensor.shape) for tensor in (*factor.state.values(), *factor.sums.values())
+    )

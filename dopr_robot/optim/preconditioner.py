@@ -1,0 +1,339 @@
+"""Activation-wise preconditioning of a model's gradients, for any optimizer."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Hook, Recorder
+from dopr_robot.optim.coverage import Coverage, find_factors
+from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded
+from dopr_robot.optim.factors import Factor, form_inverses, memory_bytes
+from dopr_robot.optim.spectrum import Spectrum, spectrum_of
+
+Damping = float | Callable[[int], float]
+
+
+class ActivationPreconditioner:
+    r"""Multiplies the gradient of every supported weight by the damped inverse second moment of the weight's inputs.
+
+    For a layer with gradient G ``[out, in]`` and inputs :math:`z_1 .. z_n` since the last step (every token or position is one):
+
+    .. math::
+        S = \tfrac1n \sum_i z_i z_i^\top, \qquad
+        M = G\,\bigl(S + \text{damping} \cdot \tfrac{\operatorname{tr} S}{d_{in}} I\bigr)^{-1}
+
+    M replaces G in ``weight.grad``. Source: Double Preconditioning, arXiv 2606.06418; theory in arXiv 2502.01763.
+
+    Args:
+        model: the model whose forward is to be watched. Where it is wrapped (DDP), the wrapped one serves as well.
+        damping: relative to the mean eigenvalue of S; positive; a number, or a function of the step (counted from 0).
+        stat_decay: weight of the past in the running average of S at each refresh; 0: S is the batch's, as in the paper.
+        update_every: S and the inverse of a layer are formed anew at every ``update_every``-th step. The layers take turns.
+        warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
+        conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
+        include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
+        exclude: glob patterns of weights that are left alone.
+        include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
+        max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
+        max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
+        parameters: the parameters that may be preconditioned; None: all of the model's.
+        process_group: over which statistics are averaged where ``torch.distributed`` is initialised; None is the default group, False: none.
+
+    Raises:
+        ValueError: for a value out of range, or a model without a supported layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        damping: Damping = 0.1,
+        stat_decay: float = 0.9,
+        update_every: int = 10,
+        warmup_steps: int = 0,
+        conv: str = "sua",
+        include: Iterable[str] | None = None,
+        exclude: Iterable[str] | None = None,
+        include_bias: bool = False,
+        max_tokens: int | None = None,
+        max_nonfinite: int = 10,
+        parameters: Iterable[nn.Parameter] | None = None,
+        process_group: Any = None,
+    ) -> None:
+        if not callable(damping) and not damping > 0:
+            raise ValueError(f"damping={damping} must be positive: 0.1 is a good beginning")
+        if not 0 <= stat_decay < 1:
+            raise ValueError(f"stat_decay={stat_decay} must be in [0, 1): 0 takes each batch's own second moment")
+        if conv not in ("sua", "unfold"):
+            raise ValueError(f"conv={conv!r} must be 'sua' or 'unfold'")
+        for name, value, least in (
+            ("update_every", update_every, 1),
+            ("warmup_steps", warmup_steps, 0),
+            ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
+            ("max_nonfinite", max_nonfinite, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        refuse_sharded(model)
+        self.model = model
+        self.damping = damping
+        self.stat_decay = stat_decay
+        self.update_every = update_every
+        self.warmup_steps = warmup_steps
+        self.max_tokens = max_tokens
+        self.max_nonfinite = max_nonfinite
+        self.process_group = process_group
+        self.step = 0
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self._warned: set[str] = set()
+        self._masks: list[list[Any]] = []
+        self._hooks: list[Any] = []
+        self._attached: list[Any] = []
+        self._choice: dict[str, Any] = {
+            "conv": conv,
+            "include_bias": include_bias,
+            "include": include,
+            "exclude": exclude,
+        }
+        self.factors, self._left = find_factors(model, **self._choice, parameters=parameters)
+        if not self.factors:
+            reasons = "; ".join(sorted({reason for reason in self._left.values()})[:3])
+            raise ValueError(
+                f"{type(model).__name__} has no layer to precondition ({reasons or 'it has no parameters'})"
+            )
+        self._stagger()
+        self._register_hooks()
+
+    def precondition_(self) -> bool:
+        """Replace the gradients G by M, in place, and forget the inputs since the last call.
+
+        Returns:
+            False where a gradient or a statistic is not finite: then nothing was changed, and the step is to be left out.
+
+        Raises:
+            RuntimeError: without a forward or a backward since the last call, and after ``max_nonfinite`` bad steps in a row.
+        """
+        self._check_order()
+        due = [factor for factor in self.factors if factor.seen]
+        with torch.no_grad():
+            due = average_over_ranks(self.factors, due, self.process_group)
+            moments = [factor.batch_moments() for factor in due]
+            tensors = [p.grad for p in self.model.parameters() if p.grad is not None]
+            tensors += [moment for parts in moments for moment in parts.values()]
+            if not _all_finite(tensors):
+                self._skip()
+                return False
+            self._skipped_in_a_row = 0
+            self._refresh(due, moments)
+            if self.step >= self.warmup_steps:
+                self._apply()
+        self._begin_step(self.step + 1)
+        return True
+
+    def attach(self, optimizer: Optimizer) -> "ActivationPreconditioner":
+        """Precondition before every step of ``optimizer``, which is otherwise used as before."""
+
+        def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if any(callable(argument) for argument in (*args[1:], *kwargs.values())):
+                raise RuntimeError(
+                    "an attached preconditioner cannot see gradients made inside a closure: use DoPr, or no closure"
+                )
+            if not self.precondition_():
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        parameter.grad = None  # a step over no gradients changes nothing
+
+        self._attached.append(optimizer.register_step_pre_hook(before_step))
+        return self
+
+    def detach(self) -> None:
+        """Remove every hook from the model and from the optimizers that this was attached to."""
+        for handle in (*self._hooks, *self._attached):
+            handle.remove()
+        self._hooks, self._attached = [], []
+
+    @contextmanager
+    def token_mask(self, *masks: Tensor) -> Iterator[None]:
+        """Leave padding out of S for forwards in this context.
+
+        Each mask is bool, true where a token counts, shaped as the tokens of the layers that it is meant for (``[B, T]``). A layer
+        with tokens of another shape takes all of them. An attention module's inputs are matched batch first.
+
+        Raises:
+            ValueError: where a mask fitted no layer that was recorded.
+        """
+        self._masks = [[mask, False] for mask in masks]
+        recording = any(factor.due for factor in self.factors)
+        try:
+            yield
+            unused = [tuple(mask.shape) for mask, used in self._masks if not used]
+            if recording and unused and any(factor.seen for factor in self.factors):
+                raise ValueError(
+                    f"the mask of shape {unused[0]} fits the tokens of no layer: give one shaped [B, T] like the input"
+                )
+        finally:
+            self._masks = []
+
+    def allow(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Precondition these parameters from the next forward on; the ones preconditioned so far keep their statistics."""
+        known = {factor.name: factor for factor in self.factors}
+        factors, self._left = find_factors(self.model, **self._choice, parameters=parameters)
+        self.factors = [known.get(factor.name, factor) for factor in factors]
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+        self._stagger()
+        self._register_hooks()
+        self._begin_step(self.step)
+
+    def coverage(self) -> Coverage:
+        """Every parameter of the model: preconditioned and how, or left to the base and why."""
+        return Coverage.of(self.model, self.factors, self._left, started=self.step > 0)
+
+    def spectrum(self) -> dict[str, Spectrum]:
+        """For each layer its condition number, effective rank and the share of the gradient that was turned."""
+        return {factor.name: spectrum_of(factor) for factor in self.factors if factor.ready}
+
+    def log_spectrum(self, writer: Any, step: int | None = None) -> None:
+        """Write :meth:`spectrum` to a TensorBoard ``SummaryWriter``, under ``dopr/<figure>/<layer>``."""
+        for name, spectrum in self.spectrum().items():
+            for figure, value in spectrum._asdict().items():
+                writer.add_scalar(f"dopr/{figure}/{name}", value, self.step if step is None else step)
+
+    def memory_usage(self) -> dict[str, int]:
+        """Bytes held for each layer, and in all under ``"total"``."""
+        usage = {factor.name: memory_bytes(factor) for factor in self.factors}
+        return usage | {"total": sum(usage.values())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step, counters, and each layer's moments, inverse and the step of its last refresh."""
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "factors": {
+                factor.name: {"refreshed": factor.refreshed, "turned": factor.turned, **factor.state}
+                for factor in self.factors
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where :meth:`state_dict` left. Raises ValueError where the layers are others."""
+        known, given = {factor.name for factor in self.factors}, set(state["factors"])
+        if known != given:
+            raise ValueError(
+                f"the state is another model's: {len(given - known)} layers are not here ({', '.join(sorted(given - known)[:3])}), "
+                f"{len(known - given)} are missing ({', '.join(sorted(known - given)[:3])})"
+            )
+        self.skipped = int(state["skipped"])
+        self._skipped_in_a_row = int(state["skipped_in_a_row"])
+        for factor in self.factors:
+            factor.load(state["factors"][factor.name])
+        self._begin_step(int(state["step"]))
+
+    def _check_order(self) -> None:
+        gradients = [factor.weight.grad for factor in self.factors if factor.weight.grad is not None]
+        if not any(factor.seen or factor.ready for factor in self.factors):
+            raise RuntimeError(
+                "step() before any forward: no layer has seen an input. Run the model in training mode, then loss.backward(), then step()"
+            )
+        if not gradients:
+            raise RuntimeError("no gradient to precondition: call loss.backward() before step()")
+        if all(getattr(gradient, "_preconditioned_at", -1) == gradient._version for gradient in gradients):
+            raise RuntimeError(
+                "the gradients are those of the last step, preconditioned already: zero them, then run forward and backward "
+                "(inside the closure, where there is one) before step()"
+            )
+        unseen = [
+            factor.name
+            for factor in self.factors
+            if factor.weight.grad is not None and not (factor.seen or factor.ready)
+        ]
+        if unseen:
+            self._warn_once(
+                f"{len(unseen)} weights got a gradient but their layers saw no input ({', '.join(unseen[:3])}): they are left to the base "
+                "optimizer. Is the weight used without calling its module?"
+            )
+
+    def _refresh(self, due: list[Factor], moments: list[dict[str, Tensor]]) -> None:
+        damping = self.damping(self.step) if callable(self.damping) else self.damping
+        if not damping > 0:
+            raise ValueError(f"damping(step={self.step}) gave {damping}: it must be positive")
+        for factor, parts in zip(due, moments, strict=True):
+            factor.state |= factor.average(parts, self.stat_decay)
+        for factor in form_inverses(due, damping):
+            self._warn_once(
+                f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised for it"
+            )
+        for factor in due:
+            factor.refreshed = self.step
+
+    def _apply(self) -> None:
+        for factor in self.factors:
+            gradient = factor.weight.grad
+            if gradient is None or not factor.ready or getattr(gradient, "_preconditioned_at", -1) == gradient._version:
+                continue
+            factor.precondition_(measure=factor.refreshed == self.step)
+            gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        self._begin_step(self.step)
+        if self._skipped_in_a_row >= self.max_nonfinite:
+            raise RuntimeError(
+                f"NaN or inf in gradients or activations for {self._skipped_in_a_row} steps in a row: lower the learning rate, or "
+                "raise max_nonfinite to wait longer"
+            )
+        self._warn_once("NaN or inf in gradients or activations: the step is left out (counted in `skipped`)")
+
+    def _begin_step(self, step: int) -> None:
+        self.step = step
+        for factor in self.factors:
+            if factor.seen or factor.due:
+                factor.clear()
+            factor.due = not factor.ready or step % self.update_every == factor.phase
+
+    def _stagger(self) -> None:
+        """Spread the refreshes over ``update_every`` steps: the costliest first, each to the step that has least to do."""
+        load = [0] * self.update_every
+        for factor in sorted(self.factors, key=lambda factor: -factor.cost):
+            factor.phase = load.index(min(load))
+            load[factor.phase] += factor.cost
+
+    def _register_hooks(self) -> None:
+        by_module: dict[nn.Module, dict[str, Recorder]] = {}
+        for factor in self.factors:
+            for layer in factor.layers:
+                role = getattr(layer, "role", "input")
+                by_module.setdefault(layer.module, {})[role] = Recorder(factor, layer, self._find_mask, self.max_tokens)
+        for module, recorders in by_module.items():
+            hook: Hook
+            if isinstance(module, nn.MultiheadAttention):
+                hook = AttentionRecorder(module, recorders)
+                self._hooks.append(module.register_forward_hook(AttentionEnd(hook), always_call=True))
+            else:
+                hook = recorders["input"]
+            self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _find_mask(self, tokens: torch.Size) -> Tensor | None:
+        for entry in self._masks:
+            if entry[0].shape == tokens:
+                entry[1] = True
+                return entry[0]
+        return None
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, stacklevel=3)
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    return all(bool(norm.isfinite()) for norm in torch._foreach_norm(tensors, float("inf")))
