@@ -23,7 +23,7 @@ def options(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     except ConfigKeyError as error:
         raise UnknownNameError(f"key in {where}", str(error.key), [str(key) for key in base]) from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}") from None
     made = OmegaConf.to_object(merged)
     assert isinstance(made, schema)
     return made

@@ -88,7 +88,11 @@ class Diffusion(Objective):
 
         clipping: dict[str, Any] = {}
         if sampler == "dpm_solver":
-            clipping = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+            # Spaced as DDIM is: the other spacings begin at the last step, where the noise schedule leaves so little of the sample
+            # that a small error of the network becomes a large one. Thresholding at most 1 is clipping to [-1, 1].
+            clipping = {"algorithm_type": "dpmsolver++", "solver_order": 2, "timestep_spacing": "leading"}
+            if self.config.clip == 1.0:
+                clipping |= {"thresholding": True, "sample_max_value": 1.0}
         elif self.config.clip is not None:
             clipping = {"clip_sample": True, "clip_sample_range": self.config.clip}
         else:

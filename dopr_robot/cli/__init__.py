@@ -1,0 +1,120 @@
+"""The command ``dopr``: one module a subcommand, loaded when it is called.
+
+A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> exit code``; the module's docstring is its help.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import dopr_robot
+from dopr_robot.errors import DoprError, UnknownNameError, UserError
+
+COMMANDS = {
+    "demo": "the main job on a built-in task: collect, train, evaluate, plot, render",
+    "collect": "demonstrations from a task's expert",
+    "convert": "demonstrations from and to other formats",
+    "edit": "a new store from old ones",
+    "info": "what is in a store, a run or a checkpoint",
+    "repair": "a damaged store back to its last whole episode",
+    "train": "train a policy on a store",
+    "eval": "success versus horizon of a trained policy",
+    "render": "a video of a policy or of demonstrations",
+    "compare": "whether one run beats another",
+    "tasks": "the tasks there are",
+    "policies": "the policies there are",
+    "optimizers": "the optimizers there are",
+}
+
+DONE, FAILED, MISTAKE = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with a mistake told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _set_up()
+    try:
+        return _run(arguments)
+    except UserError as error:
+        return _say(error, MISTAKE)
+    except DoprError as error:
+        return _say(error, getattr(error, "exit_code", FAILED))
+    except KeyboardInterrupt:
+        return _say("stopped", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our output has gone; without this, Python complains once more while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        if os.environ.get("DOPR_TRACEBACK"):
+            traceback.print_exc()
+        return _say(error, FAILED)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return DONE
+    if arguments[0] == "--version":
+        print(f"dopr-robot {dopr_robot.__version__}")
+        return DONE
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise UnknownNameError("command", name, COMMANDS)
+    module = import_module(f"dopr_robot.cli.{name}")
+    parser = Parser(
+        prog=f"dopr {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(rest))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dopr COMMAND ...",
+            "",
+            "Robot imitation learning under double preconditioning, judged by success versus horizon.",
+            "",
+            *lines,
+            "",
+            "dopr COMMAND --help tells more, with an example. dopr demo is a good start.",
+        ]
+    )
+
+
+def _set_up() -> None:
+    logging.basicConfig(level=logging.WARNING, format="dopr: %(message)s", stream=sys.stderr)
+    if not sys.warnoptions:
+        # A user can do nothing about the warnings that libraries give one another; ours they should see.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module=r"dopr_robot")
+        warnings.showwarning = lambda message, *_args, **_kwargs: print(f"dopr: {message}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
+    # An exception, so that half-written files are taken away on the way out.
+    raise SystemExit(128 + signum)
+
+
+def _say(message: object, code: int) -> int:
+    print("dopr: " + " ".join(str(message).split()), file=sys.stderr)
+    return code

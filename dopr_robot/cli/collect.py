@@ -1,0 +1,94 @@
+"""Demonstrations from a task's expert, into a store.
+
+N is the store's total: the same call goes on where it stopped, and a call with a larger N adds to it. Noise is injected on the
+executed action while the expert's clean action is recorded (DART), so that the store shows how to come back from small errors.
+Episodes in which the expert fails are left out.
+
+  dopr collect PickPlace --episodes 150 --out data/pick_place.zarr
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import DoprError, UserError
+from dopr_robot.progress import progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", metavar="TASK", help="a name that `dopr tasks` lists")
+    parser.add_argument("--episodes", type=int, required=True, metavar="N", help="how many the store holds in the end")
+    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="path of the store, new or to go on with")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
+    parser.add_argument("--noise", type=float, metavar="X", help="share of the task's own noise (default 1; 0: none)")
+
+
+def run(args: argparse.Namespace) -> int:
+    collect(args.task, args.episodes, args.out, seed=args.seed, noise=args.noise)
+    print(args.out)
+    return 0
+
+
+def collect(task: str, episodes: int, out: Path, *, seed: int = 0, noise: float | None = None) -> None:
+    """Bring the store at ``out`` to ``episodes`` episodes of the task's expert.
+
+    Raises:
+        UserError: an unknown task, one without an expert, or a store of another task.
+        DoprError: the expert fails so often that the block of seeds would not do.
+    """
+    from dopr_robot.datasets import Store
+    from dopr_robot.envs import demonstrations, get_task
+    from dopr_robot.evaluation.seeds import BLOCK, block
+
+    spec = get_task(task)
+    if not spec.has_expert:
+        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
+    if episodes < 1:
+        raise UserError(f"--episodes {episodes} has to be at least 1")
+    own = block("demonstrations", seed, BLOCK)
+    store = Store.open(out) if out.exists() else Store.create(out, _attributes(spec))
+    with store:
+        if store.attributes.task != spec.id:
+            raise UserError(f"{out} holds demonstrations of {store.attributes.task}, not of {spec.id}: choose another --out")
+        missing = episodes - store.num_episodes
+        used = [number for number in store.seeds.tolist() if number in own]
+        seeds = range(max(used, default=own.start - 1) + 1, own.stop)
+        if missing <= 0:
+            return
+        with progress(f"collect {spec.id}", episodes, "episodes", done=store.num_episodes) as meter:
+            tried = 0
+            options: dict[str, Any] = {} if noise is None else {"noise": noise}
+            for demonstration in demonstrations(spec.id, seeds, keep_failures=True, **options):
+                tried += 1
+                if demonstration.success:
+                    store.append(demonstration.arrays, seed=demonstration.seed, success=True)
+                    missing -= 1
+                    meter.advance(note=f"{tried} tried")
+                if not missing:
+                    return
+    raise DoprError(f"{out} has {store.num_episodes} of {episodes} episodes and block {seed} of seeds is used up: take another --seed")
+
+
+def _attributes(spec: Any) -> Any:
+    from importlib.metadata import version
+
+    from dopr_robot import __version__
+    from dopr_robot.datasets import ActionAttributes, Attributes
+
+    return Attributes(
+        task=spec.id,
+        control_hz=spec.control_hz,
+        observations=tuple(spec.observations),
+        action=ActionAttributes(
+            meaning=spec.action.meaning,
+            absolute=spec.action.absolute,
+            units=spec.action.units,
+            names=tuple(spec.action.names),
+            low=tuple(spec.action.low),
+            high=tuple(spec.action.high),
+        ),
+        simulator="mujoco",
+        simulator_version=version("mujoco"),
+        source=f"dopr-robot {__version__}, expert of {spec.id}",
+        licence="Apache-2.0",
+    )

@@ -1,0 +1,45 @@
+"""The main job on a built-in task: collect, train, evaluate, plot, render.
+
+An expert gives demonstrations in MuJoCo, a policy learns them under DoPr, and rollouts from initial states that nobody has seen say
+how success depends on the horizon. What is there already is not made again, so a demo that was stopped goes on.
+
+  dopr demo
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EPISODES = 150
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--experiment", default="pick_place", help="what is trained (default pick_place)")
+    parser.add_argument("--demonstrations", type=int, default=EPISODES, metavar="N", help=f"default {EPISODES}")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (default runs/demo)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dopr_robot.cli.collect import collect
+    from dopr_robot.cli.eval import evaluate_run
+    from dopr_robot.cli.train import start
+    from dopr_robot.training import compose_config, train
+
+    config = compose_config(args.experiment, [f"name={args.out.name}"])
+    store = Path(config.data.store or "")
+    _headline(1, f"{args.demonstrations} demonstrations of {config.task} into {store}")
+    collect(config.task or "", args.demonstrations, store)
+    _headline(2, f"{config.policy['name']} under {config.optimizer['name']} into {args.out}")
+    if not (args.out / "config.yaml").exists():
+        start(config, args.out)
+    train(config, args.out)
+    _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
+    folder = evaluate_run(args.out)
+    print(json.loads((folder / "results.json").read_text())["curve"][-1], file=sys.stderr)
+    print(folder)
+    return 0
+
+
+def _headline(number: int, text: str) -> None:
+    print(f"[{number}/3] {text}", file=sys.stderr)

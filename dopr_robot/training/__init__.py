@@ -1,0 +1,23 @@
+"""Training: one loop, its configuration, its checkpoints."""
+
+from dopr_robot.training.checkpoints import Checkpoints, find_damage
+from dopr_robot.training.config import RunConfig, compose_config, experiment_names, load_config
+from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
+from dopr_robot.training.loop import train
+from dopr_robot.training.signals import Interrupted, deferred_signals
+
+__all__ = [
+    "Checkpoints",
+    "Interrupted",
+    "RunConfig",
+    "TrainingData",
+    "compose_config",
+    "deferred_signals",
+    "experiment_names",
+    "find_damage",
+    "load_config",
+    "load_data",
+    "to_tensors",
+    "train",
+    "validation_loss",
+]

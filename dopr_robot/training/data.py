@@ -1,0 +1,114 @@
+"""From a store to what a policy is trained on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dopr_robot.datasets import Batch, Store, Windows, split_episodes, statistics
+from dopr_robot.errors import UserError
+from dopr_robot.policies import ArraySpec, Policy, PolicySpec
+from dopr_robot.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Windows of the two splits, statistics of the training split, and the interface that the store implies."""
+
+    train: Windows
+    validation: Windows | None
+    statistics: dict[str, dict[str, NDArray[np.float64]]]
+    spec: PolicySpec
+
+
+def load_data(config: RunConfig) -> TrainingData:
+    """Open the store that the configuration names and split it.
+
+    Raises:
+        UserError: no store, keys that it does not have, another task's store, or too few windows for a batch.
+    """
+    if config.data.store is None:
+        raise UserError("data.store is not set: data.store=PATH names the demonstrations")
+    store = Store.open(config.data.store)
+    if not store.num_episodes:
+        raise UserError(f"{store.path} holds no episode yet")
+    recorded = store.attributes.task
+    if config.task and recorded and config.task != recorded:
+        raise UserError(f"task={config.task} but {store.path} holds demonstrations of {recorded}: leave task out, or use its store")
+    observations = config.data.observations or store.observations
+    if not observations:
+        raise UserError(
+            f"{store.path} does not say which keys are observations: data.observations=[...] (keys: {', '.join(store.keys)})"
+        )
+    for key in (*observations, config.data.action):
+        if key not in store.keys:
+            raise UserError(f"{store.path} has no key {key!r}: it has {', '.join(store.keys)}")
+    steps = {key: config.policy[key] for key in ("n_obs_steps", "horizon", "n_action_steps")}
+    spec = PolicySpec(
+        observations={key: _array_spec(store, key) for key in observations},
+        action=_array_spec(store, config.data.action),
+        task=config.task or recorded,
+        action_meaning=store.attributes.to_json()["action"],
+        **steps,
+    )
+    episodes = min(config.data.max_episodes or store.num_episodes, store.num_episodes)
+    train, held_out = split_episodes(episodes, config.data.validation_fraction, config.training.seed)
+
+    def windows(chosen: NDArray[np.int64]) -> Windows:
+        return Windows(store, observations, config.data.action, episodes=chosen, **steps)
+
+    data = TrainingData(
+        train=windows(train),
+        validation=windows(held_out) if len(held_out) else None,
+        statistics=_named(statistics(store, [*observations, config.data.action], train), config.data.action),
+        spec=spec,
+    )
+    if len(data.train) < config.training.batch_size:
+        raise UserError(
+            f"training.batch_size={config.training.batch_size} is more than the {len(data.train)} windows of {store.path}: "
+            "lower it or collect more"
+        )
+    return data
+
+
+def to_tensors(batch: Batch, device: torch.device | str) -> dict[str, Any]:
+    """A batch of arrays as tensors on the device; numbers become float32, images stay uint8."""
+
+    def tensor(array: NDArray[Any]) -> torch.Tensor:
+        value = torch.from_numpy(array)
+        value = value if value.dtype == torch.uint8 else value.float()
+        return value.to(device, non_blocking=True)
+
+    return {
+        "observation": {key: tensor(array) for key, array in batch["observation"].items()},
+        "action": tensor(batch["action"]),
+    }
+
+
+@torch.no_grad()
+def validation_loss(policy: Policy, windows: Windows, *, max_windows: int = 4_096, batch_size: int = 256) -> float:
+    """Mean training loss over held-out windows, evenly spaced, under noise that is the same at every call."""
+    device = next(policy.parameters()).device
+    chosen = np.linspace(0, len(windows) - 1, min(max_windows, len(windows))).round().astype(np.int64)
+    was_training = policy.training
+    policy.eval()
+    total = 0.0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for start in range(0, len(chosen), batch_size):
+            indices = chosen[start : start + batch_size]
+            total += policy.loss(to_tensors(windows.batch(indices), device))[0].item() * len(indices)
+    policy.train(was_training)
+    return total / len(chosen)
+
+
+def _array_spec(store: Store, key: str) -> ArraySpec:
+    info = store.keys[key]
+    return ArraySpec(tuple(info.shape), "uint8" if info.dtype == np.uint8 else "float32")
+
+
+def _named(found: dict[str, dict[str, NDArray[np.float64]]], action: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Statistics under the names that policies use: the action is ``action`` whatever the store calls it."""
+    return {("action" if key == action else key): value for key, value in found.items()}
