@@ -2,8 +2,6 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.files import replacing
 
 OUTCOMES = ("success", "timeout", "failure", "exception")
 
@@ -116,7 +115,8 @@ class RecordWriter:
     def sort(self) -> None:
         """Put the lines in the order of ``episode``; the file is replaced whole."""
         records = read_records(self.path)
-        write_whole(self.path, "".join(record.to_json() + "\n" for record in records))
+        with replacing(self.path) as beside:
+            beside.write_text("".join(record.to_json() + "\n" for record in records))
 
     def __enter__(self) -> "RecordWriter":
         return self
@@ -125,24 +125,3 @@ class RecordWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file beside its place and move it in, so that no reader ever sees half of it."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def by_episode(records: Iterable[EpisodeRecord]) -> dict[int, EpisodeRecord]:
-    """Records by their number."""
-    return {record.episode: record for record in records}

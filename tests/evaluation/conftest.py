@@ -1,7 +1,7 @@
 """A small real task in plain Gymnasium, and a stochastic policy for it.
 
-A point in the plane is pushed towards a goal by bounded velocity commands. Attain: be within 0.06 of the goal; leaving the arena is a
-failure. Sustain: stay within 0.6 of a goal that the wind blows the point away from.
+A point in the plane is pushed towards a goal by bounded velocity commands. Attain: be within 0.06 of the goal; leaving the arena
+is a failure. Sustain: stay within 0.6 of a goal that the wind blows the point away from.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class PointEnv(gym.Env):
         if self.seed in self.broken_seeds and self.steps == 5:
             raise RuntimeError("the point fell through the table\nand more")
         assert self.action_space.contains(action), action
-        self.position = self.position + action + self.np_random.normal(0, 0.17 if self.sustain else 0.01, 2)
+        self.position = self.position + action + self.np_random.normal(0, 0.13 if self.sustain else 0.01, 2)
         distance = float(np.linalg.norm(self.position - self.goal))
         info: dict[str, Any] = {"closeness": -distance}
         if self.sustain:

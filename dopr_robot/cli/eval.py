@@ -1,0 +1,179 @@
+"""Success versus horizon of a trained policy.
+
+RUN is a run folder or a checkpoint folder. The policy is rolled out from initial states that nobody has trained or chosen a
+checkpoint on; success is reported at every horizon asked for, from the same rollouts. The records do not depend on --num-envs or
+--workers. The evaluation's folder is the last line of the output.
+
+  dopr eval runs/pick_place
+  dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
+  dopr eval runs/pick_place --out eval/a --resume
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint folder")
+    parser.add_argument("--task", help="another task than the policy was trained for")
+    parser.add_argument(
+        "--episodes", type=int, metavar="N", help="initial states (default: the run's evaluation.episodes)"
+    )
+    parser.add_argument(
+        "--horizons", type=integers, metavar="A,B,C", help="control steps (default: 8 equal ones up to the longest)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
+    parser.add_argument(
+        "--num-envs", type=int, metavar="E", help="copies of the environment (default: by the number of cores)"
+    )
+    parser.add_argument("--workers", type=int, metavar="W", help="threads (default: one a core)")
+    parser.add_argument(
+        "--video", type=int, metavar="K", help="episodes in the video; 0: none (default: the run's evaluation.video)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the evaluation's folder (default RUN/eval/<step>-seed<S>)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the evaluation in that folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = evaluate_run(
+        args.run,
+        task=args.task,
+        episodes=args.episodes,
+        horizons=args.horizons,
+        seed=args.seed,
+        num_envs=args.num_envs,
+        workers=args.workers,
+        video=args.video,
+        out=args.out,
+        resume=args.resume,
+    )
+    print_results(folder)
+    print(folder)
+    return 0
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    task: str | None = None,
+    episodes: int | None = None,
+    horizons: list[int] | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+    workers: int | None = None,
+    video: int | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+) -> Path:
+    """Evaluate a run's last checkpoint, or the checkpoint given, and return the evaluation's folder.
+
+    What is None is taken from the run's ``config.yaml``, or from its defaults for a checkpoint without one.
+
+    Raises:
+        UserError: no checkpoint there, or something asked for that can not be.
+    """
+    from dopr_robot.evaluation import Evaluation, evaluate
+    from dopr_robot.policies import find_checkpoint, load_policy
+
+    checkpoint = find_checkpoint(run).resolve()
+    policy = load_policy(checkpoint)
+    config = _config_of(checkpoint)
+    name = task or policy.task
+    if name is None:
+        raise UserError(f"{run} does not say which task it was trained for: --task NAME (see dopr tasks)")
+    evaluation = Evaluation(
+        policy,
+        name,
+        episodes=config.evaluation.episodes if episodes is None else episodes,
+        seed=seed,
+        horizons=horizons,
+        checkpoint=checkpoint,
+    )
+    folder = out or _default_folder(checkpoint, seed, resume)
+    evaluate(
+        evaluation,
+        folder,
+        num_envs=num_envs,
+        workers=workers,
+        video=config.evaluation.video if video is None else video,
+        validation_loss=_validation_loss(policy, config),
+        resume=resume,
+    )
+    return folder
+
+
+def print_results(folder: Path) -> None:
+    """The curve of an evaluation as a table on stdout."""
+    from dopr_robot.envs import get_task
+    from dopr_robot.evaluation import read_results
+
+    results = read_results(folder)
+    hz = get_task(results["task"]).control_hz
+    print(f"{results['task']} ({results['kind']}), {results['episodes']} episodes")
+    print(f"{'horizon':>8} {'seconds':>8} {'success':>8}   95 % interval")
+    for point in results["curve"]:
+        low, high = point["ci95"]
+        print(
+            f"{point['horizon']:>8} {point['horizon'] / hz:>8.1f} {point['success_rate']:>8.1%}   {low:.1%} to {high:.1%}"
+        )
+    ends = [f"{count} {name}" for name, count in results["outcomes"].items() if count]
+    ends += [f"{count} x {cause}" for cause, count in results["causes"].items()]
+    print("ended by: " + ", ".join(ends))
+    for name, value in results["metrics"].items():
+        low, high = value["ci95"] or (value["mean"], value["mean"])
+        print(f"mean {name}: {value['mean']:.3f} (95 %: {low:.3f} to {high:.3f})")
+    if results["validation_loss"] is not None:
+        print(f"validation loss: {results['validation_loss']:.5f}")
+    for fault in results["faults"]:
+        print(f"fault: {fault}")
+
+
+def integers(text: str) -> list[int]:
+    """``"1,2,3"`` as a list; argparse tells the user of anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 50,100,200") from None
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, or None."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
+
+
+def _config_of(checkpoint: Path) -> Any:
+    from dopr_robot.training import RunConfig, load_config
+
+    run = run_of(checkpoint)
+    return load_config(run / "config.yaml") if run else RunConfig()
+
+
+def _validation_loss(policy: Any, config: Any) -> float | None:
+    """On the held-out episodes of the run's store, where it is there."""
+    from dopr_robot.training import load_data, validation_loss
+
+    if config.data.store is None or not Path(config.data.store).exists():
+        return None
+    data = load_data(config)
+    return None if data.validation is None else validation_loss(policy, data.validation)
+
+
+def _default_folder(checkpoint: Path, seed: int, resume: bool) -> Path:
+    run = run_of(checkpoint)
+    if run is None:
+        raise UserError(f"{checkpoint} lies in no run folder: --out DIR says where the evaluation goes")
+    first = run / "eval" / f"{checkpoint.name}-seed{seed}"
+    folders = [
+        first,
+        *sorted(first.parent.glob(f"{first.name}-[0-9]*"), key=lambda path: int(path.name.rsplit("-", 1)[1])),
+    ]
+    taken = [folder for folder in folders if folder.exists()]
+    if not taken:
+        return first
+    return taken[-1] if resume else first.with_name(f"{first.name}-{len(taken) + 1}")

@@ -1,0 +1,185 @@
+"""One evaluation: a policy on a task, into a folder of records, results and pictures."""
+
+import contextlib
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation import plots, seeds, statistics
+from dopr_robot.evaluation.plan import Evaluation
+from dopr_robot.evaluation.records import EpisodeRecord, RecordWriter, read_records
+from dopr_robot.evaluation.rollout import group_sizes
+from dopr_robot.evaluation.showcase import show
+from dopr_robot.evaluation.video import rendered
+from dopr_robot.files import write_json
+from dopr_robot.progress import progress
+
+RECORDS, RESULTS, FIGURE, VIDEO, STILLS = (
+    "episodes.jsonl",
+    "results.json",
+    "horizon.png",
+    "rollouts.mp4",
+    "failures.png",
+)
+
+
+def evaluate(
+    evaluation: Evaluation,
+    out: str | Path,
+    *,
+    num_envs: int | None = None,
+    workers: int | None = None,
+    video: int = 9,
+    validation_loss: float | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Roll a policy out and write records, results, curve and video to ``out``.
+
+    >>> policy = load_policy("runs/pick_place")                                                  # doctest: +SKIP
+    >>> results = evaluate(Evaluation(policy, policy.task, episodes=100), "runs/pick_place/eval/final")   # doctest: +SKIP
+
+    Args:
+        evaluation: what is evaluated.
+        out: the evaluation's folder.
+        num_envs: copies of the environment; the records do not depend on it.
+        workers: threads; the records do not depend on it.
+        video: how many episodes ``rollouts.mp4`` shows; 0: none is made.
+        validation_loss: goes into ``results.json``.
+        resume: go on with what ``out`` holds of the same evaluation.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        UserError: ``out`` holds an evaluation and ``resume`` is not set, or one of something else.
+        Exception: whatever stopped the work, KeyboardInterrupt included; ``results.json`` then says ``"partial": true``.
+    """
+    out = Path(out)
+    done, before = _earlier(evaluation, out, resume)
+    if video:
+        _check_rendering(evaluation)
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = group_sizes(num_envs, workers, evaluation.episodes)
+    clock, steps = time.perf_counter(), 0
+    faults: list[str] = list(before.get("faults", []))
+
+    def results() -> dict[str, Any]:
+        wall = time.perf_counter() - clock
+        return {
+            **evaluation.identity(),
+            "episodes": len(done),
+            "episodes_asked": evaluation.episodes,
+            "num_envs": sum(sizes),
+            "partial": len(done) < evaluation.episodes,
+            **report(list(done.values()), evaluation.spec.kind, evaluation.horizons or [], evaluation.use),
+            "validation_loss": validation_loss,
+            "faults": faults,
+            "wall_s": before.get("wall_s", 0.0) + wall,
+            "env_steps_per_s": steps / wall,
+            "versions": versions(),
+        }
+
+    write_json(out / RESULTS, results())  # from here on a kill leaves a folder that --resume knows
+    jobs = [job for job in evaluation.jobs if job.episode not in done]
+    with (
+        RecordWriter(out / RECORDS) as writer,
+        progress("eval", evaluation.episodes, "episodes", done=len(done)) as meter,
+    ):
+
+        def keep(record: EpisodeRecord) -> None:
+            nonlocal steps
+            writer.append(record)
+            done[record.episode] = record
+            steps += record.length
+            meter.advance(note=f"{sum(r.outcome == 'success' for r in done.values())} succeeded")
+
+        try:
+            faults += evaluation.rollout().run(jobs, keep, num_envs, workers)
+        except BaseException:
+            with contextlib.suppress(OSError):  # a full disk: the records that fitted are there
+                write_json(out / RESULTS, results())
+            raise
+        writer.sort()
+    final = results()
+    records = read_records(out / RECORDS)
+    write_json(out / RESULTS, final)
+    plots.save(figure(evaluation, records), out / FIGURE)
+    if video:
+        show(evaluation, records, video, out / VIDEO, out / STILLS)
+    return final
+
+
+def report(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], use: str = "final") -> dict[str, Any]:
+    """The figures that records give. Raises UserError where their seeds are not of the range of ``use``."""
+    seeds.require_use((record.seed for record in records), use)
+    return statistics.summary(sorted(records, key=lambda record: record.episode), kind, horizons)
+
+
+def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:
+    """The curve of one evaluation."""
+    title = f"{evaluation.spec.id}: {len(records)} episodes"
+    run = plots.Run("", records, list(evaluation.horizons or []))
+    return plots.horizon_figure([run], evaluation.spec.kind, evaluation.spec.control_hz, title)
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """``results.json`` of an evaluation folder. Raises UserError where there is none."""
+    path = Path(folder) / RESULTS
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no evaluation: it holds no {RESULTS}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): evaluate again") from None
+    if not isinstance(content, dict) or "kind" not in content:
+        raise UserError(f"{path} is not a result of dopr eval")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the records."""
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("dopr-robot", "torch", "mujoco", "gymnasium", "numpy")
+    }
+
+
+def _earlier(evaluation: Evaluation, out: Path, resume: bool) -> tuple[dict[int, EpisodeRecord], dict[str, Any]]:
+    """Records and results that ``out`` holds of this evaluation."""
+    if not (out / RESULTS).exists() and not (out / RECORDS).exists():
+        return {}, {}
+    if not resume:
+        raise UserError(f"{out} holds an evaluation: --resume goes on with it, another --out leaves it alone")
+    before = read_results(out)
+    for key, now in evaluation.identity().items():
+        was = before.get(key)
+        if key == "checkpoint":  # a run folder may be moved
+            now, was = ({**each, "path": None} if each else None for each in (now, was))
+        if was != now:
+            raise UserError(f"{out} is of another evaluation: {key} was {was}, now {now}")
+    records = read_records(out / RECORDS) if (out / RECORDS).exists() else []
+    expected = {job.episode: job.seed for job in evaluation.jobs}
+    for record in records:
+        if record.episode not in expected:
+            raise UserError(
+                f"{out} holds episode {record.episode}: ask for at least {record.episode + 1} episodes, or another --out"
+            )
+        if record.seed != (seed := expected[record.episode]):
+            raise UserError(
+                f"{out} is of another evaluation: episode {record.episode} had seed {record.seed}, now {seed}"
+            )
+    return {record.episode: record for record in records}, before
+
+
+def _check_rendering(evaluation: Evaluation) -> None:
+    """Draw one image, so that a machine that can not draw says so before the work and not after it."""
+    env = evaluation.make_env(1, render_mode="rgb_array")
+    try:
+        env.reset(seed=[evaluation.jobs[0].seed])  # type: ignore[arg-type]
+        rendered(env)
+    finally:
+        env.close()

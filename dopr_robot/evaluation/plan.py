@@ -1,0 +1,109 @@
+"""What is evaluated."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from dopr_robot.envs import TaskSpec, get_task, make_vec
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation import seeds, statistics
+from dopr_robot.evaluation.episode import Job
+from dopr_robot.evaluation.group import ActingPolicy, Observer, check_fit
+from dopr_robot.evaluation.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated; everything that decides the records, checked when made.
+
+    Args:
+        policy: who acts.
+        task: a name that :func:`dopr_robot.envs.get_task` knows.
+        episodes: how many initial states.
+        seed: block of initial states inside the range of ``use``.
+        horizons: control steps at which success is reported; None: 8 equal ones up to the task's longest. Rollouts stop at the
+            largest.
+        use: "final", or "selection" for choosing a checkpoint.
+        checkpoint: the checkpoint's folder, for ``results.json``; None for a policy that has none.
+        env_options: further arguments of the task.
+
+    Raises:
+        UserError: an unknown task, a horizon beyond the task's longest, a policy that does not fit.
+    """
+
+    policy: ActingPolicy
+    task: str
+    episodes: int = 100
+    seed: int = 0
+    horizons: Sequence[int] | None = None
+    use: str = "final"
+    checkpoint: Path | None = None
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise UserError(f"episodes={self.episodes} has to be at least 1")
+        object.__setattr__(self, "horizons", statistics.check_horizons(self.horizons, self.spec.max_steps))
+        _ = self.jobs
+        env = self.make_env(1)
+        try:
+            check_fit(self.policy, env)
+        finally:
+            env.close()
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """The task."""
+        return get_task(self.task)
+
+    @property
+    def horizon(self) -> int:
+        """The longest horizon asked for."""
+        assert self.horizons
+        return max(self.horizons)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Episodes and their seeds."""
+        return [Job(i, seed) for i, seed in enumerate(seeds.block(self.use, self.seed, self.episodes))]
+
+    def make_env(self, num_envs: int, **kwargs: Any) -> VectorEnv:
+        """``num_envs`` copies of the task."""
+        return make_vec(self.spec.id, num_envs, **self.env_options, **kwargs)
+
+    def rollout(self, observer: Observer | None = None, **kwargs: Any) -> Rollout:
+        """Rollouts as they are evaluated; ``kwargs`` go to the environment."""
+        return Rollout(
+            self.policy,
+            lambda num_envs: self.make_env(num_envs, **kwargs),
+            self.spec.kind,
+            self.horizon,
+            self.spec.metrics,
+            observer,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What has to agree for two sets of records to be of one evaluation."""
+        return {
+            "task": self.spec.id,
+            "kind": self.spec.kind,
+            "checkpoint": describe_checkpoint(self.checkpoint),
+            "seed": self.seed,
+            "use": self.use,
+            "horizons": list(self.horizons or []),
+            "env_options": dict(self.env_options),
+        }
+
+
+def describe_checkpoint(folder: Path | None) -> dict[str, Any] | None:
+    """``{path, step, sha256}`` of a checkpoint folder, the checksum over the weights."""
+    if folder is None:
+        return None
+    folder = folder.resolve() if folder.is_symlink() else folder
+    digest = hashlib.sha256((folder / "policy.safetensors").read_bytes()).hexdigest()
+    return {"path": str(folder), "step": int(folder.name) if folder.name.isdigit() else None, "sha256": digest}

@@ -1,0 +1,150 @@
+"""Success versus horizon as a picture."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dopr_robot.evaluation.records import EpisodeRecord
+from dopr_robot.evaluation.statistics import curve, dkw_half_width, succeeded
+from dopr_robot.files import replacing
+
+# Okabe and Ito's colours, told apart by everybody (jfly.uni-koeln.de/color).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a curve is drawn from: a label, the records, and the horizons to mark."""
+
+    label: str
+    records: Sequence[EpisodeRecord]
+    horizons: Sequence[int]
+
+
+def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str) -> Figure:
+    """Success against the horizon in control steps (seconds on top), one curve a run.
+
+    Dark band: pointwise Wilson interval. Light band: the simultaneous one, for the whole curve. Marks: the horizons asked for.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        longest = max(max(run.horizons) for run in runs)
+        for run, colour in zip(runs, _cycle(len(runs)), strict=True):
+            _draw_curve(axes, run, kind, colour, alone=len(runs) == 1)
+        axes.set_xlim(0, longest * 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
+        axes.set_xlabel("horizon (control steps)")
+        axes.set_ylabel("success by the horizon" if kind == "attain" else "not failed by the horizon")
+        seconds = axes.secondary_xaxis(
+            "top", functions=(partial(_scaled, 1 / control_hz), partial(_scaled, control_hz))
+        )
+        seconds.set_xlabel("seconds", fontsize=8, color="0.4")
+        seconds.tick_params(labelsize=8, colors="0.4", width=0.5)
+        seconds.spines["top"].set_visible(False)
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.legend(loc="lower right" if kind == "attain" else "lower left", fontsize=9)
+    return figure
+
+
+def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> None:
+    steps = _change_points(run.records, kind, max(run.horizons))
+    points = curve(run.records, kind, steps)
+    rate = np.array([point["success_rate"] for point in points])
+    low, high = np.array([point["ci95"] for point in points]).T
+    margin = dkw_half_width(len(run.records))
+    label = run.label or f"{len(run.records)} episodes"
+    axes.plot(steps, rate, drawstyle="steps-post", color=colour, linewidth=2, label=label)
+    axes.fill_between(
+        steps,
+        low,
+        high,
+        step="post",
+        color=colour,
+        alpha=0.25,
+        linewidth=0,
+        label="95 % at each horizon (Wilson)" if alone else None,
+    )
+    if alone:
+        axes.fill_between(
+            steps,
+            np.clip(rate - margin, 0, 1),
+            np.clip(rate + margin, 0, 1),
+            step="post",
+            color=colour,
+            alpha=0.10,
+            linewidth=0,
+            label="95 % for the whole curve (DKW)",
+        )
+    marks = [succeeded(run.records, kind, horizon).mean() for horizon in run.horizons]
+    axes.plot(run.horizons, marks, "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False, zorder=3)
+
+
+def _change_points(records: Sequence[EpisodeRecord], kind: str, longest: int) -> list[int]:
+    """Steps at which the curve changes, and both ends."""
+    ends = {record.first_success_step if kind == "attain" else record.first_failure_step for record in records}
+    return sorted({0, longest} | {step for step in ends if step is not None and step <= longest})
+
+
+def _scaled(factor: float, values: np.ndarray) -> np.ndarray:
+    return factor * np.asarray(values)
+
+
+def _cycle(number: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(number)]
+
+
+def validation_figure(
+    losses: Sequence[float], rates: Sequence[float], intervals: Sequence[Sequence[float]], labels: Sequence[str]
+) -> Figure:
+    """Validation loss against success, one point a checkpoint, in the order of training."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        error = np.abs(np.array(intervals).T - np.array(rates))
+        axes.plot(losses, rates, color="0.7", linewidth=1, zorder=1)
+        axes.errorbar(losses, rates, yerr=error, fmt="o", color=COLOURS[0], elinewidth=1, capsize=2)
+        for loss, rate, label in zip(losses, rates, labels, strict=True):
+            axes.annotate(label, (loss, rate), textcoords="offset points", xytext=(5, 5), fontsize=8, color="0.3")
+        axes.set_ylim(-0.02, 1.02)
+        if min(losses) > 0 and max(losses) / min(losses) > 10:
+            axes.set_xscale("log")
+        axes.set_xlabel("validation loss")
+        axes.set_ylabel("success at the longest horizon")
+        axes.set_title("Does validation loss foretell success?", loc="left", fontweight="bold")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the path's ending; moved in whole."""
+    with replacing(path) as beside:
+        beside.write_bytes(render(figure, path.suffix[1:]))
+
+
+def render(figure: Figure, form: str = "png") -> bytes:
+    """A figure's bytes as "png" or "svg"."""
+    buffer = io.BytesIO()
+    # Without the date, equal records give an equal file.
+    metadata = {"Date": None} if form == "svg" else None
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "dopr"}):
+        figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
+    return buffer.getvalue()

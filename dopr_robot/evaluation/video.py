@@ -1,0 +1,116 @@
+"""Videos: a grid of episodes, and the stills of those that failed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import imageio.v2 as imageio
+import numpy as np
+from gymnasium.vector import VectorEnv
+from PIL import Image, ImageDraw, ImageFont
+
+from dopr_robot.errors import UserError
+from dopr_robot.files import replacing
+
+CELL_HEIGHT = 240
+CAPTION = 20
+BORDER = 4
+COLOURS = {"running": (120, 120, 120), "success": (0, 140, 80), "other": (200, 40, 40)}
+LONGEST_FPS = 15.0
+
+
+@dataclass
+class Clip:
+    """Frames of one episode.
+
+    Attributes:
+        title: what it is ("best", "episode 12").
+        frames: ``[height, width, 3]`` uint8, every ``stride`` steps from step 0, and the last one.
+        outcome: how it ended; "success" is green, anything else red, "" stays grey.
+    """
+
+    title: str
+    frames: list[np.ndarray] = field(default_factory=list)
+    outcome: str = ""
+
+
+def rendered(env: VectorEnv) -> Sequence[np.ndarray]:
+    """One image a copy. Raises UserError where the task draws none."""
+    images = env.render()
+    if images is None or len(images) != env.num_envs:
+        raise UserError("the task does not render images: use --video 0")
+    return cast(Sequence[np.ndarray], images)
+
+
+def fit(image: np.ndarray, height: int = CELL_HEIGHT) -> np.ndarray:
+    """An image scaled to ``height``, its sides even, as video wants them."""
+    width = 2 * round(image.shape[1] * height / image.shape[0] / 2)
+    if image.shape[:2] == (height, width):
+        return np.asarray(image, np.uint8)
+    return np.asarray(Image.fromarray(np.asarray(image, np.uint8)).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def stride_for(control_hz: float, longest_fps: float = LONGEST_FPS) -> int:
+    """Steps between frames that keep a video in real time below ``longest_fps``."""
+    return max(1, round(control_hz / longest_fps))
+
+
+def write_grid(path: Path, clips: Sequence[Clip], columns: int, fps: float, hold_s: float = 1.0) -> None:
+    """Write clips as one video, in rows of ``columns``; an ended one stays with its outcome's colour. Moved in whole.
+
+    Raises:
+        UserError: there is no frame.
+    """
+    clips = [clip for clip in clips if clip.frames]
+    if not clips:
+        raise UserError(f"no frames for {path}: no episode was rendered")
+    columns = min(columns, len(clips))
+    longest = max(len(clip.frames) for clip in clips) + round(hold_s * fps)
+
+    def frames() -> Iterator[np.ndarray]:
+        for time in range(longest):
+            cells = [_cell(clip, time) for clip in clips]
+            blank = np.full_like(cells[0], 255)
+            cells += [blank] * (-len(cells) % columns)
+            yield np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
+
+    write_video(path, frames(), fps)
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write frames ``[height, width, 3]`` (even sides) as H.264; moved in whole."""
+    options: Any = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": 7}
+    writer: Any
+    with replacing(path) as beside, imageio.get_writer(beside, fps=fps, **options) as writer:
+        for frame in frames:
+            writer.append_data(frame)
+
+
+def still_sheet(clips: Sequence[Clip], stills: int = 5) -> Image.Image | None:
+    """A sheet with a row for every clip and ``stills`` moments of it, from the first to the last. None without clips."""
+    clips = [clip for clip in clips if clip.frames]
+    if not clips:
+        return None
+    rows = []
+    for clip in clips:
+        moments = np.linspace(0, len(clip.frames) - 1, stills).round().astype(int)
+        row = [
+            _cell(Clip(clip.title, [clip.frames[moment]], clip.outcome), 0, caption=i == 0)
+            for i, moment in enumerate(moments)
+        ]
+        rows.append(np.hstack(row))
+    return Image.fromarray(np.vstack(rows))
+
+
+def _cell(clip: Clip, time: int, caption: bool = True) -> np.ndarray:
+    ended = time >= len(clip.frames) - 1
+    frame = clip.frames[min(time, len(clip.frames) - 1)]
+    state = "running" if not ended or not clip.outcome else "success" if clip.outcome == "success" else "other"
+    height, width = frame.shape[:2]
+    canvas = Image.new("RGB", (width + 2 * BORDER, height + BORDER + CAPTION), COLOURS[state])
+    canvas.paste(Image.fromarray(frame), (BORDER, CAPTION))
+    if caption:
+        text = f"{clip.title} · {clip.outcome}" if ended and clip.outcome else clip.title
+        ImageDraw.Draw(canvas).text((BORDER + 2, 3), text, fill="white", font=ImageFont.load_default(13))
+    return np.asarray(canvas)
