@@ -76,7 +76,7 @@ def evaluate(
             "episodes_asked": evaluation.episodes,
             "num_envs": sum(sizes),
             "partial": len(done) < evaluation.episodes,
-            **report(list(done.values()), evaluation.spec.kind, evaluation.horizons or [], evaluation.use),
+            **figures(list(done.values()), evaluation.spec.kind, evaluation.horizons or [], evaluation.use),
             "validation_loss": validation_loss,
             "faults": faults,
             "wall_s": before.get("wall_s", 0.0) + wall,
@@ -114,7 +114,7 @@ def evaluate(
     return final
 
 
-def report(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], use: str = "final") -> dict[str, Any]:
+def figures(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], use: str = "final") -> dict[str, Any]:
     """The figures that records give. Raises UserError where their seeds are not of the range of ``use``."""
     seeds.require_use((record.seed for record in records), use)
     return statistics.summary(sorted(records, key=lambda record: record.episode), kind, horizons)
