@@ -78,7 +78,10 @@ def _run(arguments: list[str]) -> int:
         raise UnknownNameError("command", name, COMMANDS)
     module = import_module(f"dopr_robot.cli.{name}")
     parser = Parser(
-        prog=f"dopr {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=f"dopr {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     module.add_arguments(parser)
     return module.run(parser.parse_args(rest))

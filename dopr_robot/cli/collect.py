@@ -18,7 +18,9 @@ from dopr_robot.progress import progress
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK", help="a name that `dopr tasks` lists")
     parser.add_argument("--episodes", type=int, required=True, metavar="N", help="how many the store holds in the end")
-    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="path of the store, new or to go on with")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="STORE", help="path of the store, new or to go on with"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument("--noise", type=float, metavar="X", help="share of the task's own noise (default 1; 0: none)")
 
@@ -49,7 +51,9 @@ def collect(task: str, episodes: int, out: Path, *, seed: int = 0, noise: float 
     store = Store.open(out) if out.exists() else Store.create(out, _attributes(spec))
     with store:
         if store.attributes.task != spec.id:
-            raise UserError(f"{out} holds demonstrations of {store.attributes.task}, not of {spec.id}: choose another --out")
+            raise UserError(
+                f"{out} holds demonstrations of {store.attributes.task}, not of {spec.id}: choose another --out"
+            )
         missing = episodes - store.num_episodes
         used = [number for number in store.seeds.tolist() if number in own]
         seeds = range(max(used, default=own.start - 1) + 1, own.stop)
@@ -66,7 +70,9 @@ def collect(task: str, episodes: int, out: Path, *, seed: int = 0, noise: float 
                     meter.advance(note=f"{tried} tried")
                 if not missing:
                     return
-    raise DoprError(f"{out} has {store.num_episodes} of {episodes} episodes and block {seed} of seeds is used up: take another --seed")
+    raise DoprError(
+        f"{out} has {store.num_episodes} of {episodes} episodes and block {seed} of seeds is used up: take another --seed"
+    )
 
 
 def _attributes(spec: Any) -> Any:

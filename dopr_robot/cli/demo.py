@@ -17,7 +17,9 @@ EPISODES = 150
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiment", default="pick_place", help="what is trained (default pick_place)")
     parser.add_argument("--demonstrations", type=int, default=EPISODES, metavar="N", help=f"default {EPISODES}")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (default runs/demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (default runs/demo)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """The optimizers there are, each with its settings and their defaults; dopr_<base> is the base under double preconditioning.
 
-  dopr train pick_place optimizer=dopr_muon optimizer.lr=1e-3
+dopr train pick_place optimizer=dopr_muon optimizer.lr=1e-3
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The policies there are: a name is an objective and a network, or one of an outsider's.
 
-  dopr train pick_place policy=diffusion_unet
+dopr train pick_place policy=diffusion_unet
 """
 
 import argparse

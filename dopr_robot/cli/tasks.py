@@ -17,5 +17,7 @@ def run(args: argparse.Namespace) -> int:
     for spec in list_tasks():
         expert = "expert" if spec.has_expert else "-"
         extra = f"  [extra: {spec.extra}]" if spec.extra else ""
-        print(f"{spec.id}  {spec.kind}  {spec.max_steps} steps  {spec.control_hz:g} Hz  {expert}  {spec.description}{extra}")
+        print(
+            f"{spec.id}  {spec.kind}  {spec.max_steps} steps  {spec.control_hz:g} Hz  {expert}  {spec.description}{extra}"
+        )
     return 0

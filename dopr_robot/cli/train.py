@@ -94,7 +94,9 @@ def _resumed(folder: Path, overrides: list[str], force: bool) -> Any:
     before, after = load_config(path), compose_config(str(path), overrides)
     changed = _differences(asdict(before), asdict(after))
     if changed and not force:
-        raise UserError(f"resuming with other settings ({'; '.join(changed)}) is another experiment: add --force if it is meant")
+        raise UserError(
+            f"resuming with other settings ({'; '.join(changed)}) is another experiment: add --force if it is meant"
+        )
     return after
 
 

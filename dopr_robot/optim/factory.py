@@ -27,10 +27,37 @@ _BASES: dict[str, Callable[..., Optimizer]] = {
 }
 _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {"model", "parameters"}
 
+# Where a search for the learning rate of a base begins: the customary values for networks of this size, Adam's and Muon's as in
+# their papers' small runs, those of the sign methods about ten times below Adam's (Chen et al., 2023, section 5).
+_LEARNING_RATES = {"sgd": 0.1, "adam": 3e-4, "adamw": 3e-4, "muon": 1e-3, "signum": 1e-4, "adamuon": 1e-3, "lion": 1e-4}
+# What torch offers for how a step is computed rather than for what it is.
+_IMPLEMENTATION = frozenset({"params", "foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "dampening"})
+
 
 def optimizer_names() -> list[str]:
     """The names that :func:`make_optimizer` takes: the bases, and each as ``dopr_<base>``."""
     return [*_BASES, *(f"dopr_{name}" for name in _BASES)]
+
+
+def optimizer_options(name: str) -> dict[str, Any]:
+    """Every plain option of ``make_optimizer(name, ...)`` with its default, for configuration files.
+
+    >>> optimizer_options("dopr_adamw")["damping"]
+    0.1
+    """
+    base_name = _base_of(name)
+    sources: list[Callable[..., Any]] = [_BASES[base_name]]
+    if name != base_name:
+        sources.append(ActivationPreconditioner)
+    options: dict[str, Any] = {"lr": _LEARNING_RATES[base_name], "weight_decay": 0.0}
+    for source in sources:
+        for key, parameter in inspect.signature(source).parameters.items():
+            default = parameter.default
+            if key in _IMPLEMENTATION or key in options or default is inspect.Parameter.empty:
+                continue
+            if default is None or isinstance(default, bool | int | float | str | tuple):
+                options[key] = list(default) if isinstance(default, tuple) else default
+    return {key: value for key, value in options.items() if key not in ("parameters", "process_group")}
 
 
 def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
@@ -48,9 +75,7 @@ def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: floa
     Raises:
         ValueError: for an unknown name or option.
     """
-    base_name = name.removeprefix("dopr_")
-    if base_name not in _BASES or name not in optimizer_names():
-        raise ValueError(f"unknown optimizer {name!r}: choose from {', '.join(optimizer_names())}")
+    base_name = _base_of(name)
     make = _BASES[base_name]
     known = set(inspect.signature(make).parameters) - {"params"}
     preconditioning = {key: options.pop(key) for key in list(options) if name != base_name and key in _DOPR_OPTIONS}
@@ -60,6 +85,12 @@ def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: floa
         raise ValueError(f"{name} has no option {sorted(unknown)[0]!r}: choose from {', '.join(sorted(choices))}")
     base = make(parameter_groups(model, weight_decay, split_matrices=make in (Muon, AdaMuon)), lr=lr, **options)
     return base if name == base_name else DoPr(base, model, **preconditioning)
+
+
+def _base_of(name: str) -> str:
+    if name not in optimizer_names():
+        raise ValueError(f"unknown optimizer {name!r}: choose from {', '.join(optimizer_names())}")
+    return name.removeprefix("dopr_")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, *, split_matrices: bool = False) -> Groups:

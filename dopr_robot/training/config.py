@@ -101,7 +101,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         training, data = self.training, self.data
-        at_least = {"steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep_checkpoints": 2, "log_every": 1, "validate_every": 1}
+        at_least = {
+            "steps": 1,
+            "batch_size": 1,
+            "checkpoint_every": 1,
+            "keep_checkpoints": 2,
+            "log_every": 1,
+            "validate_every": 1,
+        }
         for key, least in at_least.items():
             if getattr(training, key) < least:
                 raise UserError(f"training.{key}={getattr(training, key)} has to be at least {least}")
@@ -130,7 +137,9 @@ def load_config(path: Path) -> RunConfig:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} is no configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))} is expected")
+        raise UserError(
+            f"{path} is no configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))} is expected"
+        )
     return _typed(OmegaConf.create(values), str(path))
 
 
@@ -188,7 +197,7 @@ def _override(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
         try:
             OmegaConf.update(config, key, value)
         except OmegaConfBaseException as error:
-            raise UserError(f"{key}={value}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
     return config
 
 

@@ -36,7 +36,9 @@ def load_data(config: RunConfig) -> TrainingData:
         raise UserError(f"{store.path} holds no episode yet")
     recorded = store.attributes.task
     if config.task and recorded and config.task != recorded:
-        raise UserError(f"task={config.task} but {store.path} holds demonstrations of {recorded}: leave task out, or use its store")
+        raise UserError(
+            f"task={config.task} but {store.path} holds demonstrations of {recorded}: leave task out, or use its store"
+        )
     observations = config.data.observations or store.observations
     if not observations:
         raise UserError(

@@ -52,13 +52,18 @@ def train(config: RunConfig, folder: Path) -> Path:
     policy = make_policy(config.policy, data.spec)
     policy.fit_normalizer(data.statistics)
     policy.to(device)
-    optimizer = make_optimizer(policy, **config.optimizer)
+    optimizer = make_optimizer(model=policy, **config.optimizer)
     schedule = get_scheduler(
         options.schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
     )
     parameters = list(policy.parameters())
     average = EMAModel(
-        parameters, decay=options.ema_max_decay, use_ema_warmup=True, inv_gamma=1.0, power=options.ema_power, foreach=True
+        parameters,
+        decay=options.ema_max_decay,
+        use_ema_warmup=True,
+        inv_gamma=1.0,
+        power=options.ema_power,
+        foreach=True,
     )
 
     checkpoints = Checkpoints(folder / "checkpoints", options.keep_checkpoints)
@@ -75,7 +80,8 @@ def train(config: RunConfig, folder: Path) -> Path:
     def save(step: int) -> None:
         if main and step not in checkpoints.steps():
             state = {
-                "policy": policy.state_dict(),
+                # Copies, since the average is about to take the weights' place.
+                "policy": {key: value.clone() for key, value in policy.state_dict().items()},
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "average": average.state_dict(),
@@ -84,7 +90,9 @@ def train(config: RunConfig, folder: Path) -> Path:
                 checkpoints.save(step, policy, state)
 
     log = MetricsLog(folder, start) if main else None
-    batches = batch_stream(data, options.batch_size, options.seed, start, accelerator.process_index, accelerator.num_processes)
+    batches = batch_stream(
+        data, options.batch_size, options.seed, start, accelerator.process_index, accelerator.num_processes
+    )
     losses: list[torch.Tensor] = []
     wrapped.train()
     with deferred_signals() as pending, progress("train", options.steps, "steps", done=start) as meter:
@@ -105,8 +113,10 @@ def train(config: RunConfig, folder: Path) -> Path:
             if step % options.log_every == 0 or step == options.steps:
                 mean = torch.stack(losses).mean().item()
                 if not np.isfinite(mean):
-                    raise DoprError(f"the loss is {mean} at step {step}: lower optimizer.lr; the last checkpoint is untouched")
-                values = {"loss": mean, "lr": schedule.get_last_lr()[0]}
+                    raise DoprError(
+                        f"the loss is {mean} at step {step}: lower optimizer.lr; the last checkpoint is untouched"
+                    )
+                values: dict[str, float] = {"loss": mean, "lr": schedule.get_last_lr()[0]}
                 if norm is not None:
                     values["gradient_norm"] = float(norm)
                 values["steps_per_s"] = len(losses) / (time.perf_counter() - clock)
@@ -132,7 +142,9 @@ def train(config: RunConfig, folder: Path) -> Path:
     return checkpoints.folder / str(checkpoints.steps()[-1])
 
 
-def batch_stream(data: TrainingData, batch_size: int, seed: int, start: int, rank: int, world_size: int) -> Iterator[Any]:
+def batch_stream(
+    data: TrainingData, batch_size: int, seed: int, start: int, rank: int, world_size: int
+) -> Iterator[Any]:
     """Batches from step ``start`` on, epoch after epoch; a process's share is ``batch_size / world_size``."""
     share = batch_size // world_size
     if share * world_size != batch_size:
@@ -150,7 +162,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint32)[0])
 
 
-class averaged:  # noqa: N801 - reads as a word: with averaged(policy, average)
+class averaged:  # a word in a with statement: with averaged(policy, average)
     """The policy with its averaged weights, inside a ``with`` block."""
 
     def __init__(self, policy: Policy, average: EMAModel) -> None:

@@ -32,7 +32,9 @@ def save_state(state: Any, stem: Path) -> None:
             return [encode(each, f"{where}/{index}") for index, each in enumerate(value)]
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        raise TypeError(f"training state holds a {type(value).__name__} at {where}: only tensors and plain values can be saved")
+        raise TypeError(
+            f"training state holds a {type(value).__name__} at {where}: only tensors and plain values can be saved"
+        )
 
     skeleton = encode(state, "state")
     save_file(tensors, stem.with_suffix(".safetensors"))

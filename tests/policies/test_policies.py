@@ -10,7 +10,10 @@ from dopr_robot.errors import DamagedError, UnknownNameError, UserError
 from dopr_robot.policies import POLICIES, ArraySpec, PolicySpec, load_policy, make_policy, save_policy
 from dopr_robot.policies.networks import Transformer, TransformerConfig, UNet, UNetConfig
 
-SMALL = {"unet": {"name": "unet", "channels": [8, 16], "time_dim": 16}, "transformer": {"name": "transformer", "dim": 32, "layers": 2}}
+SMALL = {
+    "unet": {"name": "unet", "channels": [8, 16], "time_dim": 16},
+    "transformer": {"name": "transformer", "dim": 32, "layers": 2},
+}
 OBSERVATIONS = {"state": ArraySpec((3,)), "goal": ArraySpec((2, 2))}
 PAIRS = ["diffusion_transformer", "diffusion_unet", "flow_transformer", "flow_unet"]
 
@@ -26,7 +29,9 @@ def statistics(seed: int = 0) -> dict:
 
 def small_policy(name: str, **options):
     torch.manual_seed(0)
-    spec = PolicySpec(OBSERVATIONS, ArraySpec((2,)), n_obs_steps=2, horizon=8, n_action_steps=4, task="somewhere/Task-v0")
+    spec = PolicySpec(
+        OBSERVATIONS, ArraySpec((2,)), n_obs_steps=2, horizon=8, n_action_steps=4, task="somewhere/Task-v0"
+    )
     network = SMALL[name.split("_")[1]]
     policy = make_policy({"name": name, "network": network, **options}, spec)
     policy.fit_normalizer(statistics())
@@ -125,7 +130,10 @@ def test_every_sampler_recovers_what_was_learned(objective, options):
 def test_gradients_are_those_of_the_loss(name):
     policy = small_policy(name).double()
     policy.objective.eval()
-    data = {"observation": {k: v.double() for k, v in batch(2)["observation"].items()}, "action": batch(2)["action"].double()}
+    data = {
+        "observation": {k: v.double() for k, v in batch(2)["observation"].items()},
+        "action": batch(2)["action"].double(),
+    }
     parameter = policy.network.time.mlp[0].bias
     torch.nn.init.normal_(list(policy.network.parameters())[-2], std=0.1)
 
@@ -150,7 +158,9 @@ def test_unet_has_the_published_sizes(channels, time_dim, action, condition, par
 
 
 def test_transformer_starts_as_zero():
-    network = Transformer(TransformerConfig(dim=16, layers=1), input_dim=2, output_dim=2, horizon=4, condition_dim=3, n_obs_steps=1)
+    network = Transformer(
+        TransformerConfig(dim=16, layers=1), input_dim=2, output_dim=2, horizon=4, condition_dim=3, n_obs_steps=1
+    )
     assert not network(torch.randn(2, 4, 2), torch.rand(2), torch.randn(2, 1, 3)).any()
 
 

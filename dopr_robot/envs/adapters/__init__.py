@@ -1,0 +1,1 @@
+"""Other people's simulators behind our contract, one small file each."""

@@ -1,0 +1,79 @@
+"""PushT of gym-pusht: push a T-shaped block onto its outline (Chi et al., 2023; Florence et al., 2021).
+
+The observation is the human demonstrations' ``state``: the pusher's x and y, the block's x, y and angle in [0, 2 pi); pixels of a
+512 x 512 table. The action is the pusher's absolute target.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from dopr_robot.envs.registration import ActionSpec, TaskSpec, register_task
+
+SPEC = TaskSpec(
+    id="gym_pusht/PushT-v0",
+    kind="attain",
+    control_hz=10,
+    max_steps=300,
+    description="push the T onto its outline; success: 95 % of the outline covered",
+    observations={"state": (5,)},
+    action=ActionSpec("end-effector position", True, "pixel", ("x", "y"), (0.0, 0.0), (512.0, 512.0)),
+    entry_point="dopr_robot.envs.adapters.pusht:make_pusht",
+    metrics={"coverage": "max"},
+    package="gym_pusht",
+    extra="pusht",
+)
+
+
+def register() -> None:
+    """Add the task."""
+    register_task(SPEC)
+
+
+def make_pusht(
+    *, max_steps: int = SPEC.max_steps, render_mode: str | None = None, width: int = 240, height: int = 240
+) -> gymnasium.Env:
+    """One PushT with our contract; ``width`` and ``height`` are those of the rendered frame."""
+    import gym_pusht  # noqa: F401 - registers the id
+
+    env = gymnasium.make(
+        SPEC.id,
+        obs_type="state",
+        max_episode_steps=max_steps,
+        render_mode=render_mode or "rgb_array",
+        visualization_width=width,
+        visualization_height=height,
+        disable_env_checker=True,
+    )
+    return PushT(env)
+
+
+class PushT(gymnasium.Wrapper):
+    """Dict observations in float32, as the demonstrations have them, and ``success`` in every info."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        low, high = env.observation_space.low, env.observation_space.high  # type: ignore[attr-defined]
+        # The block can be pushed over the table's edge, which the package's own bounds do not allow for.
+        margin = np.array([512, 512, 512, 512, 0])
+        self.observation_space = spaces.Dict(
+            {"state": spaces.Box((low - margin).astype(np.float32), (high + margin).astype(np.float32), dtype=np.float32)}
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation(observation), self._info(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(np.asarray(action, np.float64))
+        return self._observation(observation), float(reward), bool(terminated), bool(truncated), self._info(info)
+
+    @staticmethod
+    def _observation(state: np.ndarray) -> dict[str, np.ndarray]:
+        return {"state": state.astype(np.float32)}
+
+    @staticmethod
+    def _info(info: dict[str, Any]) -> dict[str, Any]:
+        return {"success": bool(info["is_success"]), "coverage": float(info.get("coverage", 0.0))}

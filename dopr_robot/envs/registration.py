@@ -1,0 +1,164 @@
+"""Tasks by name: what a task means, how it is made, and which package it needs. Importing this loads no simulator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError
+from dopr_robot.registry import Registry
+
+NAMESPACE = "dopr_robot"
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the numbers of an action mean, entry by entry.
+
+    Attributes:
+        meaning: "joint position", "collective thrust and torques", ...
+        absolute: whether a number is a target (True) or a change (False).
+        units: one text an entry, or one for all.
+        names: one an entry.
+        low, high: bounds.
+    """
+
+    meaning: str
+    absolute: bool
+    units: str | tuple[str, ...]
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A registered task.
+
+    Attributes:
+        id: Gymnasium id.
+        kind: ``attain``: success at horizon h means reached by step h; ``sustain``: not yet failed at step h.
+        control_hz: control steps a second.
+        max_steps: longest horizon, in control steps.
+        description: what has to be done and what success means, in a sentence.
+        observations: shape of one step of every observation.
+        action: what an action means.
+        entry_point: ``module:callable`` that makes one ``gymnasium.Env``.
+        vector_entry_point: ``module:callable`` that makes the batched one, or None where Gymnasium's vectorisation serves.
+        expert: ``module:callable`` of the expert, or None.
+        metrics: further figures in ``info`` and how an episode sums them up.
+        stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
+        package: module that has to be importable, and the extra that brings it.
+        extra: see ``package``.
+        options: names of the keywords that vary the task, with what each does.
+    """
+
+    id: str
+    kind: Literal["attain", "sustain"]
+    control_hz: float
+    max_steps: int
+    description: str
+    observations: Mapping[str, tuple[int, ...]]
+    action: ActionSpec
+    entry_point: str
+    vector_entry_point: str | None = None
+    expert: str | None = None
+    metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+    package: str = "mujoco"
+    extra: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The bare name: ``PickPlace`` of ``dopr_robot/PickPlace-v0``."""
+        return bare_name(self.id)
+
+    @property
+    def has_expert(self) -> bool:
+        """Whether ``dopr collect`` can make demonstrations."""
+        return self.expert is not None
+
+    def check_installed(self) -> None:
+        """Raise MissingExtraError where the task's package is not installed."""
+        if find_spec(self.package) is None:
+            raise MissingExtraError(f"task {self.id}", self.extra or "")
+
+
+TASKS = Registry[TaskSpec]("task", "dopr_robot.tasks")
+
+
+def bare_name(task_id: str) -> str:
+    """The task's name without namespace and version."""
+    return task_id.rsplit("/", 1)[-1].rsplit("-v", 1)[0]
+
+
+def register_task(spec: TaskSpec) -> None:
+    """Add a task; one in our namespace or with a batched class is registered in Gymnasium too."""
+    TASKS.register(spec.id, spec)
+    if spec.id not in gymnasium.registry and spec.extra is None:
+        gymnasium.register(spec.id, entry_point=spec.entry_point, vector_entry_point=spec.vector_entry_point)
+
+
+def list_tasks() -> list[TaskSpec]:
+    """Every task, installed or not, by id."""
+    return list(TASKS.values())
+
+
+def get_task(name: str) -> TaskSpec:
+    """The task of a Gymnasium id, or of a bare name.
+
+    Raises:
+        UnknownNameError: there is none; the message names the closest.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    for task_id in TASKS:
+        if bare_name(task_id) == name:
+            return TASKS[task_id]
+    known = [spec.name if spec.id.startswith(f"{NAMESPACE}/") else spec.id for spec in list_tasks()]
+    raise UnknownNameError("task", name, known)
+
+
+def make(name: str, **kwargs: Any) -> gymnasium.Env:
+    """One environment of a task, with Dict observations and ``success`` in every info.
+
+    Raises:
+        UnknownNameError, MissingExtraError: no such task, or its package is not installed.
+    """
+    spec = get_task(name)
+    spec.check_installed()
+    return _load(spec.entry_point)(**kwargs)
+
+
+def make_vec(
+    name: str, num_envs: int, *, autoreset_mode: AutoresetMode = AutoresetMode.DISABLED, **kwargs: Any
+) -> VectorEnv:
+    """``num_envs`` copies of a task as one vector environment.
+
+    With the default mode a finished copy waits for ``reset(seed=[...], options={"reset_mask": bool[num_envs]})``.
+    """
+    if num_envs < 1:
+        raise UserError(f"num_envs={num_envs} has to be at least 1")
+    spec = get_task(name)
+    spec.check_installed()
+    if spec.vector_entry_point is not None:
+        return _load(spec.vector_entry_point)(num_envs=num_envs, autoreset_mode=autoreset_mode, **kwargs)
+    single = _load(spec.entry_point)
+    return gymnasium.vector.SyncVectorEnv([lambda: single(**kwargs)] * num_envs, autoreset_mode=autoreset_mode)
+
+
+def load_expert(spec: TaskSpec) -> Any:
+    """The expert's class. Raises UserError where the task has none."""
+    if spec.expert is None:
+        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
+    return _load(spec.expert)
+
+
+def _load(entry_point: str) -> Any:
+    module, name = entry_point.split(":")
+    return getattr(import_module(module), name)
