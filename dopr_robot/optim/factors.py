@@ -23,8 +23,8 @@ class Factor:
         layers: its uses.
 
     Attributes:
-        state: what a checkpoint keeps: ``matrix`` [groups, d, d] and ``diagonal`` [V] (the second moments), ``inverse``, and for a
-            table of two uses ``basis`` and ``eigenvalues`` of its matrix.
+        state: what a checkpoint keeps: the second moments ``matrix`` [groups, d, d] and ``diagonal`` [V], and the inverse in one of
+            the forms of ``inverses``: ``inverse``; ``basis, core, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
         due: whether inputs are to be recorded for the next step.
         refreshed: the step at which the inverse was formed last.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, at the last refresh.
@@ -140,9 +140,9 @@ class Factor:
         before = gradient.clone() if measure else None
         if self.matrix is None:
             gradient.mul_(self.state["inverse"].unsqueeze(-1))
-        elif "basis" in self.state:
+        elif self.diagonal is not None:
             turned = gradient.to(self.dtype) @ self.state["basis"]
-            turned /= self.state["inverse"].unsqueeze(-1) + self.state["eigenvalues"]
+            turned /= self.state["damped"].unsqueeze(-1) + self.state["eigenvalues"]
             gradient.copy_(turned @ self.state["basis"].mT)
         else:
             self._multiply_(gradient, self.matrix)
@@ -151,14 +151,30 @@ class Factor:
             self.turned = 1 - (torch.dot(g, m) / (g.norm() * m.norm()).clamp_min(1e-30)).square()
 
     def _multiply_(self, gradient: Tensor, layer: Layer) -> None:
-        view = layer.view(gradient).to(self.dtype)
+        view = layer.view(gradient).to(self.dtype)  # [groups, rows, width], the gradient itself for a linear layer
         bias = layer.bias.grad if layer.bias is not None else None
-        if bias is None:
-            gradient.copy_(layer.unview(view @ self.state["inverse"][..., : view.shape[-1], : view.shape[-1]]))
-            return
-        extended = torch.cat([view, bias.view(*view.shape[:2], 1).to(self.dtype)], dim=-1) @ self.state["inverse"]
-        bias.copy_(extended[..., -1].reshape(bias.shape))
-        gradient.copy_(layer.unview(extended[..., :-1]))
+        if layer.bias is not None:
+            column = view.new_zeros(view.shape[:2]) if bias is None else bias.view(view.shape[:2]).to(self.dtype)
+            view = torch.cat([view, column.unsqueeze(-1)], dim=-1)
+        result = self._times_inverse(view)
+        if layer.bias is not None:
+            if bias is not None:
+                bias.copy_(result[..., -1].reshape(bias.shape))
+            result = result[..., :-1]
+        if result.data_ptr() != gradient.data_ptr():
+            gradient.copy_(layer.unview(result))
+
+    def _times_inverse(self, view: Tensor) -> Tensor:
+        """``view @ inverse`` [groups, rows, d]; in place where the inverse is of low rank."""
+        if "inverse" in self.state:
+            return view @ self.state["inverse"]
+        basis, core, scale = self.state["basis"], self.state["core"], self.state["scale"]
+        inner = view @ basis @ core
+        if view.shape[0] == 1 and not view.is_cuda:  # the scale as a number: one pass over the gradient less
+            number = float(scale)
+            view[0].addmm_(inner[0].mul_(number), basis[0].mT, beta=number)
+            return view
+        return view.baddbmm_(inner, basis.mT).mul_(scale.view(-1, 1, 1))
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a checkpoint's state, on the weight's device."""
@@ -168,69 +184,6 @@ class Factor:
         self.turned = state["turned"]
         if isinstance(self.matrix, PackedProjection) and "matrix" in self.state:
             self.matrix.groups = self.state["matrix"].shape[0]
-
-
-def damped_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """``(S + damping I)^-1`` of a batch ``[n, d, d]`` of second moments, with ``damping`` [n].
-
-    Returns the inverses and, for each, whether the factorisation failed (the inverse is then without meaning).
-    """
-    damped = moment.clone()
-    damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
-    triangle, info = torch.linalg.cholesky_ex(damped)
-    return torch.cholesky_inverse(triangle), info > 0
-
-
-def form_inverses(factors: Sequence[Factor], damping: float, attempts: int = 6) -> list[Factor]:
-    """Form the inverses of ``factors`` from their moments; those of one size are factorised together.
-
-    A factorisation that fails is tried again with ten times the damping. Returns the factors for which that was necessary.
-    """
-    by_size: dict[tuple[int, torch.dtype, torch.device], list[Factor]] = {}
-    for factor in factors:
-        if factor.matrix is None:
-            factor.state["inverse"] = 1 / (factor.state["diagonal"] + damping * factor.trace_mean())
-        elif factor.diagonal is not None:
-            _form_two_sided(factor, damping)
-        else:
-            moment = factor.state["matrix"]
-            by_size.setdefault((moment.shape[-1], moment.dtype, moment.device), []).append(factor)
-    raised: list[Factor] = []
-    for group in by_size.values():
-        waiting, strength = group, damping
-        for _ in range(attempts):
-            moments = torch.cat([factor.state["matrix"] for factor in waiting])
-            inverses, failed = damped_inverse(
-                moments, torch.cat([strength * factor.trace_mean() for factor in waiting])
-            )
-            parts = inverses.split([factor.state["matrix"].shape[0] for factor in waiting])
-            fails = failed.split([part.shape[0] for part in parts])
-            again = []
-            for factor, part, fail in zip(waiting, parts, fails, strict=True):
-                if bool(fail.any()):
-                    again.append(factor)
-                else:
-                    factor.state["inverse"] = part
-            if not again:
-                break
-            raised += [factor for factor in again if factor not in raised]
-            waiting, strength = again, strength * 10
-        else:
-            names = ", ".join(factor.name for factor in waiting)
-            raise RuntimeError(
-                f"the second moment of {names} could not be factorised with damping {strength / 10:g}: raise damping={damping:g}"
-            )
-    return raised
-
-
-def _form_two_sided(factor: Factor, damping: float) -> None:
-    eigenvalues, basis = torch.linalg.eigh(factor.state["matrix"][0])
-    strength = damping * factor.trace_mean()
-    factor.state["basis"] = basis
-    factor.state["eigenvalues"] = eigenvalues.clamp_min(0)
-    factor.state["inverse"] = (
-        factor.state.get("diagonal", torch.zeros(factor.weight.shape[0], device=basis.device)) + strength
-    )
 
 
 def memory_bytes(factor: Factor) -> int:

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Hook, Recorder
 from dopr_robot.optim.coverage import Coverage, find_factors
 from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded
-from dopr_robot.optim.factors import Factor, form_inverses, memory_bytes
+from dopr_robot.optim.factors import Factor, memory_bytes
+from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
 
 Damping = float | Callable[[int], float]
+_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class ActivationPreconditioner:
@@ -39,6 +41,8 @@ class ActivationPreconditioner:
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
         include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
+        rank: treat so many leading directions of S one by one and the others by their mean eigenvalue, in layers with more than 128
+            inputs; ``None``: the whole inverse; ``"auto"``: the whole inverse with ``update_every=1``, else ``max(32, inputs // 16)``.
         max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
         parameters: the parameters that may be preconditioned; None: all of the model's.
@@ -60,6 +64,7 @@ class ActivationPreconditioner:
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
         include_bias: bool = False,
+        rank: int | str | None = "auto",
         max_tokens: int | None = None,
         max_nonfinite: int = 10,
         parameters: Iterable[nn.Parameter] | None = None,
@@ -74,6 +79,7 @@ class ActivationPreconditioner:
         for name, value, least in (
             ("update_every", update_every, 1),
             ("warmup_steps", warmup_steps, 0),
+            ("rank", 1 if rank in (None, "auto") else rank, 1),
             ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
             ("max_nonfinite", max_nonfinite, 1),
         ):
@@ -85,6 +91,7 @@ class ActivationPreconditioner:
         self.stat_decay = stat_decay
         self.update_every = update_every
         self.warmup_steps = warmup_steps
+        self.rank = None if rank == "auto" and update_every == 1 else rank
         self.max_tokens = max_tokens
         self.max_nonfinite = max_nonfinite
         self.process_group = process_group
@@ -267,10 +274,9 @@ class ActivationPreconditioner:
             raise ValueError(f"damping(step={self.step}) gave {damping}: it must be positive")
         for factor, parts in zip(due, moments, strict=True):
             factor.state |= factor.average(parts, self.stat_decay)
-        for factor in form_inverses(due, damping):
-            self._warn_once(
-                f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised for it"
-            )
+        for factor, raised in form_inverses(due, damping, self.rank):
+            if not raised.is_cuda and bool(raised.any()):
+                self._warn_once(f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised")
         for factor in due:
             factor.refreshed = self.step
 
@@ -336,4 +342,5 @@ class ActivationPreconditioner:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    return all(bool(norm.isfinite()) for norm in torch._foreach_norm(tensors, float("inf")))
+    """Whether no entry is NaN or inf, by sums, which pass both on and are the cheapest to form."""
+    return bool(torch.stack([tensor.sum(dtype=_WIDE.get(tensor.dtype)).float() for tensor in tensors]).sum().isfinite())

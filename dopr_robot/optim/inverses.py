@@ -1,0 +1,124 @@
+"""Damped inverses of second moments, formed for many layers at once, without a question to the device on CUDA."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dopr_robot.optim.factors import Factor
+
+
+def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str | None) -> list[tuple[Factor, Tensor]]:
+    """Form the inverses of ``factors`` from their moments; those of one size are factorised together.
+
+    Returns, for each factor that was factorised, a bool tensor [groups]: whether its damping had to be raised.
+    """
+    by_size: dict[tuple[int, int | None, torch.dtype, torch.device], list[Factor]] = {}
+    for factor in factors:
+        if factor.matrix is None:
+            factor.state["inverse"] = 1 / (factor.state["diagonal"] + damping * factor.trace_mean())
+        elif factor.diagonal is not None:
+            _form_two_sided(factor, damping)
+        else:
+            moment = factor.state["matrix"]
+            key = (moment.shape[-1], rank_of(moment.shape[-1], rank), moment.dtype, moment.device)
+            by_size.setdefault(key, []).append(factor)
+    raised: list[tuple[Factor, Tensor]] = []
+    for (_, kept, *_), group in by_size.items():
+        moments = torch.cat([factor.state["matrix"] for factor in group])
+        strength = torch.cat([damping * factor.trace_mean() for factor in group])
+        sizes = [factor.state["matrix"].shape[0] for factor in group]
+        if kept is None:
+            inverses, failed = damped_inverse(moments, strength)
+            parts = {"inverse": inverses}
+        else:
+            parts, failed = _leading_inverse(moments, strength, _start(group, kept))
+        for key, stacked in parts.items():
+            for factor, part in zip(group, stacked.split(sizes), strict=True):
+                factor.state[key] = part.clone() if len(group) > 1 else part
+        raised += list(zip(group, failed.split(sizes), strict=True))
+    return raised
+
+
+def rank_of(dim: int, rank: int | str | None) -> int | None:
+    """How many leading directions of a moment of size ``dim`` are treated one by one; None: all of them."""
+    if rank is None or dim <= 128:
+        return None
+    kept = max(32, dim // 16) if isinstance(rank, str) else rank
+    return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
+
+
+def damped_inverse(moment: Tensor, damping: Tensor, attempts: int = 6) -> tuple[Tensor, Tensor]:
+    """``(S + damping I)^-1`` of a batch ``[n, d, d]`` of second moments, with ``damping`` [n].
+
+    Where the factorisation fails it is tried again with ten times the damping. On CUDA the answer would have to be waited for, so
+    both strengths are computed (a thousand times for the second) and one is chosen there.
+
+    Returns:
+        The inverses, and for each whether its damping was raised.
+
+    Raises:
+        RuntimeError: where no damping helped.
+    """
+    inverse, failed = _cholesky_inverse(moment, damping)
+    if moment.is_cuda:
+        stronger, _ = _cholesky_inverse(moment, 1000 * damping)
+        return torch.where(failed.view(-1, 1, 1), stronger, inverse), failed
+    raised = failed
+    for _ in range(attempts):
+        if not bool(failed.any()):
+            return inverse, raised
+        damping = torch.where(failed, 10 * damping, damping)
+        inverse, failed = _cholesky_inverse(moment, damping)
+    raise RuntimeError(f"a second moment of size {moment.shape[-1]} could not be factorised: use a larger damping")
+
+
+def _cholesky_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    damped = moment.clone()
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
+    triangle, info = torch.linalg.cholesky_ex(damped)
+    return torch.cholesky_inverse(triangle), info > 0
+
+
+def _start(group: Sequence[Factor], rank: int) -> tuple[Tensor, int]:
+    """Where subspace iteration begins, and for how many rounds: at the last basis, or anywhere (the same on every rank)."""
+    if all("basis" in factor.state and factor.state["basis"].shape[-1] == rank for factor in group):
+        return torch.cat([factor.state["basis"] for factor in group]), 1
+    moments = [factor.state["matrix"] for factor in group]
+    groups, dim = sum(moment.shape[0] for moment in moments), moments[0].shape[-1]
+    start = torch.randn(dim, rank, generator=torch.Generator().manual_seed(0), dtype=moments[0].dtype)
+    return start.to(moments[0].device).expand(groups, -1, -1), 3
+
+
+def _leading_inverse(moment: Tensor, damping: Tensor, start: tuple[Tensor, int]) -> tuple[dict[str, Tensor], Tensor]:
+    """The inverse where the ``rank`` leading directions Q of S are treated exactly, and the others by their mean eigenvalue t:
+
+    ``(S + damping I)^-1 ~ scale (I + Q core Q^T)`` with ``scale = 1/(t + damping)`` and
+    ``core = (Q^T S Q + damping I)^-1 / scale - I``.
+
+    Q comes from one round of subspace iteration a refresh, begun where the last one ended.
+    """
+    basis, rounds = start
+    for _ in range(rounds):
+        basis = torch.linalg.qr(moment @ basis).Q
+    inside = basis.mT @ moment @ basis
+    trace, kept = _trace(moment), _trace(inside)
+    rest = (trace - kept).clamp_min(0) / (moment.shape[-1] - basis.shape[-1])
+    inverse, failed = damped_inverse(inside, damping)
+    scale = 1 / (rest + damping)
+    core = inverse / scale.view(-1, 1, 1)
+    core.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return {"basis": basis, "core": core, "scale": scale}, failed
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _form_two_sided(factor: Factor, damping: float) -> None:
+    """For ``diag(s) M + M S + strength M = G``, solved in the eigenvectors of S."""
+    eigenvalues, basis = torch.linalg.eigh(factor.state["matrix"][0])
+    factor.state["basis"] = basis
+    factor.state["eigenvalues"] = eigenvalues.clamp_min(0)
+    rows = factor.state.get("diagonal", torch.zeros(factor.weight.shape[0], dtype=basis.dtype, device=basis.device))
+    factor.state["damped"] = rows + damping * factor.trace_mean()
