@@ -60,10 +60,9 @@ def collect(task: str, episodes: int, out: Path, *, seed: int = 0, noise: float 
         if missing <= 0:
             return
         with progress(f"collect {spec.id}", episodes, "episodes", done=store.num_episodes) as meter:
-            tried = 0
             options: dict[str, Any] = {} if noise is None else {"noise": noise}
-            for demonstration in demonstrations(spec.id, seeds, keep_failures=True, **options):
-                tried += 1
+            attempts = demonstrations(spec.id, seeds, keep_failures=True, **options)
+            for tried, demonstration in enumerate(attempts, start=1):
                 if demonstration.success:
                     store.append(demonstration.arrays, seed=demonstration.seed, success=True)
                     missing -= 1

@@ -116,7 +116,7 @@ def train(config: RunConfig, folder: Path) -> Path:
                     raise DoprError(
                         f"the loss is {mean} at step {step}: lower optimizer.lr; the last checkpoint is untouched"
                     )
-                values: dict[str, float] = {"loss": mean, "lr": schedule.get_last_lr()[0]}
+                values: dict[str, float] = {"loss": mean, "lr": float(schedule.get_last_lr()[0])}
                 if norm is not None:
                     values["gradient_norm"] = float(norm)
                 values["steps_per_s"] = len(losses) / (time.perf_counter() - clock)

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_format_or_cut_short_is_refused(tmp_path):
         load_policy(tmp_path)
     description = json.loads((tmp_path / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps({**description, "format_version": 99}))
-    with pytest.raises(UserError, match="format_version 99.* reads 1"):
+    with pytest.raises(UserError, match=r"format_version 99.* reads 1"):
         load_policy(tmp_path)
     with pytest.raises(UserError, match="neither a run folder nor a checkpoint"):
         load_policy(tmp_path.parent)
