@@ -60,10 +60,17 @@ class Episode:
         kind: "attain" or "sustain".
         horizon: steps after which it ends undecided.
         metrics: ``{info key: "max" | "mean" | "final"}``.
+        stages: keys in info of the task's parts.
     """
 
     def __init__(
-        self, job: Job, generator: torch.Generator, kind: str, horizon: int, metrics: Mapping[str, str]
+        self,
+        job: Job,
+        generator: torch.Generator,
+        kind: str,
+        horizon: int,
+        metrics: Mapping[str, str],
+        stages: Sequence[str] = (),
     ) -> None:
         self.job = job
         self.generator = generator.manual_seed(job.seed)
@@ -74,7 +81,8 @@ class Episode:
         self.steps = 0
         self.return_ = 0.0
         self.values: dict[str, list[float]] = {key: [] for key in metrics}
-        self.stages: list[int] = []
+        self.stages = stages
+        self.stage_steps: dict[str, int] = {}
 
     def begin(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
         """Take note of the initial state: the physics state where the task gives it, the observation otherwise."""
@@ -93,8 +101,9 @@ class Episode:
         for key, values in self.values.items():
             if key in info:
                 values.append(float(info[key]))
-        while len(self.stages) < int(info.get("stage", 0)):
-            self.stages.append(self.steps)
+        for stage in self.stages:
+            if info.get(stage, False) and stage not in self.stage_steps:
+                self.stage_steps[stage] = self.steps
         success, over = bool(info["success"]), self.steps >= self.horizon or truncated
         if self.kind == "attain":
             if success:
@@ -120,7 +129,7 @@ class Episode:
             error=error,
             cause=cause,
             metrics={key: REDUCE[self.metrics[key]](values) for key, values in self.values.items() if values},
-            stages=self.stages,
+            stages=self.stage_steps,
         )
 
 

@@ -76,7 +76,13 @@ def evaluate(
             "episodes_asked": evaluation.episodes,
             "num_envs": sum(sizes),
             "partial": len(done) < evaluation.episodes,
-            **figures(list(done.values()), evaluation.spec.kind, evaluation.horizons or [], evaluation.use),
+            **figures(
+                list(done.values()),
+                evaluation.spec.kind,
+                evaluation.horizons or [],
+                evaluation.spec.stages,
+                evaluation.use,
+            ),
             "validation_loss": validation_loss,
             "faults": faults,
             "wall_s": before.get("wall_s", 0.0) + wall,
@@ -114,10 +120,12 @@ def evaluate(
     return final
 
 
-def figures(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], use: str = "final") -> dict[str, Any]:
+def figures(
+    records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], stages: Sequence[str] = (), use: str = "final"
+) -> dict[str, Any]:
     """The figures that records give. Raises UserError where their seeds are not of the range of ``use``."""
     seeds.require_use((record.seed for record in records), use)
-    return statistics.summary(sorted(records, key=lambda record: record.episode), kind, horizons)
+    return statistics.summary(sorted(records, key=lambda record: record.episode), kind, horizons, stages)
 
 
 def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:
@@ -163,11 +171,9 @@ def _earlier(evaluation: Evaluation, out: Path, resume: bool) -> tuple[dict[int,
             raise UserError(f"{out} is of another evaluation: {key} was {was}, now {now}")
     records = read_records(out / RECORDS) if (out / RECORDS).exists() else []
     expected = {job.episode: job.seed for job in evaluation.jobs}
+    if records and records[-1].episode >= evaluation.episodes:
+        raise UserError(f"{out} holds more: ask for --episodes {records[-1].episode + 1} or more, or another --out")
     for record in records:
-        if record.episode not in expected:
-            raise UserError(
-                f"{out} holds episode {record.episode}: ask for at least {record.episode + 1} episodes, or another --out"
-            )
         if record.seed != (seed := expected[record.episode]):
             raise UserError(
                 f"{out} is of another evaluation: episode {record.episode} had seed {record.seed}, now {seed}"

@@ -1,7 +1,7 @@
 """A group of copies of a task, stepped together by one thread."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,12 +62,13 @@ class Group:
     """Copies that begin their action chunks together, so that one inference serves them all.
 
     A copy whose episode has ended waits for the next chunk with the rest. It is stepped meanwhile, as every copy of a VectorEnv
-    is, with an action that nobody looks at; where it terminates, it is reset, because Gymnasium refuses to step a terminated copy.
+    is, with an action that nobody looks at; where it terminates, it is reset, because Gymnasium refuses to step a terminated
+    copy.
 
     Args:
         env: n <= :data:`INFERENCE_BATCH` copies, autoreset disabled.
         policy: who acts.
-        kind, horizon, metrics: see :class:`~dopr_robot.evaluation.episode.Episode`.
+        kind, horizon, metrics, stages: see :class:`~dopr_robot.evaluation.episode.Episode`.
         observer: sees every reset and step.
     """
 
@@ -78,12 +79,13 @@ class Group:
         kind: str,
         horizon: int,
         metrics: Mapping[str, str],
+        stages: Sequence[str] = (),
         observer: Observer | None = None,
     ) -> None:
         check_fit(policy, env)
         self.env = env
         self.policy = policy
-        self.kind, self.horizon, self.metrics = kind, horizon, metrics
+        self.kind, self.horizon, self.metrics, self.stages = kind, horizon, metrics, stages
         self.observer = observer
         self.device = next(policy.parameters()).device if isinstance(policy, torch.nn.Module) else torch.device("cpu")
         n = env.num_envs
@@ -129,7 +131,7 @@ class Group:
             self.observer(self.env, fresh, observation, None, None)
 
     def _episode(self, job: Job) -> Episode:
-        return Episode(job, torch.Generator(self.device), self.kind, self.horizon, self.metrics)
+        return Episode(job, torch.Generator(self.device), self.kind, self.horizon, self.metrics, self.stages)
 
     def _reset(self, mask: np.ndarray) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
         some_seed = next(iter(self.running.values())).job.seed

@@ -84,6 +84,7 @@ class Evaluation:
             self.spec.kind,
             self.horizon,
             self.spec.metrics,
+            self.spec.stages,
             observer,
         )
 

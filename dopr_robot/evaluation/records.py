@@ -34,7 +34,7 @@ class EpisodeRecord:
         error: an exception's type and message.
         cause: what the task names as the failure's cause.
         metrics: the task's own figures, e.g. ``{"coverage": 0.93}``.
-        stages: of a task in stages: the first step at which stage 1, 2, ... was done.
+        stages: of a task in stages: the first step after which each was done; those that never were are not named.
     """
 
     episode: int
@@ -48,7 +48,7 @@ class EpisodeRecord:
     error: str | None = None
     cause: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    stages: list[int] = field(default_factory=list)
+    stages: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:

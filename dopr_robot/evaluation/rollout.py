@@ -43,6 +43,7 @@ class Rollout:
         kind: "attain" or "sustain".
         horizon: steps after which an episode ends undecided.
         metrics: ``{info key: "max" | "mean" | "final"}``, figures that go into the records.
+        stages: keys in info of the task's parts.
         observer: sees every reset and step.
     """
 
@@ -51,6 +52,7 @@ class Rollout:
     kind: str
     horizon: int
     metrics: Mapping[str, str] = field(default_factory=dict)
+    stages: Sequence[str] = ()
     observer: Observer | None = None
 
     def run(
@@ -97,7 +99,7 @@ class Rollout:
     def _group(self, num_envs: int) -> Group:
         env = self.make_env(num_envs)
         try:
-            return Group(env, self.policy, self.kind, self.horizon, self.metrics, self.observer)
+            return Group(env, self.policy, self.kind, self.horizon, self.metrics, self.stages, self.observer)
         except BaseException:
             env.close()
             raise
@@ -176,7 +178,8 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def _run_in_threads(runs: Sequence[Callable[[], None]], stop: threading.Event) -> None:
-    """Run all; the first exception (Ctrl-C in the calling thread included) stops the others and is raised when they have ended."""
+    """Run all; the first exception (Ctrl-C in the calling thread included) stops the others and is raised when they have
+    ended."""
     with ThreadPoolExecutor(len(runs), thread_name_prefix="rollout") as pool:
         futures = {pool.submit(run) for run in runs}
         try:

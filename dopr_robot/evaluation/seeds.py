@@ -1,7 +1,7 @@
 """Which seeds serve which purpose, so that no initial state is trained on, selected on and reported on.
 
-A seed is the integer given to ``env.reset``. The three ranges are disjoint, so a seed tells its use; ``--seed S`` picks a block of
-consecutive seeds inside the range.
+A seed is the integer given to ``env.reset``. The three ranges are disjoint, so a seed tells its use; ``--seed S`` picks a
+block of consecutive seeds inside the range.
 """
 
 from collections.abc import Iterable

@@ -32,8 +32,8 @@ def success_matrix(records: Sequence[EpisodeRecord], kind: str, horizons: Sequen
 def event_steps(records: Sequence[EpisodeRecord], kind: str) -> np.ndarray:
     """The step that decides each episode: float64 ``[episodes]``, inf = never.
 
-    The first success of an attain task, the first failure of a sustain task. An exception counts as never succeeded, and as failed
-    before the first step.
+    The first success of an attain task, the first failure of a sustain task. An exception counts as never succeeded, and as
+    failed before the first step.
     """
     if kind not in ("attain", "sustain"):
         raise ValueError(f"a task attains or sustains, not {kind!r}")
@@ -156,27 +156,19 @@ def metrics(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
     }
 
 
-def stages(records: Sequence[EpisodeRecord], horizon: int) -> list[dict[str, Any]]:
-    """Of a task in stages: the share of episodes that had done stage 1, 2, ... by ``horizon``, with Wilson intervals."""
-    number = max((len(record.stages) for record in records), default=0)
+def stages(records: Sequence[EpisodeRecord], horizon: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Of a task in stages: the share of episodes that had done each by ``horizon``, with its Wilson interval."""
     shares = []
-    for stage in range(number):
-        done = sum(
-            len(record.stages) > stage and record.stages[stage] <= horizon and record.outcome != "exception"
-            for record in records
-        )
-        shares.append(
-            {
-                "stage": stage + 1,
-                "successes": done,
-                "success_rate": done / len(records),
-                "ci95": list(wilson(done, len(records))),
-            }
-        )
+    for name in names if records else []:
+        done = sum(record.stages.get(name, math.inf) <= horizon and record.outcome != "exception" for record in records)
+        rate = {"success_rate": done / len(records), "ci95": list(wilson(done, len(records)))}
+        shares.append({"stage": name, "successes": done, **rate})
     return shares
 
 
-def summary(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int]) -> dict[str, Any]:
+def summary(
+    records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], stage_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything of ``results.json`` that records decide."""
     return {
         "outcomes": outcomes(records),
@@ -185,5 +177,5 @@ def summary(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int]
         "median_steps": median_steps(records, kind),
         "restricted_mean_steps": restricted_mean(records, kind, max(horizons)),
         "metrics": metrics(records),
-        "stages": stages(records, max(horizons)),
+        "stages": stages(records, max(horizons), stage_names),
     }

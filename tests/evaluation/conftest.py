@@ -4,7 +4,8 @@ A point in the plane is pushed towards a goal by bounded velocity commands. Atta
 is a failure. Sustain: stay within 0.6 of a goal that the wind blows the point away from.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -14,12 +15,14 @@ import torch
 from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from dopr_robot.envs import TASKS, ActionSpec, TaskSpec, register_task
+
 
 class PointEnv(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
-        self, sustain: bool = False, broken_seeds: frozenset[int] = frozenset(), render_mode: str | None = None
+        self, sustain: bool = False, broken_seeds: Collection[int] = (), render_mode: str | None = None
     ) -> None:
         self.sustain = sustain
         self.broken_seeds = broken_seeds
@@ -62,6 +65,10 @@ class PointEnv(gym.Env):
             row, column = int(np.clip(24 - 15 * y, 2, 45)), int(np.clip(32 + 15 * x, 2, 61))
             frame[row - 2 : row + 2, column - 2 : column + 2] = colour
         return frame
+
+
+def make_stay(**kwargs: Any) -> PointEnv:
+    return PointEnv(sustain=True, **kwargs)
 
 
 class PointPolicy(torch.nn.Module):
@@ -112,3 +119,36 @@ def make_point() -> Callable[..., Callable[[int], VectorEnv]]:
         return make
 
     return configure
+
+
+@pytest.fixture
+def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """Ids of the task in both kinds, registered as an outsider's package would."""
+    monkeypatch.setitem(sys.modules, "point_task", sys.modules[__name__])
+    action = ActionSpec("velocity", False, "m/step", ("x", "y"), (-0.1, -0.1), (0.1, 0.1))
+    shared: dict[str, Any] = {
+        "control_hz": 10,
+        "observations": {"position": (2,), "goal": (2,)},
+        "action": action,
+        "metrics": {"closeness": "max"},
+        "package": "gymnasium",
+        "extra": "point",
+    }
+    specs = (
+        TaskSpec(
+            "point/Reach-v0",
+            "attain",
+            max_steps=24,
+            description="go there",
+            entry_point="point_task:PointEnv",
+            **shared,
+        ),
+        TaskSpec(
+            "point/Stay-v0", "sustain", max_steps=40, description="stay", entry_point="point_task:make_stay", **shared
+        ),
+    )
+    for spec in specs:
+        register_task(spec)
+    yield specs[0].id, specs[1].id
+    for spec in specs:
+        del TASKS._entries[spec.id]

@@ -128,12 +128,12 @@ def test_mean_with_interval_is_scipys():
 
 def test_outcomes_causes_metrics_and_stages():
     records = [
-        record(0, step=9, metrics={"coverage": 1.0}, stages=[2, 9]),
-        record(1, "failure", 5, cause="dropped", metrics={"coverage": 0.5}, stages=[4]),
-        record(2, "exception", error="RuntimeError: lost", stages=[1]),
+        record(0, step=9, metrics={"coverage": 1.0}, stages={"lift": 2, "place": 9}),
+        record(1, "failure", 5, cause="dropped", metrics={"coverage": 0.5}, stages={"lift": 4}),
+        record(2, "exception", error="RuntimeError: lost", stages={"lift": 1}),
         record(3, "timeout", metrics={"coverage": 0.0}),
     ]
-    summary = statistics.summary(records, "attain", [5, 10])
+    summary = statistics.summary(records, "attain", [5, 10], ["lift", "place"])
     assert summary["outcomes"] == {"success": 1, "timeout": 1, "failure": 1, "exception": 1}
     assert summary["causes"] == {"dropped": 1, "RuntimeError": 1}
     assert summary["metrics"]["coverage"]["mean"] == 0.5

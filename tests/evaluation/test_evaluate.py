@@ -1,0 +1,196 @@
+import json
+import resource
+import signal
+import threading
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation import Evaluation, evaluate, read_records, seeds
+from dopr_robot.evaluation.showcase import choose
+
+FILES = {"episodes.jsonl", "results.json", "horizon.png", "rollouts.mp4", "failures.png"}
+
+
+@pytest.fixture
+def reach(policy, point_tasks):
+    return Evaluation(policy, point_tasks[0], episodes=40)
+
+
+@pytest.fixture
+def results(reach, tmp_path):
+    return evaluate(reach, tmp_path / "whole", num_envs=5, video=0)
+
+
+def lines(folder):
+    return (folder / "episodes.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_whole_evaluation(policy, point_tasks, tmp_path, kind):
+    results = evaluate(
+        Evaluation(policy, point_tasks[kind], episodes=30), tmp_path / "e", video=6, validation_loss=0.25
+    )
+    assert {path.name for path in (tmp_path / "e").iterdir()} == FILES
+    assert results == json.loads((tmp_path / "e" / "results.json").read_text())
+    documented = {
+        "task",
+        "kind",
+        "checkpoint",
+        "episodes",
+        "seed",
+        "num_envs",
+        "partial",
+        "outcomes",
+        "curve",
+        "metrics",
+    }
+    assert documented | {"validation_loss", "wall_s", "env_steps_per_s", "versions"} <= results.keys()
+    assert results["partial"] is False and results["episodes"] == 30 and results["validation_loss"] == 0.25
+    records = read_records(tmp_path / "e" / "episodes.jsonl")
+    assert [record.episode for record in records] == list(range(30))
+    assert [record.seed for record in records] == list(seeds.block("final", 0, 30))
+    assert sum(results["outcomes"].values()) == 30
+    rates = [point["success_rate"] for point in results["curve"]]
+    assert rates == sorted(rates, reverse=results["kind"] == "sustain")
+    assert results["curve"][-1]["successes"] == results["outcomes"]["success"]
+    assert results["metrics"]["closeness"]["mean"] == pytest.approx(
+        np.mean([record.metrics["closeness"] for record in records])
+    )
+
+
+def test_the_video_shows_how_episodes_ended(reach, tmp_path):
+    evaluate(reach, tmp_path / "e", video=6)
+    records = {record.episode: record for record in read_records(tmp_path / "e" / "episodes.jsonl")}
+    chosen = choose(list(records.values()), "attain", 6)
+    assert list(chosen.values()) == ["best"] * 2 + ["worst"] * 2 + ["random"] * 2
+    frames = [frame for frame in imageio.get_reader(tmp_path / "e" / "rollouts.mp4")]  # noqa: C416 - its length is inf
+    height, width = frames[-1].shape[0] // 3, frames[-1].shape[1] // 2
+    for position, episode in enumerate(chosen):
+        row, column = divmod(position, 2)
+        border = frames[-1][row * height + height // 2, column * width + 1].astype(int)
+        assert (border.argmax() == 1) == (records[episode].outcome == "success"), (episode, border)
+    longest = max(records[episode].length for episode in chosen)
+    assert len(frames) == longest + 1 + 10  # every step at 10 Hz, the start, and a second at the end
+    first = frames[0][height // 2, 1].astype(int)
+    assert np.ptp(first) < 20  # undecided
+
+
+def test_rollouts_stop_at_the_longest_horizon_asked_for(policy, point_tasks, results, tmp_path):
+    short = evaluate(Evaluation(policy, point_tasks[0], episodes=40, horizons=[6, 12]), tmp_path / "short", video=0)
+    records = read_records(tmp_path / "short" / "episodes.jsonl")
+    assert max(record.length for record in records) == 12
+    at_12 = next(point for point in results["curve"] if point["horizon"] == 12)
+    assert short["curve"][-1] == at_12
+
+
+def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_path):
+    """Ctrl-C while threads are rolling out."""
+    calls = []
+    act = point_policy.act
+
+    class Interrupting(point_policy):
+        def act(self, observation, generator):
+            calls.append(None)
+            if len(calls) == 12:
+                signal.raise_signal(signal.SIGINT)
+            return act(self, observation, generator)
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Evaluation(Interrupting(), reach.task, episodes=40), tmp_path / "e", num_envs=6, workers=2, video=0)
+    assert threading.active_count() == before
+    partial = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert partial["partial"] is True and 0 < partial["episodes"] < 40 == partial["episodes_asked"]
+    assert len(lines(tmp_path / "e")) == partial["episodes"]
+    kept = lines(tmp_path / "e")
+    with (tmp_path / "e" / "episodes.jsonl").open("a") as file:
+        file.write(kept[0][:50])  # as a kill in the middle of a line would leave it
+    resumed = evaluate(reach, tmp_path / "e", video=0, resume=True)
+    assert set(kept) <= set(lines(tmp_path / "e")) and lines(tmp_path / "e") == lines(tmp_path / "whole")
+    assert resumed["curve"] == results["curve"] and resumed["partial"] is False
+
+
+def test_a_full_disk_keeps_what_fitted(reach, results, tmp_path):
+    """A limit on the size of files stands for the full disk: writing beyond it raises OSError."""
+    out = tmp_path / "e"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            evaluate(reach, out, video=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = read_records(out / "episodes.jsonl")
+    assert 0 < len(kept) < 40
+    assert json.loads((out / "results.json").read_text())["partial"] is True
+    evaluate(reach, out, video=0, resume=True)
+    assert lines(out) == lines(tmp_path / "whole")
+
+
+def test_exceptions_count_as_failures_in_every_rate(reach, policy, point_tasks, results, tmp_path):
+    whole = read_records(tmp_path / "whole" / "episodes.jsonl")
+    broken = [record.seed for record in whole if record.length >= 5][:10]
+    evaluation = Evaluation(policy, point_tasks[0], episodes=40, env_options={"broken_seeds": broken})
+    found = evaluate(evaluation, tmp_path / "e", num_envs=4, video=3)
+    assert found["outcomes"]["exception"] == 10 and found["causes"]["RuntimeError"] == 10
+    spared = [record for record in whole if record.seed not in broken]
+    assert found["curve"][-1]["successes"] == sum(record.outcome == "success" for record in spared)
+    assert found["curve"][-1]["episodes"] == 40
+
+
+def test_an_evaluation_is_not_overwritten(reach, results, tmp_path):
+    before = (tmp_path / "whole" / "results.json").read_bytes()
+    with pytest.raises(UserError, match="--resume goes on with it"):
+        evaluate(reach, tmp_path / "whole", video=0)
+    assert (tmp_path / "whole" / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"horizons": [5]}, "horizons was"),
+        ({"episodes": 9}, "ask for --episodes 40 or more"),
+        ({"use": "selection"}, "use was final"),
+    ],
+)
+def test_another_evaluation_is_not_resumed(policy, point_tasks, results, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(
+            Evaluation(policy, point_tasks[0], **({"episodes": 40} | change)), tmp_path / "whole", video=0, resume=True
+        )
+
+
+def test_resume_can_ask_for_more_episodes(policy, point_tasks, results, tmp_path):
+    evaluate(Evaluation(policy, point_tasks[0], episodes=12), tmp_path / "e", video=0)
+    more = evaluate(Evaluation(policy, point_tasks[0], episodes=40), tmp_path / "e", video=0, resume=True)
+    assert lines(tmp_path / "e") == lines(tmp_path / "whole") and more["curve"] == results["curve"]
+
+
+def test_a_final_figure_is_never_made_from_selection_seeds(policy, point_tasks, tmp_path):
+    from dopr_robot.evaluation.evaluator import figures
+
+    chosen = evaluate(Evaluation(policy, point_tasks[0], episodes=5, use="selection"), tmp_path / "e", video=0)
+    assert chosen["use"] == "selection"
+    records = read_records(tmp_path / "e" / "episodes.jsonl")
+    assert {seeds.use_of(record.seed) for record in records} == {"selection"}
+    with pytest.raises(UserError, match="belongs to selection, not to final"):
+        figures(records, "attain", [24])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "point/Reech-v0"}, "did you mean"),
+        ({"episodes": 0}, "at least 1"),
+        ({"horizons": [25]}, "the task's longest"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_bad_input_writes_nothing(policy, point_tasks, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(Evaluation(**({"policy": policy, "task": point_tasks[0]} | change)), tmp_path / "e")
+    assert not (tmp_path / "e").exists()
