@@ -1,7 +1,9 @@
 import json
+import os
 import resource
 import signal
 import threading
+import time
 
 import imageio.v2 as imageio
 import numpy as np
@@ -66,7 +68,8 @@ def test_the_video_shows_how_episodes_ended(reach, tmp_path):
     records = {record.episode: record for record in read_records(tmp_path / "e" / "episodes.jsonl")}
     chosen = choose(list(records.values()), "attain", 6)
     assert list(chosen.values()) == ["best"] * 2 + ["worst"] * 2 + ["random"] * 2
-    frames = [frame for frame in imageio.get_reader(tmp_path / "e" / "rollouts.mp4")]  # noqa: C416 - its length is inf
+    with imageio.get_reader(tmp_path / "e" / "rollouts.mp4") as reader:
+        frames = [frame for frame in reader]  # noqa: C416 - its length is inf
     height, width = frames[-1].shape[0] // 3, frames[-1].shape[1] // 2
     for position, episode in enumerate(chosen):
         row, column = divmod(position, 2)
@@ -95,7 +98,8 @@ def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_
         def act(self, observation, generator):
             calls.append(None)
             if len(calls) == 12:
-                signal.raise_signal(signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # the others are still at work when the signal arrives
             return act(self, observation, generator)
 
     before = threading.active_count()
