@@ -156,8 +156,7 @@ def evidence(only_first: int, only_second: int) -> float:
 
 
 def sequential_decision(first: np.ndarray, second: np.ndarray, level: float = 0.05) -> int | None:
-    """The number of episodes after which the anytime-valid test had decided, from successes ``[episodes]`` in their order,
-    or None."""
+    """After how many episodes the anytime-valid test had decided, from successes ``[episodes]`` in their order, or None."""
     wins, losses = np.cumsum(first & ~second), np.cumsum(second & ~first)
     for episode, (win, loss) in enumerate(zip(wins, losses, strict=True), start=1):
         if evidence(int(win), int(loss)) >= 1 / level:

@@ -1,0 +1,193 @@
+"""Evaluated runs beside each other: from their folders to a comparison."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation import comparison, seeds, statistics
+from dopr_robot.evaluation.evaluator import RECORDS, read_results
+from dopr_robot.evaluation.records import EpisodeRecord, read_records
+
+SIZES = (0.05, 0.1, 0.2)
+"""Differences for which the number of episodes needed is told."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation of one run.
+
+    Attributes:
+        folder: of the evaluation.
+        label: what distinguishes the run's method from the others' ("optimizer.name=adamw"); runs of one label differ in the
+            training seed.
+        training_seed: None where it is not known.
+        results, records: content of the folder.
+    """
+
+    folder: Path
+    label: str
+    training_seed: int | None
+    results: dict[str, Any]
+    records: list[EpisodeRecord]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in the training seed alone, on common episodes.
+
+    Attributes:
+        label: see :class:`Evaluated`.
+        runs: one a training seed.
+        success: bool ``[training seeds, episodes, horizons]``.
+    """
+
+    label: str
+    runs: tuple[Evaluated, ...]
+    success: np.ndarray
+
+
+def load_evaluated(folder: Path, label: str, training_seed: int | None) -> Evaluated:
+    """Read an evaluation folder. Raises UserError where it is none, or one on seeds that are not for final figures."""
+    results = read_results(folder)
+    records = read_records(folder / RECORDS)
+    seeds.require_use((record.seed for record in records), "final")
+    return Evaluated(folder, label, training_seed, results, records)
+
+
+def compare(runs: Sequence[Evaluated], horizons: Sequence[int] | None = None) -> dict[str, Any]:
+    """Compare methods on the episodes that all their runs have in common.
+
+    Args:
+        runs: at least two, of at least two labels.
+        horizons: control steps; None: those of the first evaluation.
+
+    Returns:
+        The content of ``comparison.json``: ``methods`` (curve and restricted mean of each), ``pairs`` (for each two methods and each
+        horizon the difference with interval, band and p-value, plain and after Holm's correction over all pairs and horizons, and the
+        episodes needed to see differences of a given size).
+
+    Raises:
+        UserError: fewer than two methods, different tasks, no episode in common, or initial states that differ for one seed.
+    """
+    common = common_seeds(runs)
+    kind, longest = runs[0].results["kind"], min(max(run.results["horizons"]) for run in runs)
+    asked = sorted(set(horizons or runs[0].results["horizons"]))
+    if asked[-1] > longest:
+        raise UserError(
+            f"horizon {asked[-1]} is beyond {longest}, which all runs were rolled out to: evaluate again with --horizons"
+        )
+    methods = group(runs, common, kind, asked)
+    if len(methods) < 2:
+        raise UserError("the runs differ in the training seed alone: compare runs of at least two methods")
+    pairs = [_pair(first, second, asked) for first, second in combinations(methods, 2)]
+    cells = [cell for pair in pairs for cell in pair["curve"]]
+    for cell, adjusted in zip(cells, comparison.holm([cell["p_value"] for cell in cells]), strict=True):
+        cell["p_holm"] = adjusted
+    return {
+        "task": runs[0].results["task"],
+        "kind": kind,
+        "episodes": len(common),
+        "horizons": asked,
+        "methods": [_describe(method, kind, asked) for method in methods],
+        "pairs": pairs,
+    }
+
+
+def common_seeds(runs: Sequence[Evaluated]) -> list[int]:
+    """Seeds that every run was evaluated on, from the same initial states."""
+    if len(runs) < 2:
+        raise UserError("a comparison needs at least two runs")
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("task", "kind", "env_options"):
+            if run.results.get(key) != first.results.get(key):
+                raise UserError(
+                    f"{run.folder} is of another {key} ({run.results.get(key)}) than {first.folder} ({first.results.get(key)})"
+                )
+    states = [{record.seed: record.initial_state_sha256 for record in run.records} for run in runs]
+    common = sorted(set.intersection(*(set(of_run) for of_run in states)))
+    if not common:
+        raise UserError(
+            f"{runs[0].folder} and {runs[1].folder} have no initial state in common: evaluate with the same --seed"
+        )
+    for run, of_run in zip(runs, states, strict=True):
+        for seed in common:
+            known = {state for state in (of_run[seed], states[0][seed]) if state is not None}
+            if len(known) > 1:
+                raise UserError(
+                    f"seed {seed} began from another state in {run.folder}: evaluate both with one version of the task"
+                )
+    return common
+
+
+def group(runs: Sequence[Evaluated], common: Sequence[int], kind: str, horizons: Sequence[int]) -> list[Method]:
+    """Methods in the order in which they were named, each with the runs of its training seeds."""
+    chosen = set(common)
+    methods = []
+    for label in dict.fromkeys(run.label for run in runs):
+        members = tuple(sorted((run for run in runs if run.label == label), key=lambda run: run.training_seed or 0))
+        success = np.stack(
+            [
+                statistics.success_matrix(
+                    sorted((record for record in run.records if record.seed in chosen), key=lambda record: record.seed),
+                    kind,
+                    horizons,
+                )
+                for run in members
+            ]
+        )
+        methods.append(Method(label, members, success))
+    return methods
+
+
+def _describe(method: Method, kind: str, horizons: Sequence[int]) -> dict[str, Any]:
+    rates = method.success.mean(axis=(0, 1))
+    points = []
+    for h, horizon in enumerate(horizons):
+        successes, episodes = int(method.success[:, :, h].sum()), method.success[:, :, h].size
+        point = {"horizon": horizon, "episodes": episodes, "successes": successes, "success_rate": float(rates[h])}
+        # Episodes of several training seeds are no independent draws; their interval is that of the pairs' bootstrap.
+        points.append(point | {"ci95": list(statistics.wilson(successes, episodes)) if len(method.runs) == 1 else None})
+    return {
+        "label": method.label,
+        "runs": [str(run.folder) for run in method.runs],
+        "training_seeds": [run.training_seed for run in method.runs],
+        "curve": points,
+        "restricted_mean_steps": [statistics.restricted_mean(run.records, kind, max(horizons)) for run in method.runs],
+    }
+
+
+def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, Any]:
+    found = comparison.difference_curve(first.success, second.success)
+    single = len(first.runs) == len(second.runs) == 1
+    cells: list[dict[str, Any]] = []
+    for h, horizon in enumerate(horizons):
+        test: dict[str, Any]
+        if single:
+            test = {"test": "McNemar, exact", **comparison.mcnemar(first.success[0, :, h], second.success[0, :, h])}
+        else:
+            rates = first.success[:, :, h].mean(axis=1), second.success[:, :, h].mean(axis=1)
+            test = {"test": "permutation of training seeds, exact", "p_value": comparison.seeds_test(*rates)}
+        cells.append(
+            {
+                "horizon": horizon,
+                "difference": float(found.difference[h]),
+                "ci95": [float(found.low[h]), float(found.high[h])],
+                "band95": [float(found.band_low[h]), float(found.band_high[h])],
+                **test,
+            }
+        )
+    seeds_in_common = min(len(first.runs), len(second.runs))
+    discordant = float((first.success[:seeds_in_common, :, -1] ^ second.success[:seeds_in_common, :, -1]).mean())
+    return {
+        "first": first.label,
+        "second": second.label,
+        "curve": cells,
+        "discordant": discordant,
+        "episodes_needed": {str(size): comparison.episodes_needed(size, discordant) for size in SIZES},
+    }
