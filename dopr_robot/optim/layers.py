@@ -32,6 +32,7 @@ class Layer:
     """
 
     kind = "linear"
+    role = "input"
     groups = 1
     diagonal = False
 
@@ -142,7 +143,7 @@ class UnfoldedConvolution(Convolution):
         kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)  # type: ignore[arg-type]
-        for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):  # type: ignore[call-overload]
+        for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):  # type: ignore[arg-type]
             x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
         space = len(kernel)  # type: ignore[arg-type]
         x = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])  # [B, g, C/g, *positions, *kernel]
@@ -206,6 +207,7 @@ class PackedProjection(Layer):
     """
 
     kind = "attention input"
+    role = "packed"
 
     def split(self) -> None:
         """From now on query, key and value have a second moment each."""
