@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import comparison, seeds, statistics
+from dopr_robot.evaluation import comparison, plots, seeds, statistics
 from dopr_robot.evaluation.evaluator import RECORDS, read_results
 from dopr_robot.evaluation.records import EpisodeRecord, read_records
+from dopr_robot.files import write_json
 
 SIZES = (0.05, 0.1, 0.2)
 """Differences for which the number of episodes needed is told."""
@@ -191,3 +194,56 @@ def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, A
         "discordant": discordant,
         "episodes_needed": {str(size): comparison.episodes_needed(size, discordant) for size in SIZES},
     }
+
+
+def look(folders: Sequence[Path], labels: Sequence[str], level: float = 0.05) -> dict[str, Any]:
+    """The anytime-valid test of two evaluations at their longest horizon; one may look after every episode.
+
+    Returns:
+        ``{decided, verdict, episodes, horizon, only_first, only_second, evidence, level}``.
+    """
+    # The folders' positions stand for the labels, which need not differ.
+    runs = [load_evaluated(folder, str(i), None) for i, folder in enumerate(folders)]
+    common, horizon = common_seeds(runs), max(runs[0].results["horizons"])
+    methods = group(runs, common, runs[0].results["kind"], [horizon])
+    found = comparison.mcnemar(methods[0].success[0, :, 0], methods[1].success[0, :, 0])
+    value = comparison.evidence(found["only_first"], found["only_second"])
+    decided = value >= 1 / level
+    better = labels[0] if found["only_first"] > found["only_second"] else labels[1]
+    state = f"decided: {better} is better" if decided else "undecided"
+    verdict = (
+        f"{state} at horizon {horizon} after {len(common)} episodes (evidence {value:.3g}; {1 / level:.0f} decides)"
+    )
+    return {
+        "decided": decided,
+        "verdict": verdict,
+        "episodes": len(common),
+        "horizon": horizon,
+        "only_first": found["only_first"],
+        "only_second": found["only_second"],
+        "evidence": value,
+        "level": level,
+    }
+
+
+def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Path) -> None:
+    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes) and ``difference.png`` to ``out``."""
+    write_json(out / "comparison.json", result)
+    plots.save(curves_figure(result, runs), out / "horizon.png")
+    plots.save(plots.difference_figure(result["pairs"], get_task(result["task"]).control_hz), out / "difference.png")
+
+
+def curves_figure(result: dict[str, Any], runs: Sequence[Evaluated]) -> Figure:
+    """Every method's curve; of several training seeds the mean, and thin lines for the single runs."""
+    common = set(common_seeds(runs))
+    drawn = []
+    for method, colour in zip(result["methods"], plots.colours(len(result["methods"])), strict=True):
+        members = [run for run in runs if str(run.folder) in method["runs"]]
+        shared = [[record for record in run.records if record.seed in common] for run in members]
+        single = len(members) == 1
+        if not single:
+            drawn += [plots.Run("", records, result["horizons"], colour, band=False, thin=True) for records in shared]
+        pooled = [record for records in shared for record in records]
+        drawn.append(plots.Run(method["label"], pooled, result["horizons"], colour, band=single))
+    title = f"{result['task']}: {result['episodes']} common initial states"
+    return plots.horizon_figure(drawn, result["kind"], get_task(result["task"]).control_hz, title)

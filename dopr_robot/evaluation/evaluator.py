@@ -61,10 +61,10 @@ def evaluate(
     """
     out = Path(out)
     done, before = _earlier(evaluation, out, resume)
+    sizes = group_sizes(num_envs, workers, evaluation.episodes)
     if video:
         _check_rendering(evaluation)
     out.mkdir(parents=True, exist_ok=True)
-    sizes = group_sizes(num_envs, workers, evaluation.episodes)
     clock, steps = time.perf_counter(), 0
     faults: list[str] = list(before.get("faults", []))
 

@@ -1,7 +1,7 @@
 """Success versus horizon as a picture."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from dopr_robot.evaluation.records import EpisodeRecord
 from dopr_robot.evaluation.statistics import curve, dkw_half_width, succeeded
@@ -32,11 +33,23 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a curve is drawn from: a label, the records, and the horizons to mark."""
+    """A curve to draw.
+
+    Attributes:
+        label: in the legend; "" for none.
+        records: what it is drawn from.
+        horizons: steps to mark; the curve ends at the last.
+        colour: None takes the next one.
+        band: whether its interval is drawn.
+        thin: a single run behind the mean of several.
+    """
 
     label: str
     records: Sequence[EpisodeRecord]
     horizons: Sequence[int]
+    colour: str | None = None
+    band: bool = True
+    thin: bool = False
 
 
 def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str) -> Figure:
@@ -48,8 +61,8 @@ def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
         longest = max(max(run.horizons) for run in runs)
-        for run, colour in zip(runs, _cycle(len(runs)), strict=True):
-            _draw_curve(axes, run, kind, colour, alone=len(runs) == 1)
+        for run, colour in zip(runs, colours(len(runs)), strict=True):
+            _draw_curve(axes, run, kind, run.colour or colour, alone=len(runs) == 1)
         axes.set_xlim(0, longest * 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
@@ -72,8 +85,11 @@ def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> No
     rate = np.array([point["success_rate"] for point in points])
     low, high = np.array([point["ci95"] for point in points]).T
     margin = dkw_half_width(len(run.records))
-    label = run.label or f"{len(run.records)} episodes"
-    axes.plot(steps, rate, drawstyle="steps-post", color=colour, linewidth=2, label=label)
+    label = f"{len(run.records)} episodes" if alone else run.label
+    width, opacity = (0.8, 0.5) if run.thin else (2, 1)
+    axes.plot(steps, rate, drawstyle="steps-post", color=colour, linewidth=width, alpha=opacity, label=label or "_")
+    if not run.band:
+        return
     axes.fill_between(
         steps,
         low,
@@ -109,8 +125,39 @@ def _scaled(factor: float, values: np.ndarray) -> np.ndarray:
     return factor * np.asarray(values)
 
 
-def _cycle(number: int) -> list[str]:
+def colours(number: int) -> list[str]:
+    """So many colours that are told apart by everybody."""
     return [COLOURS[i % len(COLOURS)] for i in range(number)]
+
+
+def difference_figure(pairs: Sequence[Mapping[str, Any]], control_hz: float) -> Figure:
+    """Differences of success curves, one panel a pair: dark the 95 % interval at each horizon, light the band for the whole curve."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.8 + 2.4 * len(pairs)), layout="constrained")
+        panels = figure.subplots(len(pairs), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, pair in zip(panels, pairs, strict=True):
+            horizons = [0, *(cell["horizon"] for cell in pair["curve"])]
+            low, high = np.array([[0, 0], *(cell["ci95"] for cell in pair["curve"])]).T
+            band_low, band_high = np.array([[0, 0], *(cell["band95"] for cell in pair["curve"])]).T
+            axes.axhline(0, color="0.3", linewidth=1)
+            axes.fill_between(
+                horizons, band_low, band_high, color=COLOURS[0], alpha=0.10, linewidth=0, label="95 %, whole curve"
+            )
+            axes.fill_between(
+                horizons, low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="95 %, at each horizon"
+            )
+            axes.plot(
+                horizons, [0, *(cell["difference"] for cell in pair["curve"])], "o-", color=COLOURS[0], markersize=4
+            )
+            for cell in pair["curve"]:
+                if cell["p_holm"] <= 0.05:
+                    axes.annotate("*", (cell["horizon"], cell["ci95"][1]), ha="center", fontsize=12)
+            axes.set_title(f"{pair['first']} minus {pair['second']}", loc="left", fontsize=9)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        panels[0].legend(fontsize=8, loc="best")
+        panels[-1].set_xlabel(f"horizon (control steps at {control_hz:g} Hz)    * significant after Holm's correction")
+        figure.supylabel("difference of success", fontsize=10)
+    return figure
 
 
 def validation_figure(

@@ -4,8 +4,10 @@ A point in the plane is pushed towards a goal by bounded velocity commands. Atta
 is a failure. Sustain: stay within 0.6 of a goal that the wind blows the point away from.
 """
 
+import json
 import sys
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +18,7 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dopr_robot.envs import TASKS, ActionSpec, TaskSpec, register_task
+from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
 
 
 class PointEnv(gym.Env):
@@ -152,3 +155,43 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     yield specs[0].id, specs[1].id
     for spec in specs:
         del TASKS._entries[spec.id]
+
+
+NETWORKS = {"unet": {"channels": [32, 64], "time_dim": 32}, "transformer": {}}
+
+
+@pytest.fixture
+def make_run(point_tasks: tuple[str, str]) -> Callable[..., Path]:
+    """``make_run(folder, policy name, training seed, **config)``: a run folder with an untrained policy of real make."""
+
+    def make(folder: Path, name: str = "flow_unet", seed: int = 0, scale: float = 0.05, **config: Any) -> Path:
+        spec = PolicySpec(
+            {"position": ArraySpec((2,)), "goal": ArraySpec((2,))},
+            ArraySpec((2,)),
+            horizon=16,
+            n_action_steps=8,
+            task=point_tasks[0],
+        )
+        network = name.split("_")[1]
+        policy = make_policy({"name": name, "network": {"name": network, **NETWORKS[network]}}, spec)
+        torch.manual_seed(seed)
+        for parameter in policy.parameters():  # a fresh network's last layer is zero
+            torch.nn.init.normal_(parameter, std=scale)
+        ones = {key: np.ones(2) for key in ("position", "goal", "action")}
+        policy.fit_normalizer(
+            {key: {"min": -one, "max": one, "mean": 0 * one, "std": one} for key, one in ones.items()}
+        )
+        place = folder / "checkpoints" / "20"
+        place.mkdir(parents=True)
+        save_policy(policy, place)
+        (folder / "checkpoints" / "last").symlink_to("20")
+        settings = {
+            "name": folder.name,
+            "training": {"seed": seed},
+            "evaluation": {"episodes": 12, "video": 0},
+            **config,
+        }
+        (folder / "config.yaml").write_text(json.dumps(settings))
+        return folder
+
+    return make

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from dopr_robot.cli import main
+from dopr_robot.evaluation import read_records
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch, make_run):
+    """Two methods of two training seeds each; the settings say what distinguishes them."""
+    monkeypatch.chdir(tmp_path)
+    for method, scale in (("adamw", 0.05), ("dopr", 0.12)):
+        for seed in (0, 1):
+            make_run(tmp_path / f"{method}-{seed}", seed=seed, scale=scale, optimizer={"name": method})
+    return tmp_path
+
+
+def test_two_runs(runs, capsys):
+    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "30", "--out", "c"]) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[-1] == "c"
+    result = json.loads((runs / "c" / "comparison.json").read_text())
+    assert {path.name for path in (runs / "c").iterdir()} >= {"comparison.json", "horizon.png", "difference.png"}
+    assert [method["label"] for method in result["methods"]] == ["optimizer.name=adamw", "optimizer.name=dopr"]
+    (pair,) = result["pairs"]
+    first, second = (
+        read_records(runs / name / "eval" / "20-seed0" / "episodes.jsonl") for name in ("adamw-0", "dopr-0")
+    )
+    won = [a.outcome == "success" and b.outcome != "success" for a, b in zip(first, second, strict=True)]
+    last = pair["curve"][-1]
+    assert last["only_first"] == sum(won) and last["test"] == "McNemar, exact"
+    rates = [sum(record.outcome == "success" for record in records) / 30 for records in (first, second)]
+    assert last["difference"] == pytest.approx(rates[0] - rates[1])
+    assert all(cell["p_holm"] >= cell["p_value"] for cell in pair["curve"])
+
+
+def test_runs_that_differ_in_the_training_seed_are_one_method(runs, capsys):
+    assert main(["compare", "adamw-0", "adamw-1", "dopr-0", "dopr-1", "--episodes", "20", "--out", "c"]) == 0
+    result = json.loads((runs / "c" / "comparison.json").read_text())
+    assert [method["training_seeds"] for method in result["methods"]] == [[0, 1], [0, 1]]
+    assert result["pairs"][0]["curve"][0]["test"].startswith("permutation of training seeds")
+
+
+def test_what_was_evaluated_is_not_evaluated_again(runs):
+    assert main(["eval", "adamw-0", "--episodes", "30"]) == 0
+    before = (runs / "adamw-0" / "eval" / "20-seed0" / "results.json").read_bytes()
+    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "30", "--out", "c"]) == 0
+    assert [path.name for path in (runs / "adamw-0" / "eval").iterdir()] == ["20-seed0"]
+    assert (runs / "adamw-0" / "eval" / "20-seed0" / "results.json").read_bytes() == before
+
+
+def test_sequential_stops_once_decided_and_goes_on_where_it_stopped(runs, capsys):
+    words = ["compare", "adamw-0", "dopr-0", "--sequential", "--block", "10", "--out", "c"]
+    assert main([*words, "--episodes", "20"]) == 0
+    first = json.loads((runs / "c" / "comparison.json").read_text())["sequential"]
+    assert first["episodes"] <= 20
+    assert main([*words, "--episodes", "40"]) == 0
+    second = json.loads((runs / "c" / "comparison.json").read_text())["sequential"]
+    assert second["decided"] or second["episodes"] == 40
+    assert second["episodes"] >= first["episodes"]
+    assert second["verdict"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["adamw-0"], "at least two runs"),
+        (["adamw-0", "nowhere"], "does not exist"),
+        (["adamw-0", "dopr-0", "dopr-1", "--sequential"], "compares two runs, not 3"),
+        (["adamw-0/eval/20-seed0", "adamw-1/eval/20-seed1"], "no initial state in common"),
+        (["adamw-0/eval/20-seed0", "dopr-0/eval/20-seed0", "--horizons", "24"], "evaluate again with --horizons"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, capsys, words, message):
+    for name, seed in (("adamw-0", "0"), ("dopr-0", "0"), ("adamw-1", "1")):
+        assert main(["eval", name, "--episodes", "2", "--horizons", "8", "--seed", seed]) == 0
+    capsys.readouterr()
+    assert main(["compare", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and message in captured.err
+    assert not (runs / "comparison").exists()
