@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from dopr_robot.optim.factors import Factor
 
@@ -23,20 +23,18 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any) -> list[Factor]:
-    """Add the recorded sums and counts over all ranks, in one message. Returns the factors that any rank has inputs for."""
+    """Add the recorded sums and counts over all ranks. Returns the factors that any rank has inputs for."""
     if group is False or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return due
-    device = factors[0].weight.device
-    seen = torch.tensor(
-        [[factor.seen, *(layer.groups == 3 for layer in factor.layers[:1])] for factor in factors], device=device
-    )
-    seen = seen.to(torch.int32)
-    dist.all_reduce(seen, op=dist.ReduceOp.MAX, group=group)
-    due = [factor for factor, (flag, _) in zip(factors, seen.tolist(), strict=True) if flag]
-    tensors: list[Tensor] = []
-    for factor in due:
-        factor.fill()
-        tensors += [*factor.sums.values(), factor.count]  # type: ignore[list-item]
+    # A rank may have run fewer layers than another, or an attention with separate keys: agree on what there is before adding it.
+    present = torch.tensor([[factor.seen, factor.groups] for factor in factors], device=factors[0].weight.device)
+    dist.all_reduce(present, op=dist.ReduceOp.MAX, group=group)
+    due = []
+    for factor, (seen, groups) in zip(factors, present.tolist(), strict=True):
+        if seen:
+            factor.fill(groups)
+            due.append(factor)
+    tensors = [tensor for factor in due for tensor in (*factor.sums.values(), torch.as_tensor(factor.count))]
     for dtype in {tensor.dtype for tensor in tensors}:
         parts = [tensor for tensor in tensors if tensor.dtype == dtype]
         message = torch.cat([part.reshape(-1) for part in parts])

@@ -71,8 +71,19 @@ class DoPr(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if self.preconditioner.precondition_():
-            self.base.step()
+            self._base_step(self.preconditioner.found_inf)
         return loss
+
+    def _base_step(self, found_inf: Tensor | None) -> None:
+        """Step the base. A fused one looks itself, on the device, whether the step is to be left out; another takes zeros."""
+        if found_inf is None or not getattr(self.base, "_step_supports_amp_scaling", False):
+            self.base.step()
+            return
+        self.base.grad_scale, self.base.found_inf = None, found_inf  # type: ignore[attr-defined]
+        try:
+            self.base.step()
+        finally:
+            del self.base.grad_scale, self.base.found_inf  # type: ignore[attr-defined]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its weights are preconditioned from the next forward on."""

@@ -50,6 +50,11 @@ class Factor:
         return self.matrix.bias if self.matrix is not None else None
 
     @property
+    def groups(self) -> int:
+        """Number of second moments side by side."""
+        return self.matrix.groups if self.matrix is not None else 1
+
+    @property
     def ready(self) -> bool:
         """Whether there is an inverse to multiply by."""
         return self.refreshed >= 0
@@ -95,18 +100,19 @@ class Factor:
             for key, tensor in store.items():
                 store[key] = tensor.expand(3, -1, -1).clone()
 
-    def fill(self) -> None:
+    def fill(self, groups: int) -> None:
         """Make sums and count tensors of full shape, zeros where nothing was recorded, to be added over ranks."""
-        device = self.weight.device
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.weight.device}
         if self.matrix is not None:
-            shape = (self.matrix.groups, self.matrix.dim, self.matrix.dim)
-            self.sums["matrix"] = self.sums.get(
-                "matrix", torch.zeros(shape, dtype=self.dtype, device=device)
-            ).contiguous()
+            if groups > self.matrix.groups:
+                self._split(self.matrix)
+            shape = (groups, self.matrix.dim, self.matrix.dim)
+            self.sums["matrix"] = (
+                self.sums["matrix"].clone() if "matrix" in self.sums else torch.zeros(shape, **options)
+            )
         if self.diagonal is not None:
-            self.sums.setdefault("diagonal", torch.zeros(self.diagonal.dim, dtype=self.dtype, device=device))
-        groups = self.matrix.groups if self.matrix is not None else 1
-        self.count = torch.as_tensor(self.count, dtype=self.dtype, device=device).expand(groups).clone()
+            self.sums.setdefault("diagonal", torch.zeros(self.diagonal.dim, **options))
+        self.count = torch.as_tensor(self.count, **options).expand(groups).clone()
 
     def batch_moments(self) -> dict[str, Tensor]:
         """The second moments of the inputs recorded since the last step."""

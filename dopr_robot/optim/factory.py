@@ -31,7 +31,9 @@ _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters
 # their papers' small runs, those of the sign methods about ten times below Adam's (Chen et al., 2023, section 5).
 _LEARNING_RATES = {"sgd": 0.1, "adam": 3e-4, "adamw": 3e-4, "muon": 1e-3, "signum": 1e-4, "adamuon": 1e-3, "lion": 1e-4}
 # What torch offers for how a step is computed rather than for what it is.
-_IMPLEMENTATION = frozenset({"params", "foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "dampening"})
+_IMPLEMENTATION = frozenset(
+    {"params", "foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "dampening"}
+)
 
 
 def optimizer_names() -> list[str]:

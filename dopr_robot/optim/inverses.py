@@ -33,9 +33,9 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str | N
             parts = {"inverse": inverses}
         else:
             parts, failed = _leading_inverse(moments, strength, _start(group, kept))
-        for key, stacked in parts.items():
+        for name, stacked in parts.items():
             for factor, part in zip(group, stacked.split(sizes), strict=True):
-                factor.state[key] = part.clone() if len(group) > 1 else part
+                factor.state[name] = part.clone() if len(group) > 1 else part
         raised += list(zip(group, failed.split(sizes), strict=True))
     return raised
 
@@ -48,11 +48,11 @@ def rank_of(dim: int, rank: int | str | None) -> int | None:
     return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
 
 
-def damped_inverse(moment: Tensor, damping: Tensor, attempts: int = 6) -> tuple[Tensor, Tensor]:
+def damped_inverse(moment: Tensor, damping: Tensor, attempts: int = 12) -> tuple[Tensor, Tensor]:
     """``(S + damping I)^-1`` of a batch ``[n, d, d]`` of second moments, with ``damping`` [n].
 
-    Where the factorisation fails it is tried again with ten times the damping. On CUDA the answer would have to be waited for, so
-    both strengths are computed (a thousand times for the second) and one is chosen there.
+    Where the factorisation fails it is tried again with ten times the damping. On CUDA the answer would have to be waited for, so a
+    second strength, a hundredth of the mean eigenvalue, is computed at once, and one of the two is chosen there.
 
     Returns:
         The inverses, and for each whether its damping was raised.
@@ -62,14 +62,16 @@ def damped_inverse(moment: Tensor, damping: Tensor, attempts: int = 6) -> tuple[
     """
     inverse, failed = _cholesky_inverse(moment, damping)
     if moment.is_cuda:
-        stronger, _ = _cholesky_inverse(moment, 1000 * damping)
+        stronger, _ = _cholesky_inverse(moment, damping + 0.01 * _trace(moment) / moment.shape[-1])
         return torch.where(failed.view(-1, 1, 1), stronger, inverse), failed
     raised = failed
     for _ in range(attempts):
         if not bool(failed.any()):
-            return inverse, raised
+            break
         damping = torch.where(failed, 10 * damping, damping)
         inverse, failed = _cholesky_inverse(moment, damping)
+    if not bool(failed.any()):
+        return inverse, raised
     raise RuntimeError(f"a second moment of size {moment.shape[-1]} could not be factorised: use a larger damping")
 
 

@@ -158,7 +158,7 @@ class UnfoldedConvolution(Convolution):
 
 
 class TransposedConvolution(Convolution):
-    """A transposed convolution: every input vector of channels is multiplied by one matrix ``[out x kernel, in]``, without approximation."""
+    """A transposed convolution: each input vector of channels meets one matrix ``[out x kernel, in]``, without approximation."""
 
     kind = "transposed convolution"
 

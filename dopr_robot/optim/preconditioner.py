@@ -46,7 +46,7 @@ class ActivationPreconditioner:
         max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
         parameters: the parameters that may be preconditioned; None: all of the model's.
-        process_group: over which statistics are averaged where ``torch.distributed`` is initialised; None is the default group, False: none.
+        process_group: the ranks over which statistics are averaged where ``torch.distributed`` is initialised; None: all; False: none.
 
     Raises:
         ValueError: for a value out of range, or a model without a supported layer.
@@ -98,6 +98,8 @@ class ActivationPreconditioner:
         self.step = 0
         self.skipped = 0
         self._skipped_in_a_row = 0
+        self._device_counts: Tensor | None = None
+        self.found_inf: Tensor | None = None
         self._warned: set[str] = set()
         self._masks: list[list[Any]] = []
         self._hooks: list[Any] = []
@@ -110,7 +112,7 @@ class ActivationPreconditioner:
         }
         self.factors, self._left = find_factors(model, **self._choice, parameters=parameters)
         if not self.factors:
-            reasons = "; ".join(sorted({reason for reason in self._left.values()})[:3])
+            reasons = "; ".join(sorted(set(self._left.values()))[:3])
             raise ValueError(
                 f"{type(model).__name__} has no layer to precondition ({reasons or 'it has no parameters'})"
             )
@@ -121,25 +123,29 @@ class ActivationPreconditioner:
         """Replace the gradients G by M, in place, and forget the inputs since the last call.
 
         Returns:
-            False where a gradient or a statistic is not finite: then nothing was changed, and the step is to be left out.
+            False where a gradient or a statistic is not finite: then nothing was changed, and the step is to be left out. On CUDA
+            that is not waited for: ``found_inf`` [1.0 or 0.0] says it on the device, statistics stay as they were and gradients become 0.
 
         Raises:
             RuntimeError: without a forward or a backward since the last call, and after ``max_nonfinite`` bad steps in a row.
         """
         self._check_order()
-        due = [factor for factor in self.factors if factor.seen]
         with torch.no_grad():
-            due = average_over_ranks(self.factors, due, self.process_group)
+            due = average_over_ranks(
+                self.factors, [factor for factor in self.factors if factor.seen], self.process_group
+            )
             moments = [factor.batch_moments() for factor in due]
-            tensors = [p.grad for p in self.model.parameters() if p.grad is not None]
-            tensors += [moment for parts in moments for moment in parts.values()]
-            if not _all_finite(tensors):
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            bad = self._bad([*gradients, *(moment for parts in moments for moment in parts.values())])
+            # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
+            self.found_inf = bad if bad.is_cuda and all(factor.ready for factor in due) else None
+            if self.found_inf is None and bool(bad):
                 self._skip()
                 return False
-            self._skipped_in_a_row = 0
             self._refresh(due, moments)
             if self.step >= self.warmup_steps:
                 self._apply()
+            self._count(gradients)
         self._begin_step(self.step + 1)
         return True
 
@@ -220,6 +226,7 @@ class ActivationPreconditioner:
 
     def state_dict(self) -> dict[str, Any]:
         """Step, counters, and each layer's moments, inverse and the step of its last refresh."""
+        self._read_counts()
         return {
             "step": self.step,
             "skipped": self.skipped,
@@ -273,10 +280,15 @@ class ActivationPreconditioner:
         if not damping > 0:
             raise ValueError(f"damping(step={self.step}) gave {damping}: it must be positive")
         for factor, parts in zip(due, moments, strict=True):
-            factor.state |= factor.average(parts, self.stat_decay)
+            moved = factor.average(parts, self.stat_decay)
+            if self.found_inf is not None:
+                moved = {key: torch.where(self.found_inf > 0, factor.state[key], value) for key, value in moved.items()}
+            factor.state |= moved
         for factor, raised in form_inverses(due, damping, self.rank):
             if not raised.is_cuda and bool(raised.any()):
-                self._warn_once(f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised")
+                self._warn_once(
+                    f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
+                )
         for factor in due:
             factor.refreshed = self.step
 
@@ -288,16 +300,49 @@ class ActivationPreconditioner:
             factor.precondition_(measure=factor.refreshed == self.step)
             gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
 
+    def _bad(self, tensors: list[Tensor]) -> Tensor:
+        """1.0 where an entry is NaN or inf, by sums, which pass both on and are the cheapest to form."""
+        device = self.factors[0].weight.device
+        sums = [tensor.sum(dtype=_WIDE.get(tensor.dtype)).to(device, torch.float32) for tensor in tensors]
+        return 1.0 - torch.stack(sums).sum().isfinite().float()
+
+    def _count(self, gradients: list[Tensor]) -> None:
+        """Reset the count of bad steps; where the answer is on the device, count there and look now and then."""
+        if self.found_inf is None:
+            self._skipped_in_a_row = 0
+            return
+        for gradient in gradients:
+            gradient.copy_(torch.where(self.found_inf > 0, torch.zeros_like(gradient), gradient))
+        if self._device_counts is None:
+            self._device_counts = torch.zeros(2, device=self.found_inf.device)
+        self._device_counts[0].add_(self.found_inf)
+        self._device_counts[1].add_(1).mul_(self.found_inf)
+        if (self.step + 1) % self.max_nonfinite == 0:
+            self._read_counts()
+
+    def _read_counts(self) -> None:
+        if self._device_counts is None:
+            return
+        skipped, in_a_row = (int(count) for count in self._device_counts.tolist())
+        self._device_counts = None
+        self.skipped += skipped
+        self._skipped_in_a_row = in_a_row
+        self._complain(skipped)
+
     def _skip(self) -> None:
         self.skipped += 1
         self._skipped_in_a_row += 1
         self._begin_step(self.step)
+        self._complain(1)
+
+    def _complain(self, skipped: int) -> None:
         if self._skipped_in_a_row >= self.max_nonfinite:
             raise RuntimeError(
                 f"NaN or inf in gradients or activations for {self._skipped_in_a_row} steps in a row: lower the learning rate, or "
                 "raise max_nonfinite to wait longer"
             )
-        self._warn_once("NaN or inf in gradients or activations: the step is left out (counted in `skipped`)")
+        if skipped:
+            self._warn_once("NaN or inf in gradients or activations: the step is left out (counted in `skipped`)")
 
     def _begin_step(self, step: int) -> None:
         self.step = step
@@ -339,8 +384,3 @@ class ActivationPreconditioner:
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, stacklevel=3)
-
-
-def _all_finite(tensors: list[Tensor]) -> bool:
-    """Whether no entry is NaN or inf, by sums, which pass both on and are the cheapest to form."""
-    return bool(torch.stack([tensor.sum(dtype=_WIDE.get(tensor.dtype)).float() for tensor in tensors]).sum().isfinite())

@@ -211,10 +211,7 @@ def test_attention(dtype, batch_first, kind, need_weights):
     def arranged(x):
         return x if batch_first else x.transpose(0, 1)
 
-    if kind == "self":
-        streams = [arranged(q)] * 3
-    else:
-        streams = [arranged(q), arranged(k), arranged(v)]
+    streams = [arranged(q)] * 3 if kind == "self" else [arranged(q), arranged(k), arranged(v)]
     output, _ = module(*streams, need_weights=need_weights)
     scalar(output).backward()
     before = gradients(module)

@@ -1,0 +1,140 @@
+"""Data parallelism: two gloo processes of half the batch take the step of one process with the whole."""
+
+import copy
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dopr_robot.optim import ActivationPreconditioner, DoPr
+
+STEPS = 6
+
+
+class Model(nn.Module):
+    """Convolution, attention that looks across, an embedding, and layers large enough for the low-rank inverse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(3, 8, 3, padding=1)
+        self.embedding = nn.Embedding(5, 8)
+        # Without biases: a key's bias has gradient zero but for rounding, which AdamW would blow up to a step of size lr.
+        self.attention = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+        self.mlp = nn.Sequential(nn.Flatten(), nn.Linear(48, 160), nn.Tanh(), nn.Linear(160, 2))
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        x = self.convolution(x).transpose(1, 2)
+        memory = self.embedding(tokens)
+        return self.mlp(x + self.attention(x, memory, memory)[0])
+
+
+def make() -> Model:
+    torch.manual_seed(0)
+    return Model().double()
+
+
+def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(12, 3, 6, generator=generator, dtype=torch.float64)
+    return (
+        x,
+        torch.randint(0, 5, (12, 4), generator=generator),
+        torch.randn(12, 2, generator=generator, dtype=torch.float64),
+    )
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, part: slice) -> list[Tensor]:
+    for step in range(STEPS):
+        x, tokens, y = (tensor[part] for tensor in batch(step))
+        (model(x, tokens) - y).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def worker(rank: int, port: int, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = nn.parallel.DistributedDataParallel(make())
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, update_every=2)
+    torch.save(train(model, optimizer, slice(rank * 6, rank * 6 + 6)), f"{out}/{rank}.pt")
+
+    alone = make()  # without averaging each rank keeps its own statistics
+    optimizer = DoPr(torch.optim.AdamW(alone.parameters(), lr=1e-3), alone, process_group=False)
+    torch.save(train(alone, optimizer, slice(rank * 6, rank * 6 + 6)), f"{out}/alone{rank}.pt")
+
+    # Only rank 0 runs the branch; both have to take the same step nevertheless.
+    torch.manual_seed(0)
+    branches = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    parallel = nn.parallel.DistributedDataParallel(Branching(branches), find_unused_parameters=True)
+    optimizer = DoPr(torch.optim.SGD(parallel.parameters(), lr=0.1), parallel, update_every=1)
+    for step in range(3):
+        parallel(torch.ones(2, 4) * (step + rank + 1), both=rank == 0).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save([p.detach() for p in branches.parameters()], f"{out}/branch{rank}.pt")
+    dist.destroy_process_group()
+
+
+class Branching(nn.Module):
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor, both: bool) -> Tensor:
+        x = self.layers[0](x)
+        return self.layers[1](x) if both else x
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(worker, args=(port, str(out)), nprocs=2, start_method="fork")
+    return out
+
+
+def difference(first: list[Tensor], second: list[Tensor]) -> float:
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(first, second, strict=True))
+
+
+def test_two_ranks_of_half_the_batch_equal_one_of_the_whole(ranks):
+    model = make()
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, update_every=2)
+    whole = train(model, optimizer, slice(None))
+    first, second = (torch.load(ranks / f"{rank}.pt") for rank in (0, 1))
+    assert difference(first, whole) < 1e-5
+    assert difference(first, second) == 0
+    assert difference([p.detach() for p in make().parameters()], whole) > 1e-3  # something was learned at all
+
+
+def test_without_a_group_ranks_keep_their_own_statistics(ranks):
+    model = make()
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model)
+    assert difference(torch.load(ranks / "alone0.pt"), train(model, optimizer, slice(0, 6))) == 0
+
+
+def test_a_layer_that_only_one_rank_runs(ranks):
+    first, second = (torch.load(ranks / f"branch{rank}.pt") for rank in (0, 1))
+    assert difference(first, second) == 0
+
+
+def test_sharded_models_are_refused():
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    try:
+        model = fully_shard(copy.deepcopy(nn.Sequential(nn.Linear(4, 4))), mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match=r"sharded \(FSDP\)"):
+            ActivationPreconditioner(model)
+    finally:
+        dist.destroy_process_group()
