@@ -1,6 +1,8 @@
 """Tasks: Gymnasium environments with demonstrations' experts. Importing this registers every task and loads no simulator."""
 
+from dopr_robot.envs import specs
 from dopr_robot.envs.adapters import pusht
+from dopr_robot.envs.demonstrations import Demonstration, Expert, demonstrations
 from dopr_robot.envs.registration import (
     TASKS,
     ActionSpec,
@@ -13,12 +15,16 @@ from dopr_robot.envs.registration import (
     register_task,
 )
 
+specs.register()
 pusht.register()
 
 __all__ = [
     "TASKS",
     "ActionSpec",
+    "Demonstration",
+    "Expert",
     "TaskSpec",
+    "demonstrations",
     "get_task",
     "list_tasks",
     "load_expert",

@@ -1,0 +1,99 @@
+"""Demonstrations from a task's expert."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr_robot.envs.registration import get_task, load_expert, make_vec
+
+
+class Expert(Protocol):
+    """What acts for every copy of a batched task, reading the simulator's state. Made from the environment."""
+
+    noise: ClassVar[NDArray[np.float64]]
+    """Standard deviation of the noise injected on each entry of the action, ``[A]``."""
+
+    def act(self) -> NDArray[np.float64]:
+        """Clean actions, ``[N, A]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode: ``arrays`` holds every observation and ``action``, ``[T, ...]``."""
+
+    seed: int
+    success: bool
+    arrays: dict[str, NDArray[Any]]
+
+
+def demonstrations(
+    name: str,
+    seeds: Iterable[int],
+    *,
+    noise: float | None = None,
+    num_envs: int = 32,
+    keep_failures: bool = False,
+    **kwargs: Any,
+) -> Iterator[Demonstration]:
+    """Episodes of the task's expert, in the order of their seeds; successful ones unless told otherwise.
+
+    White noise is injected on the executed action while the clean one is recorded (DART: Laskey et al., 2017), so that the data
+    show how to come back from small errors. An episode depends on its seed alone.
+
+    Args:
+        name: a task.
+        seeds: one an episode; may be without end, since no more are drawn than are asked for.
+        noise: multiple of the expert's own scale; None: 1.
+        num_envs: copies that run side by side.
+        keep_failures: yield episodes in which the expert failed too.
+        **kwargs: of the environment.
+    """
+    spec = get_task(name)
+    scale = load_expert(spec).noise * (1.0 if noise is None else noise)
+    queue = zip(count(), seeds, strict=False)
+    env = make_vec(name, num_envs, **kwargs)
+    try:
+        expert: Expert = load_expert(spec)(env)
+        running: list[tuple[int, int, np.random.Generator] | None] = [None] * num_envs
+        traces: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_envs)]
+        finished: dict[int, Demonstration] = {}
+        following, started = 0, False
+        low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
+        observation: dict[str, NDArray[Any]] = {}
+        while True:
+            fresh = np.zeros(num_envs, bool)
+            reset_seeds = [0] * num_envs
+            for copy in range(num_envs):
+                if running[copy] is None and (job := next(queue, None)) is not None:
+                    running[copy] = (*job, np.random.default_rng((job[1], 1)))
+                    fresh[copy], reset_seeds[copy] = True, job[1]
+            if fresh.any():
+                observation, _ = env.reset(seed=reset_seeds, options={"reset_mask": fresh} if started else None)
+                started = True
+            if not any(running):
+                return
+            clean = expert.act().astype(np.float32)
+            executed = clean.copy()
+            for copy, job in enumerate(running):
+                if job is not None:
+                    traces[copy].append({key: value[copy].copy() for key, value in observation.items()} | {"action": clean[copy]})
+                    executed[copy] += scale * job[2].standard_normal(len(scale))
+            observation, _, terminated, truncated, infos = env.step(np.clip(executed, low, high))
+            for copy in np.flatnonzero(terminated | truncated):
+                job = running[copy]
+                if job is not None:
+                    arrays = {key: np.stack([step[key] for step in traces[copy]]) for key in traces[copy][0]}
+                    finished[job[0]] = Demonstration(job[1], bool(infos["success"][copy]), arrays)
+                    running[copy], traces[copy] = None, []
+            while following in finished:
+                done = finished.pop(following)
+                following += 1
+                if done.success or keep_failures:
+                    yield done
+    finally:
+        env.close()
