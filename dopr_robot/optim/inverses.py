@@ -102,7 +102,8 @@ def _leading_inverse(moment: Tensor, damping: Tensor, start: tuple[Tensor, int])
     """
     basis, rounds = start
     for _ in range(rounds):
-        basis = torch.linalg.qr(moment @ basis).Q
+        # The damping keeps what S has no say about where it was; without it, it would be rounding noise, other on every machine.
+        basis = torch.linalg.qr(torch.baddbmm(damping.view(-1, 1, 1) * basis, moment, basis)).Q
     inside = basis.mT @ moment @ basis
     trace, kept = _trace(moment), _trace(inside)
     rest = (trace - kept).clamp_min(0) / (moment.shape[-1] - basis.shape[-1])
