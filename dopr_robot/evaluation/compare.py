@@ -14,6 +14,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.evaluation import comparison, plots, seeds, statistics
 from dopr_robot.evaluation.evaluator import RECORDS, read_results
 from dopr_robot.evaluation.records import EpisodeRecord, read_records
+from dopr_robot.evaluation.report import write_comparison_report
 from dopr_robot.files import write_json
 
 SIZES = (0.05, 0.1, 0.2)
@@ -227,10 +228,13 @@ def look(folders: Sequence[Path], labels: Sequence[str], level: float = 0.05) ->
 
 
 def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Path) -> None:
-    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes) and ``difference.png`` to ``out``."""
+    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``."""
     write_json(out / "comparison.json", result)
-    plots.save(curves_figure(result, runs), out / "horizon.png")
-    plots.save(plots.difference_figure(result["pairs"], get_task(result["task"]).control_hz), out / "difference.png")
+    curves = curves_figure(result, runs)
+    difference = plots.difference_figure(result["pairs"], get_task(result["task"]).control_hz)
+    plots.save(curves, out / "horizon.png")
+    plots.save(difference, out / "difference.png")
+    write_comparison_report(out / "report.html", result, curves, difference)
 
 
 def curves_figure(result: dict[str, Any], runs: Sequence[Evaluated]) -> Figure:

@@ -13,19 +13,15 @@ from dopr_robot.errors import UserError
 from dopr_robot.evaluation import plots, seeds, statistics
 from dopr_robot.evaluation.plan import Evaluation
 from dopr_robot.evaluation.records import EpisodeRecord, RecordWriter, read_records
+from dopr_robot.evaluation.report import write_evaluation_report
 from dopr_robot.evaluation.rollout import group_sizes
 from dopr_robot.evaluation.showcase import show
 from dopr_robot.evaluation.video import rendered
 from dopr_robot.files import write_json
 from dopr_robot.progress import progress
 
-RECORDS, RESULTS, FIGURE, VIDEO, STILLS = (
-    "episodes.jsonl",
-    "results.json",
-    "horizon.png",
-    "rollouts.mp4",
-    "failures.png",
-)
+RECORDS, RESULTS, FIGURE, REPORT = "episodes.jsonl", "results.json", "horizon.png", "report.html"
+VIDEO, STILLS = "rollouts.mp4", "failures.png"
 
 
 def evaluate(
@@ -114,9 +110,12 @@ def evaluate(
     final = results()
     records = read_records(out / RECORDS)
     write_json(out / RESULTS, final)
-    plots.save(figure(evaluation, records), out / FIGURE)
+    curve = figure(evaluation, records)
+    plots.save(curve, out / FIGURE)
     if video:
         show(evaluation, records, video, out / VIDEO, out / STILLS)
+    spec = evaluation.spec
+    write_evaluation_report(out / REPORT, final, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS)
     return final
 
 

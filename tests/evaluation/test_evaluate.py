@@ -13,7 +13,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.evaluation import Evaluation, evaluate, read_records, seeds
 from dopr_robot.evaluation.showcase import choose
 
-FILES = {"episodes.jsonl", "results.json", "horizon.png", "rollouts.mp4", "failures.png"}
+FILES = {"episodes.jsonl", "results.json", "horizon.png", "rollouts.mp4", "failures.png", "report.html"}
 
 
 @pytest.fixture
