@@ -1,6 +1,8 @@
 """Demonstrations: the store, its windows and statistics, and other people's formats."""
 
 from dopr_robot.datasets.attributes import ActionAttributes, Attributes
+from dopr_robot.datasets.check import Finding, Report, check, repair
+from dopr_robot.datasets.recording import Episode, Recording, read_store, write_store
 from dopr_robot.datasets.sampling import batch_indices, split_episodes
 from dopr_robot.datasets.statistics import statistics
 from dopr_robot.datasets.store import KeyInfo, Store
@@ -10,10 +12,18 @@ __all__ = [
     "ActionAttributes",
     "Attributes",
     "Batch",
+    "Episode",
+    "Finding",
     "KeyInfo",
+    "Recording",
+    "Report",
     "Store",
     "Windows",
     "batch_indices",
+    "check",
+    "read_store",
+    "repair",
     "split_episodes",
     "statistics",
+    "write_store",
 ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ import zarr.errors
 import zarr.storage
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
+from zarr.core.sync import sync
 
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
 from dopr_robot.errors import DamagedError, UserError
@@ -61,13 +62,15 @@ class Store:
     (5, 2)
     """
 
-    def __init__(self, path: str, group: zarr.Group, attributes: Attributes, *, own: bool) -> None:
+    def __init__(
+        self, path: str, group: zarr.Group, attributes: Attributes, *, own: bool, whole_part: bool = False
+    ) -> None:
         self.path = path
         self.attributes = attributes
+        self.is_own = own
         self._group = group
-        self._own = own
         self._lock: FileLock | None = None
-        self._ends = self._read_ends()
+        self._ends = self._read_ends(whole_part)
 
     # Opening
 
@@ -95,10 +98,14 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
+    def open(cls, path: str | Path, *, whole_part: bool = False) -> Store:
         """An existing store: a folder, a ``.zip``, or any address that fsspec knows; zarr v3 or v2.
 
         The first :meth:`append` takes the writer's lock; until then nothing is written.
+
+        Args:
+            path: where it is.
+            whole_part: open a store whose ``episode_ends`` do not increase up to where they do.
 
         Raises:
             UserError: nothing is there, or it is not a store; the message names the path and what is missing.
@@ -114,7 +121,7 @@ class Store:
             attributes = Attributes.from_json(group.attrs[GROUP_KEY]) if own else Attributes()
         except UserError as error:
             raise UserError(f"{path}: attribute {GROUP_KEY!r}: {error}") from None
-        return cls(str(path), group, attributes, own=own)
+        return cls(str(path), group, attributes, own=own, whole_part=whole_part)
 
     def close(self) -> None:
         """Release the writer's lock, if this store holds it."""
@@ -182,6 +189,11 @@ class Store:
         }
 
     @property
+    def meta_rows(self) -> dict[str, int]:
+        """Entries of every array under ``meta/`` but ``episode_ends``; fewer than the episodes is damage."""
+        return {name: array.shape[0] for name, array in self._arrays("meta").items() if name != "episode_ends"}
+
+    @property
     def seeds(self) -> NDArray[np.int64]:
         """The seed of every episode, int64 [episodes]; -1 where none is known."""
         return self._known("seed", np.int64)
@@ -214,6 +226,14 @@ class Store:
             raise UserError(f"{self.path}: there is no key {key!r} (keys: {', '.join(self.keys)})")
         return array
 
+    def missing_files(self, key: str) -> list[int]:
+        """First rows of the files of a key that are not there; for stores written here, which leave none out."""
+        array = self.array(key)
+        rows = (array.shards or array.chunks)[0]
+        rest = (0,) * (array.ndim - 1)
+        names = {row: array.metadata.encode_chunk_key((row // rows, *rest)) for row in range(0, self.num_steps, rows)}
+        return [row for row, name in names.items() if not sync((array.store_path / name).exists())]
+
     # Writing
 
     def append(
@@ -235,7 +255,7 @@ class Store:
         Raises:
             UserError: keys, lengths, shapes or dtypes do not fit, or another program is writing.
         """
-        if not self._own:
+        if not self.is_own:
             raise UserError(f"{self.path}: made by another program and never modified: dopr convert it first")
         self._acquire()
         episode = {key: np.asarray(value) for key, value in arrays.items()}
@@ -259,6 +279,15 @@ class Store:
                 array.resize((index + 1, *array.shape[1:]))
         _write_rows(self._group["meta/episode_ends"], index, np.array([stop], np.int64))
         self._ends = np.append(self._ends, stop)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Self]:
+        """Hold the writer's lock. Raises UserError where another program does."""
+        self._acquire()
+        try:
+            yield self
+        finally:
+            self.close()
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Replace the attributes, in one write."""
@@ -329,7 +358,7 @@ class Store:
             return np.full(self.num_episodes, UNKNOWN, dtype)
         return self._read(array, name, slice(0, self.num_episodes)).astype(dtype)
 
-    def _read_ends(self) -> NDArray[np.int64]:
+    def _read_ends(self, whole_part: bool = False) -> NDArray[np.int64]:
         array = self._group["meta/episode_ends"]
         assert isinstance(array, zarr.Array)
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -343,9 +372,12 @@ class Store:
             last -= 1
         ends = ends[:last]
         steps = np.diff(ends, prepend=0)
-        if (steps <= 0).any():
-            raise DamagedError(f"{self.path}: episode_ends: does not increase (episode {int(np.argmax(steps <= 0))})")
-        return ends
+        if not (steps <= 0).any():
+            return ends
+        wrong = int(np.argmax(steps <= 0))
+        if whole_part:
+            return ends[:wrong]
+        raise DamagedError(f"{self.path}: episode_ends: does not increase (episode {wrong})")
 
     def _read_key(self, key: str, rows: slice) -> NDArray[Any]:
         array = self.array(key)
@@ -438,4 +470,5 @@ def _write_rows(array: Any, start: int, rows: NDArray[Any]) -> None:
     stop = start + len(rows)
     if array.shape[0] != stop:
         array.resize((stop, *array.shape[1:]))
-    array[start:stop] = rows
+    # Rows of zeros are written too: a missing file is then a loss, and `dopr info --check` sees it.
+    array.with_config({"write_empty_chunks": True})[start:stop] = rows

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ def choose_backend() -> str:
     )
 
 
+def _use_backend(backend: str) -> None:
+    """Let mujoco.Renderer make its contexts with ``backend``, although MUJOCO_GL was read when mujoco was imported."""
+    try:
+        contexts = import_module("mujoco.rendering.classic.gl_context")
+    except ImportError:  # MuJoCo 3
+        contexts = import_module("mujoco.gl_context")
+    os.environ["MUJOCO_GL"] = backend  # for the worker processes that this one starts
+    vars(contexts)["GLContext"] = import_module(f"mujoco.{backend}").GLContext
+
+
 class SceneRenderer:
     """Renders one model. Shadows and multisampling are off: on a software renderer they cost six of seven frames.
 
@@ -47,8 +58,9 @@ class SceneRenderer:
     """
 
     def __init__(self, model: Any, width: int, height: int, camera: str | None = None) -> None:
-        os.environ["MUJOCO_GL"] = choose_backend()
         import mujoco
+
+        _use_backend(choose_backend())
 
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)

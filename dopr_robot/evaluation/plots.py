@@ -75,7 +75,7 @@ def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str
         seconds.tick_params(labelsize=8, colors="0.4", width=0.5)
         seconds.spines["top"].set_visible(False)
         axes.set_title(title, loc="left", fontweight="bold")
-        axes.legend(loc="lower right" if kind == "attain" else "lower left", fontsize=9)
+        axes.legend(loc="best", fontsize=9)
     return figure
 
 

@@ -1,6 +1,7 @@
 """Episodes shown: which ones, run again by their seeds with a camera."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def show(evaluation: Evaluation, records: Sequence[EpisodeRecord], number: int, 
     """
     clips = film(evaluation, records, choose(records, evaluation.spec.kind, number))
     hz = evaluation.spec.control_hz
-    write_grid(video, clips, columns=max(1, round(len(clips) ** 0.5)), fps=hz / stride_for(hz))
+    write_grid(video, clips, columns=math.ceil(len(clips) ** 0.5), fps=hz / stride_for(hz))
     sheet = still_sheet([clip for clip in clips if clip.outcome != "success"][:STILL_ROWS])
     if sheet is not None:
         with replacing(stills) as beside:

@@ -70,9 +70,9 @@ def test_the_video_shows_how_episodes_ended(reach, tmp_path):
     assert list(chosen.values()) == ["best"] * 2 + ["worst"] * 2 + ["random"] * 2
     with imageio.get_reader(tmp_path / "e" / "rollouts.mp4") as reader:
         frames = [frame for frame in reader]  # noqa: C416 - its length is inf
-    height, width = frames[-1].shape[0] // 3, frames[-1].shape[1] // 2
+    height, width = frames[-1].shape[0] // 2, frames[-1].shape[1] // 3
     for position, episode in enumerate(chosen):
-        row, column = divmod(position, 2)
+        row, column = divmod(position, 3)
         border = frames[-1][row * height + height // 2, column * width + 1].astype(int)
         assert (border.argmax() == 1) == (records[episode].outcome == "success"), (episode, border)
     longest = max(records[episode].length for episode in chosen)

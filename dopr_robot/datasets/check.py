@@ -1,0 +1,220 @@
+"""Is a store whole, and is anything in it odd? And the way back from damage."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr_robot.datasets.recording import Episode, read_store, write_store
+from dopr_robot.datasets.store import UNKNOWN, Store
+from dopr_robot.errors import DamagedError, UserError
+
+SATURATED_SHARE = 0.25
+"""Share of an action's steps at its bounds above which it is called saturated."""
+REPLAY_TOLERANCE = 1e-3
+"""Largest difference to a replay, in the observation's units, that is not worth a warning."""
+
+Replay = Callable[[Episode], dict[str, float]]
+"""Runs an episode's actions from its recorded start and says how far each observation ends up from the recorded one."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a report: where, what, and in which episode."""
+
+    key: str
+    what: str
+    episode: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}" + ("" if self.episode is None else f" (episode {self.episode})")
+
+
+@dataclass
+class Report:
+    """What :func:`check` found. Damage contradicts itself or cannot be trained on; a warning is odd and may be meant."""
+
+    damage: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+
+def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: int = 3) -> Report:
+    """Read everything in a store and report what is wrong.
+
+    Damage: ``episode_ends`` that do not increase, arrays shorter than they say, files missing or unreadable (the checksums of
+    chunks are verified by reading them), NaN and inf, declared keys that are absent. Warnings: constant or saturated actions,
+    constant observations, seeds seen twice, replays that drift.
+
+    Args:
+        path: the store.
+        replay: where the simulator is at hand, what replays an episode.
+        replay_episodes: how many episodes are replayed, spread evenly.
+
+    Raises UserError where it is not a store at all.
+    """
+    report = Report()
+    try:
+        store = Store.open(path)
+    except DamagedError as error:
+        report.damage.append(_finding(error, path))
+        store = Store.open(path, whole_part=True)
+    keys = store.keys
+    for name in store.attributes.observations:
+        if name not in keys:
+            report.damage.append(Finding(name, "declared as an observation and absent"))
+    if "action" not in keys and store.num_episodes:
+        report.warnings.append(Finding("action", f"there is no such key (keys: {', '.join(keys)})"))
+    report.damage += _check_meta(store)
+    for key in keys:
+        ranges = _Ranges()
+        report.damage += _check_key(store, key, ranges)
+        report.warnings += _oddities(store, key, ranges)
+    seeds = store.seeds[store.seeds != UNKNOWN]
+    for seed in np.unique(seeds[np.isin(seeds, seeds[_repeated(seeds)])]):
+        first, second = np.flatnonzero(store.seeds == seed)[:2]
+        report.warnings.append(Finding("seed", f"{seed} is also episode {first}'s", int(second)))
+    if replay is not None and not report.damage:
+        report.warnings += _check_replay(store, replay, replay_episodes)
+    return report
+
+
+def repair(path: str | Path) -> list[str]:
+    """Take a store back to the longest run of whole episodes from its start.
+
+    The store is rewritten beside its place and exchanged, so a kill leaves either the old one or the new one.
+
+    Returns:
+        what was done, one line each; empty where nothing was wrong.
+
+    Raises:
+        UserError: not a store, not a local folder, made by another program, or another program is writing to it.
+        DamagedError: not even the first episode is whole.
+    """
+    path = Path(path)
+    store = Store.open(path, whole_part=True)
+    if not path.is_dir() or not store.is_own:
+        raise UserError(f"{path}: only a local store written by dopr is repaired: dopr convert it first")
+    report = check(path)
+    structural = [finding for finding in report.damage if finding.what not in _NOT_FINITE]
+    if not structural:
+        return []
+    with store.locked():
+        whole = next((e for e in range(store.num_episodes) if not _is_whole(store, e)), store.num_episodes)
+        if whole == 0:
+            raise DamagedError(f"{path}: no whole episode is left; first damage: {structural[0]}")
+        mended, old = (path.with_name(f".{uuid.uuid4().hex[:8]}.{kind}.{path.name}") for kind in ("mended", "old"))
+        write_store(read_store(store, range(whole)), mended)
+        path.rename(old)
+        mended.rename(path)
+        shutil.rmtree(old)
+    return [*map(str, structural), f"kept {whole} whole episodes"]
+
+
+_NOT_FINITE = ("NaN", "inf")
+
+
+class _Ranges:
+    """Minimum and maximum over all episodes, and the share of steps at given bounds."""
+
+    def __init__(self) -> None:
+        self.low: NDArray | None = None
+        self.high: NDArray | None = None
+
+    def add(self, values: NDArray) -> None:
+        low, high = values.min(0), values.max(0)
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
+
+
+def _check_key(store: Store, key: str, ranges: _Ranges) -> Iterator[Finding]:
+    array = store.array(key)
+    if store.is_own:
+        for row in store.missing_files(key):
+            yield Finding(key, "a file is missing", int(np.searchsorted(store.episode_ends, row, side="right")))
+    numeric = array.dtype.kind in "fiub"
+    for index in range(store.num_episodes):
+        try:
+            values = store.episode(index, [key])[key]
+        except DamagedError as error:
+            yield _finding(error, store.path)
+            if array.shape[0] < store.num_steps:
+                return
+            continue
+        if not numeric:
+            continue
+        ranges.add(values)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            yield Finding(key, "NaN" if np.isnan(values).any() else "inf", index)
+
+
+def _check_meta(store: Store) -> Iterator[Finding]:
+    if not store.is_own:
+        return
+    try:
+        present = store.meta
+    except DamagedError as error:
+        yield _finding(error, store.path)
+        return
+    for name, rows in store.meta_rows.items():
+        if rows < store.num_episodes:
+            yield Finding(f"meta/{name}", f"has {rows} entries for {store.num_episodes} episodes", rows)
+    for name in ("seed", "success"):
+        if name not in present and name not in store.meta_rows:
+            yield Finding(f"meta/{name}", "is missing")
+
+
+def _oddities(store: Store, key: str, ranges: _Ranges) -> Iterator[Finding]:
+    if ranges.low is None or ranges.high is None or store.num_steps < 2:
+        return
+    constant = np.atleast_1d(ranges.low == ranges.high)
+    which = "every step alike" if constant.all() else f"entries {np.flatnonzero(constant).tolist()[:8]} never change"
+    if constant.any() and (constant.all() or constant.ndim == 1):
+        yield Finding(key, f"constant: {which}")
+    action = store.attributes.action
+    if key == "action" and action.low and constant.shape == (len(action.low),):
+        values = store.read([key])[key]
+        share = ((values <= action.low) | (values >= action.high)).mean(0)
+        for entry in np.flatnonzero((share > SATURATED_SHARE) & ~constant):
+            yield Finding(key, f"saturated: entry {entry} is at its bounds in {share[entry]:.0%} of the steps")
+        if (values < np.array(action.low) - 1e-6).any() or (values > np.array(action.high) + 1e-6).any():
+            yield Finding(key, "beyond the bounds that the attributes declare")
+
+
+def _check_replay(store: Store, replay: Replay, count: int) -> Iterator[Finding]:
+    chosen = np.unique(np.linspace(0, store.num_episodes - 1, min(count, store.num_episodes)).astype(int))
+    for index, episode in zip(chosen, read_store(store, chosen).episodes, strict=True):
+        for key, drift in replay(episode).items():
+            if not drift <= REPLAY_TOLERANCE:
+                yield Finding(key, f"a replay drifts by {drift:.3g}", int(index))
+
+
+def _is_whole(store: Store, index: int) -> bool:
+    """Whether every file under an episode is there and readable."""
+    start, stop = int(store.episode_starts[index]), int(store.episode_ends[index])
+    for key in store.keys:
+        array = store.array(key)
+        rows = (array.shards or array.chunks)[0]
+        if any(start < row + rows and row < stop for row in store.missing_files(key)):
+            return False
+    try:
+        store.episode(index)
+    except DamagedError:
+        return False
+    return all(rows > index for rows in store.meta_rows.values())
+
+
+def _repeated(seeds: NDArray) -> NDArray:
+    _, first = np.unique(seeds, return_index=True)
+    return np.setdiff1d(np.arange(len(seeds)), first)
+
+
+def _finding(error: DamagedError, path: str | Path) -> Finding:
+    """The message of a damaged store is ``path: key: what (episode e)``."""
+    key, _, what = str(error).removeprefix(f"{path}: ").partition(": ")
+    return Finding(key, what)

@@ -1,0 +1,84 @@
+"""Episodes on their way from one place to another: what readers yield and writers take, one episode at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.store import UNKNOWN, Store
+from dopr_robot.errors import UserError
+
+
+@dataclass
+class Episode:
+    """One demonstration: ``arrays {key: [T, ...]}``, its seed and success where known, and whatever else belongs to it."""
+
+    arrays: dict[str, NDArray[Any]]
+    seed: int | None = None
+    success: bool | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Recording:
+    """What is known of a set of episodes, and the episodes, read as they are asked for."""
+
+    attributes: Attributes
+    episodes: Iterable[Episode]
+
+
+def read_store(store: Store, episodes: Iterable[int] | None = None) -> Recording:
+    """A store (some of its episodes, in the order given) as a recording."""
+    return Recording(store.attributes, _episodes(store, range(store.num_episodes) if episodes is None else episodes))
+
+
+def _episodes(store: Store, chosen: Iterable[int]) -> Iterator[Episode]:
+    meta, seeds, success = store.meta, store.seeds, store.success
+    others = [name for name in meta if name not in ("seed", "success")]
+    for index in chosen:
+        yield Episode(
+            store.episode(index),
+            None if seeds[index] == UNKNOWN else int(seeds[index]),
+            None if success[index] == UNKNOWN else bool(success[index]),
+            {name: meta[name][index] for name in others},
+        )
+
+
+def write_store(recording: Recording, out: str | Path) -> Store:
+    """A new store at ``out``, there only when it is whole; whatever goes wrong leaves nothing behind."""
+    with new_path(out) as partial:
+        with Store.create(partial, recording.attributes) as store:
+            for episode in recording.episodes:
+                store.append(episode.arrays, seed=episode.seed, success=episode.success, meta=episode.meta)
+        if not store.num_episodes:
+            raise UserError(f"{out}: there is no episode to write")
+    return Store.open(out)
+
+
+@contextmanager
+def new_path(out: str | Path) -> Iterator[Path]:
+    """A path beside ``out`` to write a file or folder at; it is moved to ``out`` at the end, or removed after an error."""
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another path")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: the folder {out.parent} does not exist")
+    # The ending stays: formats tell a file by it.
+    partial = out.with_name(f".{uuid.uuid4().hex[:8]}.partial.{out.name}")
+    try:
+        yield partial
+        os.rename(partial, out)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
