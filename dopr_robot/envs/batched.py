@@ -200,9 +200,7 @@ class BatchedMujocoEnv(VectorEnv):
         info |= {"initial_state": self._initial_state(), "_initial_state": mask}
         return self._observation(), info
 
-    def step(
-        self, actions: Any
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
         """One control step of every copy that is not waiting for its reset."""
         action = self._checked(actions)
         fresh = np.zeros(self.num_envs, bool)
@@ -311,7 +309,9 @@ class BatchedMujocoEnv(VectorEnv):
         return info
 
     def _initial_state(self) -> Floats:
-        parts = [np.asarray(value, np.float64).reshape(self.num_envs, -1) for _, value in sorted(self.variables.items())]
+        parts = [
+            np.asarray(value, np.float64).reshape(self.num_envs, -1) for _, value in sorted(self.variables.items())
+        ]
         return np.concatenate([self.physics, *parts], axis=1)
 
     def _checked(self, actions: Any) -> Floats:

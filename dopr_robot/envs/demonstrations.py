@@ -81,7 +81,9 @@ def demonstrations(
             executed = clean.copy()
             for copy, job in enumerate(running):
                 if job is not None:
-                    traces[copy].append({key: value[copy].copy() for key, value in observation.items()} | {"action": clean[copy]})
+                    traces[copy].append(
+                        {key: value[copy].copy() for key, value in observation.items()} | {"action": clean[copy]}
+                    )
                     executed[copy] += scale * job[2].standard_normal(len(scale))
             observation, _, terminated, truncated, infos = env.step(np.clip(executed, low, high))
             for copy in np.flatnonzero(terminated | truncated):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.envs.batched import BatchedMujocoEnv, Initial, Verdict
 from dopr_robot.envs.rendering import add_geom
+from dopr_robot.envs.rotations import rotation_matrices
 from dopr_robot.envs.single import MujocoEnv
 from dopr_robot.envs.specs import QUADROTOR_TRACK
 
@@ -167,14 +168,3 @@ def path_at(path: dict[str, NDArray[Any]], time: Floats) -> tuple[Floats, Floats
     velocity = (cosine * omega * rate).sum(1)
     acceleration = (cosine * omega * quickening - sine * (omega * rate) ** 2).sum(1)
     return position, velocity, acceleration
-
-
-def rotation_matrices(quaternion: Floats) -> Floats:
-    """Quaternions ``[N, 4]`` (w, x, y, z) as matrices ``[N, 3, 3]``."""
-    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.array(rows).transpose(2, 0, 1)

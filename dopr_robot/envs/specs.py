@@ -2,6 +2,30 @@
 
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, register_task
 
+_ARM_LOW = (-2.90, -1.76, -2.90, -3.07, -2.90, -0.02, -2.90)
+_ARM_HIGH = (2.90, 1.76, 2.90, -0.07, 2.90, 3.75, 2.90)
+
+PICK_PLACE = TaskSpec(
+    id="dopr_robot/PickPlace-v0",
+    kind="attain",
+    control_hz=20,
+    max_steps=160,
+    description="bring a cube to the goal; success: let go within 2.5 cm of it, at rest on the table",
+    observations={"state": (29,)},
+    action=ActionSpec(
+        meaning="joint position and gripper opening",
+        absolute=True,
+        units=("rad",) * 7 + ("m",),
+        names=(*(f"joint{number}" for number in range(1, 8)), "opening"),
+        low=(*_ARM_LOW, 0.0),
+        high=(*_ARM_HIGH, 0.08),
+    ),
+    entry_point="dopr_robot.envs.pick_place:PickPlaceEnv",
+    vector_entry_point="dopr_robot.envs.pick_place:PickPlaceVectorEnv",
+    expert="dopr_robot.envs.pick_place:InverseKinematicsExpert",
+    metrics={"distance": "final"},
+)
+
 QUADROTOR_TRACK = TaskSpec(
     id="dopr_robot/QuadrotorTrack-v0",
     kind="sustain",
@@ -26,4 +50,5 @@ QUADROTOR_TRACK = TaskSpec(
 
 def register() -> None:
     """Add all of them."""
+    register_task(PICK_PLACE)
     register_task(QUADROTOR_TRACK)

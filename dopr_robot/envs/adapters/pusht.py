@@ -59,7 +59,11 @@ class PushT(gymnasium.Wrapper):
         # The block can be pushed over the table's edge, which the package's own bounds do not allow for.
         margin = np.array([512, 512, 512, 512, 0])
         self.observation_space = spaces.Dict(
-            {"state": spaces.Box((low - margin).astype(np.float32), (high + margin).astype(np.float32), dtype=np.float32)}
+            {
+                "state": spaces.Box(
+                    (low - margin).astype(np.float32), (high + margin).astype(np.float32), dtype=np.float32
+                )
+            }
         )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
