@@ -194,8 +194,8 @@ class BatchedMujocoEnv(VectorEnv):
             seeds = seed
         if len(seeds) != self.num_envs:
             raise UserError(f"{len(seeds)} seeds for {self.num_envs} copies: give one a copy")
-        for copy in np.flatnonzero(mask):
-            self._start(int(copy), seeds[copy])
+        for copy in map(int, np.flatnonzero(mask)):
+            self._start(copy, seeds[copy])
         info = self._info(self.judge())
         info |= {"initial_state": self._initial_state(), "_initial_state": mask}
         return self._observation(), info

@@ -98,7 +98,7 @@ class PickPlaceVectorEnv(BatchedMujocoEnv):
     def decorate(self, scene: Any, copy: int) -> None:
         place = np.append(self.variables["goal"][copy, :2], 0.0005)
         add_geom(scene, mujoco.mjtGeom.mjGEOM_CYLINDER, (TOLERANCE + 0.012, 0.0006, 0), place, (0.10, 0.55, 0.33, 1.0))
-        inner = place + [0, 0, 0.0006]
+        inner = place + np.array([0.0, 0.0, 0.0006])
         add_geom(scene, mujoco.mjtGeom.mjGEOM_CYLINDER, (TOLERANCE + 0.005, 0.0006, 0), inner, (0.72, 0.90, 0.78, 1.0))
 
     def _distance(self) -> Floats:
