@@ -7,7 +7,6 @@ how success depends on the horizon. What is there already is not made again, so 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot.cli.collect import collect
-    from dopr_robot.cli.eval import evaluate_run
+    from dopr_robot.cli.eval import evaluate_run, print_results
     from dopr_robot.cli.train import start
     from dopr_robot.training import compose_config, train
 
@@ -38,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     train(config, args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
     folder = evaluate_run(args.out)
-    print(json.loads((folder / "results.json").read_text())["curve"][-1], file=sys.stderr)
+    print_results(folder)
+    for name in ("report.html", "horizon.png", "rollouts.mp4"):
+        print(f"{name}: {folder / name}", file=sys.stderr)
     print(folder)
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -76,7 +75,7 @@ def new_path(out: str | Path) -> Iterator[Path]:
     partial = out.with_name(f".{uuid.uuid4().hex[:8]}.partial.{out.name}")
     try:
         yield partial
-        os.rename(partial, out)
+        partial.rename(out)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

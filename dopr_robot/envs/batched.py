@@ -17,6 +17,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import mujoco
@@ -241,7 +242,7 @@ class BatchedMujocoEnv(VectorEnv):
         for copy in copies:
             mujoco.mj_setState(self.model, data, self.physics[copy], STATE)
             mujoco.mj_forward(self.model, data)
-            frames.append(self._renderer.frame(data, lambda scene, copy=copy: self.decorate(scene, copy)))
+            frames.append(self._renderer.frame(data, partial(self.decorate, copy=copy)))
         return tuple(frames)
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -73,24 +73,24 @@ def demonstrations(
                     running[copy] = (*job, np.random.default_rng((job[1], 1)))
                     fresh[copy], reset_seeds[copy] = True, job[1]
             if fresh.any():
-                observation, _ = env.reset(seed=reset_seeds, options={"reset_mask": fresh} if started else None)
+                observation, _ = env.reset(seed=reset_seeds, options={"reset_mask": fresh} if started else None)  # type: ignore[arg-type]
                 started = True
             if not any(running):
                 return
             clean = expert.act().astype(np.float32)
             executed = clean.copy()
-            for copy, job in enumerate(running):
-                if job is not None:
+            for copy, current in enumerate(running):
+                if current is not None:
                     traces[copy].append(
                         {key: value[copy].copy() for key, value in observation.items()} | {"action": clean[copy]}
                     )
-                    executed[copy] += scale * job[2].standard_normal(len(scale))
+                    executed[copy] += scale * current[2].standard_normal(len(scale))
             observation, _, terminated, truncated, infos = env.step(np.clip(executed, low, high))
-            for copy in np.flatnonzero(terminated | truncated):
-                job = running[copy]
-                if job is not None:
+            for copy in map(int, np.flatnonzero(terminated | truncated)):
+                ended = running[copy]
+                if ended is not None:
                     arrays = {key: np.stack([step[key] for step in traces[copy]]) for key in traces[copy][0]}
-                    finished[job[0]] = Demonstration(job[1], bool(infos["success"][copy]), arrays)
+                    finished[ended[0]] = Demonstration(ended[1], bool(infos["success"][copy]), arrays)
                     running[copy], traces[copy] = None, []
             while following in finished:
                 done = finished.pop(following)

@@ -72,7 +72,13 @@ class PushT(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(np.asarray(action, np.float64))
-        return self._observation(observation), _settled(reward), bool(terminated), bool(truncated), self._info(info)
+        return (
+            self._observation(observation),
+            _settled(float(reward)),
+            bool(terminated),
+            bool(truncated),
+            self._info(info),
+        )
 
     @staticmethod
     def _observation(state: np.ndarray) -> dict[str, np.ndarray]:
