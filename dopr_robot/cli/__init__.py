@@ -21,8 +21,11 @@ from dopr_robot.errors import DoprError, UnknownNameError, UserError
 COMMANDS = {
     "demo": "the main job on a built-in task: collect, train, evaluate, plot, render",
     "collect": "demonstrations from a task's expert",
+    "info": "what is in a store, a run or a checkpoint",
+    "repair": "a damaged store back to its last whole episode",
     "train": "train a policy on a store",
     "eval": "success versus horizon of a trained policy",
+    "render": "a video of a policy or of demonstrations",
     "compare": "whether one run beats another",
     "tasks": "the tasks there are",
     "policies": "the policies there are",

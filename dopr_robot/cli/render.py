@@ -1,0 +1,110 @@
+"""A video of a policy's rollouts, or of a store's demonstrations.
+
+A policy is rolled out from the initial states that `dopr eval` begins with. Demonstrations are shown by their recorded images
+where the store has some, and else replayed: the task is reset to the episode's seed and the recorded actions are executed again,
+without the noise that was injected when they were collected.
+
+  dopr render runs/pick_place --out policy.mp4 --episodes 4
+  dopr render data/pick_place.zarr --out demonstrations.mp4
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="RUN_OR_STORE", help="run folder, checkpoint folder or store")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.mp4", help="where the video goes")
+    parser.add_argument("--episodes", type=int, default=4, metavar="K", help="how many are shown (default 4)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="block of initial states of a policy (default 0)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dopr_robot.cli.info import is_store
+    from dopr_robot.evaluation.video import write_grid
+
+    if args.episodes < 1:
+        raise UserError(f"--episodes {args.episodes} has to be at least 1")
+    if args.out.suffix != ".mp4":
+        raise UserError(f"--out {args.out} has to end in .mp4")
+    if not args.out.parent.is_dir():
+        raise UserError(f"the folder {args.out.parent} does not exist")
+    clips, fps = _demonstrations(args) if is_store(args.source) else _rollouts(args)
+    write_grid(args.out, clips, columns=math.ceil(len(clips) ** 0.5), fps=fps)
+    print(args.out)
+    return 0
+
+
+def _rollouts(args: argparse.Namespace) -> tuple[list[Any], float]:
+    from dopr_robot.evaluation import Evaluation
+    from dopr_robot.evaluation.records import EpisodeRecord
+    from dopr_robot.evaluation.showcase import Camera
+    from dopr_robot.evaluation.video import Clip, stride_for
+    from dopr_robot.policies import find_checkpoint, load_policy
+
+    checkpoint = find_checkpoint(args.source).resolve()
+    policy = load_policy(checkpoint)
+    if policy.task is None:
+        raise UserError(f"{args.source} does not say which task it was trained for")
+    evaluation = Evaluation(policy, policy.task, episodes=args.episodes, seed=args.seed, checkpoint=checkpoint)
+    hz = evaluation.spec.control_hz
+    camera = Camera(stride_for(hz), {})
+    records: list[EpisodeRecord] = []
+    evaluation.rollout(camera, render_mode="rgb_array").run(evaluation.jobs, records.append, workers=1)
+    records.sort(key=lambda record: record.episode)
+    clips = [Clip(f"seed {record.seed}", camera.frames.get(record.episode, []), record.outcome) for record in records]
+    return clips, hz / stride_for(hz)
+
+
+def _demonstrations(args: argparse.Namespace) -> tuple[list[Any], float]:
+    from dopr_robot.datasets import Store
+    from dopr_robot.evaluation.video import Clip, fit, stride_for
+
+    store = Store.open(args.source)
+    hz = store.attributes.control_hz or 10.0
+    images = [name for name, key in store.keys.items() if len(key.shape) == 3 and key.shape[-1] == 3]
+    clips = []
+    for index in range(min(args.episodes, store.num_episodes)):
+        success = int(store.success[index])
+        if images:
+            frames = [_pixels(frame) for frame in store.episode(index, images[:1])[images[0]][:: stride_for(hz)]]
+        else:
+            frames, success = _replayed(store, index, stride_for(hz))
+        outcome = {1: "success", 0: "failure", -1: ""}[success]
+        clips.append(Clip(f"episode {index}", [fit(frame) for frame in frames], outcome))
+    return clips, hz / stride_for(hz)
+
+
+def _pixels(frame: Any) -> Any:
+    """An image as uint8; stores of Diffusion Policy hold 0..255 as float32."""
+    import numpy as np
+
+    return frame if frame.dtype == np.uint8 else np.clip(frame, 0, 255).astype(np.uint8)
+
+
+def _replayed(store: Any, index: int, stride: int) -> tuple[list[Any], int]:
+    from dopr_robot.envs import make_vec
+
+    seed, task = int(store.seeds[index]), store.attributes.task
+    if task is None or seed < 0:
+        raise UserError(f"{store.path}: no images, and no task and seed to replay episode {index} from")
+    env = make_vec(task, 1, render_mode="rgb_array")
+    try:
+        env.reset(seed=[seed])  # type: ignore[arg-type]
+        frames, done, success = [env.render()[0]], False, False  # type: ignore[index]
+        for number, action in enumerate(store.episode(index, ["action"])["action"], start=1):
+            _, _, terminated, truncated, info = env.step(action[None])
+            done, success = bool(terminated[0] or truncated[0]), bool(info["success"][0])
+            if number % stride == 0 or done:
+                frames.append(env.render()[0])  # type: ignore[index]
+            if done:
+                break
+    finally:
+        env.close()
+    return frames, int(success)

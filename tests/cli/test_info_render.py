@@ -1,0 +1,64 @@
+"""dopr info, repair and render."""
+
+import json
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import zarr
+
+from dopr_robot.cli import main
+from dopr_robot.datasets import Attributes, Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "s.zarr"
+    with Store.create(path, Attributes(observations=("state",), control_hz=10)) as made:
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            images = rng.integers(0, 255, (12, 16, 16, 3), np.uint8)
+            made.append(
+                {"state": rng.normal(size=(12, 3)), "image": images, "action": rng.normal(size=(12, 2))}, seed=seed
+            )
+    return path
+
+
+def test_info_as_json_says_what_is_in_a_store(store, capsys):
+    assert main(["info", str(store), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["kind"], said["episodes"], said["steps"]) == ("store", 3, 36)
+    assert said["keys"]["state"] == {"shape": [3], "dtype": "float64"}
+    assert said["warnings"] == []
+
+
+def test_info_for_people_names_every_key(store, capsys):
+    assert main(["info", str(store)]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("3 episodes", "state", "image", "action", "lengths"))
+
+
+def test_check_tells_good_from_damaged_and_repair_mends(store, capsys):
+    assert main(["info", str(store), "--check"]) == 0
+    ends = zarr.open_group(store)["meta/episode_ends"]
+    ends[2] = 20  # before the end of the second episode
+    capsys.readouterr()
+    assert main(["info", str(store), "--check"]) == 1
+    assert "episode_ends" in capsys.readouterr().out
+    assert main(["repair", str(store)]) == 0
+    assert main(["info", str(store), "--check"]) == 0
+    assert Store.open(store).num_episodes == 2
+
+
+def test_render_shows_the_images_of_a_store(store, tmp_path, capsys):
+    out = tmp_path / "v.mp4"
+    assert main(["render", str(store), "--out", str(out), "--episodes", "2"]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    frames = imageio.imread(out, plugin="FFMPEG")
+    assert frames.shape[0] >= 12
+    assert frames.std() > 10
+
+
+def test_render_refuses_a_place_that_is_not_there(store, tmp_path, capsys):
+    assert main(["render", str(store), "--out", str(tmp_path / "no" / "v.mp4")]) == 2
+    assert "does not exist" in capsys.readouterr().err

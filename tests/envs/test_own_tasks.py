@@ -1,0 +1,114 @@
+"""Our own tasks: what holds for every one of them."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from dopr_robot.envs import demonstrations, get_task, list_tasks, load_expert, make, make_vec
+from dopr_robot.errors import UserError
+
+OWN = [spec.id for spec in list_tasks() if spec.id.startswith("dopr_robot/")]
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_gymnasium_finds_nothing_to_complain_of(task):
+    env = gymnasium.make(task)
+    check_env(env.unwrapped, skip_render_check=True)
+    assert gymnasium.make_vec(task, num_envs=3).num_envs == 3
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_an_episode_depends_on_its_seed_and_actions_alone(task):
+    """One copy alone, five copies on one thread and five on two: the same to the bit."""
+    rng = np.random.default_rng(0)
+    low, high = (np.array(bound) for bound in (get_task(task).action.low, get_task(task).action.high))
+    actions = (low + (high - low) * rng.uniform(0.4, 0.6, (20, 5, len(low)))).astype(np.float32)
+    traces = {}
+    for threads in (1, 2):
+        env = make_vec(task, 5, threads=threads)
+        env.reset(seed=[11, 12, 13, 14, 15])
+        traces[threads] = np.stack([env.step(action)[0]["state"] for action in actions])
+        env.close()
+    assert np.array_equal(traces[1], traces[2])
+    single = make(task)
+    single.reset(seed=13)
+    for step, action in enumerate(actions):
+        observation, _, terminated, _, _ = single.step(action[2])
+        assert np.array_equal(observation["state"], traces[1][step, 2])
+        if terminated:
+            break
+    single.close()
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_the_expert_succeeds(task):
+    episodes = list(demonstrations(task, range(1000, 1040), keep_failures=True))
+    assert sum(episode.success for episode in episodes) >= 39
+    low, high = np.float32(get_task(task).action.low), np.float32(get_task(task).action.high)
+    for episode in episodes:
+        assert ((episode.arrays["action"] >= low) & (episode.arrays["action"] <= high)).all()
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_demonstrations_do_not_depend_on_the_number_of_copies(task):
+    few, many = ([d.arrays["state"] for d in demonstrations(task, range(3), num_envs=n)] for n in (1, 8))
+    assert all(np.array_equal(a, b) for a, b in zip(few, many, strict=True))
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_an_action_that_is_not_finite_is_refused(task):
+    env = make_vec(task, 2)
+    env.reset(seed=[0, 1])
+    actions = np.zeros(env.action_space.shape, np.float32)
+    actions[1, 0] = np.nan
+    with pytest.raises(UserError, match="copy 1 is not finite"):
+        env.step(actions)
+
+
+def test_a_cube_left_alone_is_no_success():
+    env = make_vec("PickPlace", 4)
+    env.reset(seed=[0, 1, 2, 3])
+    still = np.concatenate([env.unwrapped.joints, np.full((4, 1), 0.08)], axis=1)
+    for _ in range(env.unwrapped.max_steps):
+        _, _, terminated, truncated, info = env.step(still)
+        assert not info["success"].any()
+    assert truncated.all()
+    assert not terminated.any()
+
+
+def test_a_quadrotor_without_thrust_fails_and_says_why():
+    env = make_vec("QuadrotorTrack", 1)
+    env.reset(seed=[0])
+    for _ in range(60):
+        _, _, terminated, _, info = env.step(np.zeros((1, 4)))
+        if terminated[0]:
+            break
+    assert terminated[0]
+    assert not info["success"][0]
+    assert "off the path" in info["cause"][0] or "ground" in info["cause"][0]
+
+
+def test_inverse_kinematics_reaches_what_forward_kinematics_confirms():
+    env = make_vec("PickPlace", 16)
+    env.reset(seed=list(range(16)))
+    arm, q = env.unwrapped.arm, env.unwrapped.joints.copy()
+    target = np.random.default_rng(0).uniform([0.40, -0.13, 0.03], [0.56, 0.13, 0.15], (16, 3))
+    yaw = np.linspace(-0.7, 0.7, 16)
+    for _ in range(60):
+        q = arm.step_towards(q, target, yaw, 0.05, 0.3)
+    position, rotation, _ = arm.forward(q)
+    assert np.abs(position - target).max() < 1e-3
+    assert np.abs(np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0]) - yaw).max() < 1e-2
+    assert rotation[:, 2, 2].min() > 0.999  # the hand points down
+    # and the chain is MuJoCo's own.
+    import mujoco
+
+    data = mujoco.MjData(env.unwrapped.model)
+    data.qpos[:7] = q[3]
+    mujoco.mj_forward(env.unwrapped.model, data)
+    assert np.abs(data.site("grasp").xpos - position[3]).max() < 1e-9
+
+
+def test_every_expert_of_ours_is_found():
+    assert all(load_expert(get_task(task)) for task in OWN)
