@@ -70,7 +70,8 @@ class Store:
         self.is_own = own
         self._group = group
         self._lock: FileLock | None = None
-        self._ends = self._read_ends(whole_part)
+        self._whole_part = whole_part
+        self._ends = self._read_ends()
 
     # Opening
 
@@ -358,7 +359,7 @@ class Store:
             return np.full(self.num_episodes, UNKNOWN, dtype)
         return self._read(array, name, slice(0, self.num_episodes)).astype(dtype)
 
-    def _read_ends(self, whole_part: bool = False) -> NDArray[np.int64]:
+    def _read_ends(self) -> NDArray[np.int64]:
         array = self._group["meta/episode_ends"]
         assert isinstance(array, zarr.Array)
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -375,13 +376,13 @@ class Store:
         if not (steps <= 0).any():
             return ends
         wrong = int(np.argmax(steps <= 0))
-        if whole_part:
+        if self._whole_part:
             return ends[:wrong]
         raise DamagedError(f"{self.path}: episode_ends: does not increase (episode {wrong})")
 
     def _read_key(self, key: str, rows: slice) -> NDArray[Any]:
         array = self.array(key)
-        if array.shape[0] < self.num_steps:
+        if array.shape[0] < rows.stop:
             raise DamagedError(
                 f"{self.path}: {key}: has {array.shape[0]} rows and episode_ends {self.num_steps} "
                 f"(episode {int(np.searchsorted(self._ends, array.shape[0], side='right'))})"

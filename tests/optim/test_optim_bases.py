@@ -42,14 +42,14 @@ def matrix(seed: int = 0) -> nn.Parameter:
 
 
 def test_muon_is_torchs_where_that_can_run():
-    ours, theirs = matrix(), matrix()
+    start, theirs = matrix().detach(), matrix()
     options = {"lr": 1e-2, "weight_decay": 0.1, "momentum": 0.95}
-    run(Muon([ours], ns_dtype=torch.bfloat16, **options), ours)
     run(torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **options), theirs)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)  # bfloat16: the update's entries are 2e-3 large
-    in_float32 = matrix()
-    run(Muon([in_float32], **options), in_float32)
-    torch.testing.assert_close(in_float32, theirs, rtol=0, atol=5e-4)
+    for dtype in (torch.bfloat16, torch.float32):
+        ours = matrix()
+        run(Muon([ours], ns_dtype=dtype, **options), ours)
+        # Torch's iterates in bfloat16, whose rounding differs from one processor to another.
+        assert (ours - theirs).norm() < 0.05 * (theirs - start).norm()
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 20), (20, 4)])
