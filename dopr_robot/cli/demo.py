@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-EPISODES = 150
+EPISODES = 250
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

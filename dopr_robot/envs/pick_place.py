@@ -137,14 +137,14 @@ class InverseKinematicsExpert:
         aside = np.linalg.norm(to_cube[:, :2], axis=1)
         left = np.linalg.norm(to_goal[:, :2], axis=1)
 
-        delivered = (left < 0.012) & (cube[:, 2] < REST + 0.006)
+        delivered = (left < 0.018) & (cube[:, 2] < REST + 0.01)
         around = (aside < 0.012) & (np.abs(to_cube[:, 2]) < 0.012)
         held = (aside < 0.025) & (np.abs(to_cube[:, 2]) < 0.025) & (env.opening < 0.047)
 
         approach = cube.copy()
         approach[:, 2] += np.clip(2.0 * (aside - 0.006), 0.0, self.clearance)
         carry = grasp + to_goal
-        carry[:, 2] += np.clip(1.5 * (left - 0.008), 0.0, self.clearance)
+        carry[:, 2] += np.clip(1.5 * (left - 0.014), 0.0, self.clearance)
         leave = grasp.copy()
         leave[:, 2] += np.where(env.opening > RELEASED, 0.05, 0.0)
 
