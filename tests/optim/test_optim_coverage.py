@@ -1,0 +1,87 @@
+"""What is covered of models that people train: the project's policies, diffusers' networks, a Hugging Face GPT-2."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dopr_robot.optim import DoPr
+from dopr_robot.policies import POLICIES, PolicySpec, make_policy
+from dopr_robot.policies.spec import ArraySpec
+
+Case = tuple[nn.Module, Callable[[], Tensor]]
+
+
+def unet2d_condition() -> Case:
+    from diffusers import UNet2DConditionModel
+
+    model = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=12,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    sample, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12)
+    return model, lambda: model(sample, torch.tensor([3, 40]), text).sample.square().mean()
+
+
+def dit() -> Case:
+    from diffusers import DiTTransformer2DModel
+
+    model = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=2, sample_size=8, num_embeds_ada_norm=10
+    )
+    sample = torch.randn(2, 4, 8, 8)
+    labels = torch.tensor([1, 7])
+    return model, lambda: model(sample, torch.tensor([3, 40]), labels).sample.square().mean()
+
+
+def gpt2() -> Case:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+    tokens = torch.randint(0, 50, (3, 12))
+    return model, lambda: model(input_ids=tokens, labels=tokens).loss
+
+
+def policy(name: str) -> Case:
+    spec = PolicySpec({"state": ArraySpec((5,))}, ArraySpec((3,)), n_obs_steps=2, horizon=16, n_action_steps=8)
+    model = make_policy({"name": name}, spec)
+    limits = {"min": 0.0, "max": 1.0, "mean": 0.5, "std": 0.3}
+    model.fit_normalizer(
+        {
+            key: {name: np.full(size, value) for name, value in limits.items()}
+            for key, size in (("state", 5), ("action", 3))
+        }
+    )
+    batch: dict[str, Any] = {"observation": {"state": torch.rand(4, 2, 5)}, "action": torch.rand(4, 16, 3)}
+    return model, lambda: model.loss(batch)[0]
+
+
+OTHERS = {"UNet2DConditionModel": unet2d_condition, "DiTTransformer2DModel": dit, "GPT-2": gpt2}
+CASES = OTHERS | {name: lambda name=name: policy(name) for name in POLICIES}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_at_least_95_percent_of_the_matrices_are_covered_and_all_of_them_fire(case):
+    torch.manual_seed(0)
+    model, loss = CASES[case]()
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model)
+    for _ in range(2):
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    coverage = optimizer.coverage()
+    assert optimizer.preconditioner.step == 2
+    assert coverage.never_fired == [], f"\n{coverage}"
+    assert coverage.matrix_share >= 0.95, f"\n{coverage}"
+    assert [row.name for row in coverage] == [name for name, _ in model.named_parameters()]
+    left = [row for row in coverage if not row.preconditioned]
+    assert all(row.how for row in left)
