@@ -1,15 +1,18 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both set up what they need in .venv.
+# Two commands for a fresh machine: `make demo` and `make test`. Both set up what they need in .venv; the tests of simulators that ask
+# for an older MuJoCo and NumPy run in .venv-sim.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_SIM ?= .venv-sim
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup setup-test lint clean
+.PHONY: demo test setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
 
-test: setup-test  ## everything that is checked
-	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal
+test: setup-test setup-sim  ## everything that is checked
+	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal -m "not sim"
+	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m sim $$(grep -rl mark.sim tests --include='test_*.py')
 
 lint: setup-test
 	$(BIN)/ruff format .
@@ -17,6 +20,7 @@ lint: setup-test
 
 setup: $(VENV)/.core
 setup-test: $(VENV)/.test
+setup-sim: $(VENV_SIM)/.test
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,5 +35,11 @@ $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $@
 
+$(VENV_SIM)/.test: pyproject.toml constraints-sim.txt
+	$(PYTHON) -m venv $(VENV_SIM)
+	$(VENV_SIM)/bin/python -m pip install -q --upgrade pip
+	$(VENV_SIM)/bin/python -m pip install -q -c constraints-sim.txt -e ".[test-sim]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_SIM) build dist *.egg-info
