@@ -35,7 +35,9 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str | N
             parts, failed = _leading_inverse(moments, strength, _start(group, kept))
         for name, stacked in parts.items():
             for factor, part in zip(group, stacked.split(sizes), strict=True):
-                factor.state[name] = part.clone() if len(group) > 1 else part
+                # One layout whoever made it: the kernel of a multiplication, and so its last bits, depends on the strides, and a
+                # checkpoint gives contiguous tensors back.
+                factor.state[name] = part.clone(memory_format=torch.contiguous_format)
         raised += list(zip(group, failed.split(sizes), strict=True))
     return raised
 
@@ -79,7 +81,10 @@ def _cholesky_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     damped = moment.clone()
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
-    return torch.cholesky_inverse(triangle), info > 0
+    failed = info > 0
+    # What a failed factorisation leaves may have a zero on its diagonal, which the inversion would raise for.
+    whole = torch.where(failed.view(-1, 1, 1), torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device), triangle)
+    return torch.cholesky_inverse(whole), failed
 
 
 def _start(group: Sequence[Factor], rank: int) -> tuple[Tensor, int]:
@@ -121,7 +126,7 @@ def _trace(matrices: Tensor) -> Tensor:
 def _form_two_sided(factor: Factor, damping: float) -> None:
     """For ``diag(s) M + M S + strength M = G``, solved in the eigenvectors of S."""
     eigenvalues, basis = torch.linalg.eigh(factor.state["matrix"][0])
-    factor.state["basis"] = basis
+    factor.state["basis"] = basis.contiguous()
     factor.state["eigenvalues"] = eigenvalues.clamp_min(0)
     rows = factor.state.get("diagonal", torch.zeros(factor.weight.shape[0], dtype=basis.dtype, device=basis.device))
     factor.state["damped"] = rows + damping * factor.trace_mean()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -116,8 +117,12 @@ def make_point() -> Callable[..., Callable[[int], VectorEnv]]:
 
     def configure(workers: bool = False, **kwargs: Any) -> Callable[[int], VectorEnv]:
         def make(n: int) -> VectorEnv:
-            vectorize = AsyncVectorEnv if workers else SyncVectorEnv
-            return vectorize([lambda: PointEnv(**kwargs)] * n, autoreset_mode=AutoresetMode.DISABLED)
+            makers = [lambda: PointEnv(**kwargs)] * n
+            if not workers:
+                return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+            # Replacements of a dead worker are started while other threads run, where a fork is not safe.
+            cloudpickle.register_pickle_by_value(sys.modules[__name__])
+            return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, context="forkserver")
 
         return make
 
