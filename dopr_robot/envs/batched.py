@@ -9,7 +9,9 @@ To write a task, subclass :class:`BatchedMujocoEnv`, set ``task``, and give five
 - ``control(action [N, A]) -> [N, nu]``: actuator values, held during a control step.
 - ``judge() -> Verdict``: success and failure now.
 
-``decorate(scene, copy)`` may add drawings (a goal, a path) to a rendered scene, and ``measure()`` further figures to ``info``.
+Further hooks may stay as they are: ``decorate(scene, copy)`` adds drawings (a goal, a path) to a rendered scene, ``measure()`` figures to
+``info``, ``remember(copies)`` keeps in ``variables`` what an episode has come to so far, ``neutral()`` is done while a delayed first
+action is on its way. ``pushed`` names the body that a disturbance pushes.
 The single environment is the same code with one copy, see :mod:`dopr_robot.envs.single`.
 """
 
@@ -28,6 +30,7 @@ from gymnasium.vector.utils import batch_space
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
+from dopr_robot.envs.perturbations import Perturbations, Pushes
 from dopr_robot.envs.registration import TaskSpec
 from dopr_robot.envs.rendering import SceneRenderer
 from dopr_robot.errors import UserError
@@ -72,11 +75,17 @@ class BatchedMujocoEnv(VectorEnv):
         render_mode: None or ``"rgb_array"``.
         width, height, camera: of the rendered frames.
         threads: of the physics; None: one a core.
-        **options: the task's own.
+        obs: what an observation holds: ``state``, and any of the task's cameras, as an image ``uint8 [H, W, 3]`` under its name.
+        image_size: ``(H, W)`` of those images.
+        disturbance, observation_noise, action_delay: see :data:`dopr_robot.envs.specs.PERTURBATIONS`.
+        **options: the task's own, as its TaskSpec lists them.
+
+    Raises:
+        UserError: an option that the task does not have, or a value out of its range.
     """
 
     task: ClassVar[TaskSpec]
-    timestep_tolerance = 1e-9
+    pushed: ClassVar[str]
 
     def __init__(
         self,
@@ -89,10 +98,19 @@ class BatchedMujocoEnv(VectorEnv):
         height: int = 240,
         camera: str | None = None,
         threads: int | None = None,
+        obs: Sequence[str] = ("state",),
+        image_size: tuple[int, int] = (96, 96),
+        disturbance: float = 0.0,
+        observation_noise: float = 0.0,
+        action_delay: int = 0,
         **options: Any,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode={render_mode!r}: {self.task.id} renders to 'rgb_array' only")
+        for name in options:
+            if name not in self.task.options:
+                raise UserError(f"{self.task.id} has no option {name!r} (it has: {', '.join(self.task.options)})")
+        self.perturbations = Perturbations(disturbance, observation_noise, action_delay)
         self.num_envs = num_envs
         self.max_steps = self.task.max_steps if max_steps is None else max_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -109,8 +127,9 @@ class BatchedMujocoEnv(VectorEnv):
         threads = min(threads or os.cpu_count() or 1, num_envs)
         self._datas = [mujoco.MjData(self.model) for _ in range(threads)]
         self._rollout = Rollout(nthread=threads if threads > 1 else 0)
-        self._renderer: SceneRenderer | None = None
+        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
         self._frame = (width, height, camera)
+        self._pushes = Pushes(self.model, self.pushed, disturbance) if disturbance else None
 
         self.physics = np.zeros((num_envs, mujoco.mj_stateSize(self.model, STATE)))
         self.sensors = np.zeros((num_envs, self.model.nsensordata))
@@ -126,11 +145,21 @@ class BatchedMujocoEnv(VectorEnv):
         }
         low, high = (np.asarray(bound, np.float32) for bound in (self.task.action.low, self.task.action.high))
         self.single_action_space = spaces.Box(low, high, dtype=np.float32)
+        self.cameras = tuple(key for key in obs if key not in self.task.observations)
+        if wrong := [key for key in self.cameras if key not in self.task.cameras]:
+            known = ", ".join((*self.task.observations, *self.task.cameras))
+            raise UserError(f"{self.task.id} has no observation {wrong[0]!r} (it has: {known})")
+        vectors = {key: shape for key, shape in self.task.observations.items() if key in obs}
         self.single_observation_space = spaces.Dict(
-            {key: spaces.Box(-np.inf, np.inf, shape, np.float32) for key, shape in self.task.observations.items()}
+            {key: spaces.Box(-np.inf, np.inf, shape, np.float32) for key, shape in vectors.items()}
+            | {key: spaces.Box(0, 255, (*image_size, 3), np.uint8) for key in self.cameras}
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._unseen = np.ones(num_envs, bool)  # copies that have moved since they were last observed
+        self._noise = {key: np.zeros((num_envs, *shape)) for key, shape in vectors.items()}
+        self._images = {key: np.zeros((num_envs, *image_size, 3), np.uint8) for key in self.cameras}
+        self._delayed = np.zeros((num_envs, action_delay, *(self.single_action_space.shape or ())))
 
     # What a task writes
 
@@ -152,6 +181,13 @@ class BatchedMujocoEnv(VectorEnv):
     def measure(self) -> dict[str, NDArray[Any]]:
         """Further figures of every copy for ``info``."""
         return {}
+
+    def remember(self, copies: Bools) -> None:
+        """Bring ``variables`` of the copies that were just stepped, ``bool [N]``, up to date."""
+
+    def neutral(self) -> Floats:
+        """Actions ``[N, A]`` that leave every copy as it is, as well as an action can."""
+        return np.zeros(self.action_space.shape or ())
 
     def decorate(self, scene: Any, copy: int) -> None:
         """Draw what is not in the model into a rendered scene."""
@@ -210,8 +246,10 @@ class BatchedMujocoEnv(VectorEnv):
             for copy in np.flatnonzero(fresh):
                 self._start(int(copy), None)
         running = ~self._waiting & ~fresh
-        unstable = self._advance(np.flatnonzero(running), self.control(action))
+        unstable = self._advance(np.flatnonzero(running), self.control(self._delay(action, running)))
         self.elapsed[running] += 1
+        self._unseen |= running
+        self.remember(running & ~unstable)
 
         verdict = self.judge()
         cause = [UNSTABLE if bad else text for bad, text in zip(unstable, verdict.cause, strict=True)]
@@ -235,21 +273,13 @@ class BatchedMujocoEnv(VectorEnv):
         if self.render_mode is None:
             raise UserError(f"{self.task.id} was made without render_mode='rgb_array'")
         width, height, camera = self._frame
-        if self._renderer is None:
-            self._renderer = SceneRenderer(self.model, width, height, camera)
-        data = self._datas[0]
-        frames = []
-        for copy in copies:
-            mujoco.mj_setState(self.model, data, self.physics[copy], STATE)
-            mujoco.mj_forward(self.model, data)
-            frames.append(self._renderer.frame(data, partial(self.decorate, copy=copy)))
-        return tuple(frames)
+        return tuple(self._pictures(int(copy), (height, width), [camera])[0] for copy in copies)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free threads and the OpenGL context."""
         self._rollout.close()
-        if self._renderer is not None:
-            self._renderer.close()
+        for renderer in self._renderers.values():
+            renderer.close()
 
     # Inside
 
@@ -269,16 +299,25 @@ class BatchedMujocoEnv(VectorEnv):
                 self.variables[name] = np.zeros((self.num_envs, *value.shape), value.dtype)
             self.variables[name][copy] = value
         self.elapsed[copy] = 0
-        self._waiting[copy] = False
+        self._waiting[copy], self._unseen[copy] = False, True
+        if self.perturbations.action_delay:
+            self._delayed[copy] = self.neutral()[copy]
 
     def _advance(self, copies: NDArray[np.intp], control: Floats) -> Bools:
         """Step these copies through one control period; which of them blew up (they keep their state of before)."""
         unstable = np.zeros(self.num_envs, bool)
         if not len(copies):
             return unstable
-        before = self.physics[copies]
+        before, inputs, spec = self.physics[copies], control[copies], mujoco.mjtState.mjSTATE_CTRL
+        if self._pushes is not None:
+            inputs, spec = self._pushes.behind(inputs, [self._rngs[copy] for copy in copies]), self._pushes.spec
         states, sensors = self._rollout.rollout(
-            self.model, self._datas, before, np.ascontiguousarray(control[copies, None]), nstep=self.substeps
+            self.model,
+            self._datas,
+            before,
+            np.ascontiguousarray(inputs[:, None]),
+            control_spec=int(spec),
+            nstep=self.substeps,
         )
         after = states[:, -1]
         # MuJoCo resets a copy whose accelerations are beyond all bounds, and its clock with it.
@@ -296,7 +335,37 @@ class BatchedMujocoEnv(VectorEnv):
         return {**self._info(self.judge()), **final}
 
     def _observation(self) -> dict[str, NDArray[Any]]:
-        return {key: np.asarray(value, np.float32) for key, value in self.observe().items()}
+        """What every copy shows; a copy that has not moved shows the same noise and the same picture again."""
+        for copy in map(int, np.flatnonzero(self._unseen)):
+            if self.perturbations.observation_noise:
+                for noise in self._noise.values():
+                    noise[copy] = self._rngs[copy].normal(0.0, self.perturbations.observation_noise, noise.shape[1:])
+            if self.cameras:
+                size = self._images[self.cameras[0]].shape[1:3]
+                for camera, picture in zip(self.cameras, self._pictures(copy, size, self.cameras), strict=True):
+                    self._images[camera][copy] = picture
+        self._unseen[:] = False
+        vectors = self.observe() if self._noise else {}
+        seen = {key: np.asarray(vectors[key] + noise, np.float32) for key, noise in self._noise.items()}
+        return seen | {camera: pictures.copy() for camera, pictures in self._images.items()}
+
+    def _pictures(self, copy: int, size: tuple[int, ...], cameras: Sequence[str | None]) -> list[NDArray[np.uint8]]:
+        height, width = size
+        if (height, width) not in self._renderers:
+            self._renderers[height, width] = SceneRenderer(self.model, width, height)
+        data = self._datas[0]
+        mujoco.mj_setState(self.model, data, self.physics[copy], STATE)
+        mujoco.mj_forward(self.model, data)
+        draw = partial(self.decorate, copy=copy)
+        return [self._renderers[height, width].frame(data, draw, camera) for camera in cameras]
+
+    def _delay(self, action: Floats, running: Bools) -> Floats:
+        """The action that is executed now, after this one has joined the queue."""
+        if not self.perturbations.action_delay:
+            return action
+        late = self._delayed[:, 0].copy()
+        self._delayed[running] = np.concatenate([self._delayed[running, 1:], action[running, None]], axis=1)
+        return late
 
     def _info(self, verdict: Verdict) -> dict[str, Any]:
         every = np.ones(self.num_envs, bool)

@@ -1,12 +1,12 @@
 """QuadrotorTrack: follow a random smooth path with an unstable quadrotor for as long as possible."""
 
-from importlib.resources import files
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr_robot.envs.assets import load_model
 from dopr_robot.envs.batched import BatchedMujocoEnv, Initial, Verdict
 from dopr_robot.envs.rendering import add_geom
 from dopr_robot.envs.rotations import rotation_matrices
@@ -38,11 +38,10 @@ class QuadrotorTrackVectorEnv(BatchedMujocoEnv):
     """
 
     task = QUADROTOR_TRACK
+    pushed = "quadrotor"
 
     def make_model(self, **options: Any) -> mujoco.MjModel:
-        if options:
-            raise TypeError(f"{self.task.id} has no option {next(iter(options))!r}")
-        model = mujoco.MjModel.from_xml_string(files("dopr_robot.envs").joinpath("assets", "quadrotor.xml").read_text())
+        model = load_model("quadrotor")
         # The rate loop's torque, inertia * gain * (commanded - actual rate): the first part is the control, the second is damping,
         # which the implicit integrator takes at the timestep that is about to come.
         inertia = model.body("quadrotor").inertia
@@ -82,6 +81,9 @@ class QuadrotorTrackVectorEnv(BatchedMujocoEnv):
 
     def control(self, action: Floats) -> Floats:
         return np.concatenate([action[:, :1] * self._weight, action[:, 1:] * self._torque], axis=1)
+
+    def neutral(self) -> Floats:
+        return np.tile([1.0, 0.0, 0.0, 0.0], (self.num_envs, 1))
 
     def judge(self) -> Verdict:
         position = self.qpos[:, :3]

@@ -55,6 +55,7 @@ class TaskSpec:
         package: module that has to be importable, and the extra that brings it.
         extra: see ``package``.
         options: names of the keywords that vary the task, with what each does.
+        cameras: of pictures that an observation can have beside the state (``obs=("state", "wrist")``).
         length: the one of ``options`` that sets how long the task is (how many cubes), a positive integer; None: there is none.
     """
 
@@ -73,6 +74,7 @@ class TaskSpec:
     package: str = "mujoco"
     extra: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    cameras: tuple[str, ...] = ()
     length: str | None = None
 
     @property

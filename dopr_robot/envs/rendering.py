@@ -58,10 +58,9 @@ class SceneRenderer:
     Args:
         model: an ``mujoco.MjModel``.
         width, height: pixels.
-        camera: a camera's name in the model; None: its first.
     """
 
-    def __init__(self, model: Any, width: int, height: int, camera: str | None = None) -> None:
+    def __init__(self, model: Any, width: int, height: int) -> None:
         import mujoco
 
         _use_backend(choose_backend())
@@ -70,15 +69,26 @@ class SceneRenderer:
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         model.vis.quality.offsamples = 0
         model.vis.quality.shadowsize = 0
-        if camera is not None and mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera) < 0:
-            names = ", ".join(model.camera(index).name for index in range(model.ncam))
-            raise UserError(f"camera {camera!r} is none of the model's: {names}")
-        self._camera = camera if camera is not None else (0 if model.ncam else -1)
+        self._model = model
         self._renderer = mujoco.Renderer(model, height, width)
 
-    def frame(self, data: Any, decorate: Callable[[Any], None] | None = None) -> NDArray[np.uint8]:
-        """The scene of ``data``, after ``decorate(scene)`` has added its drawings: ``[height, width, 3]``."""
-        self._renderer.update_scene(data, self._camera)
+    def frame(
+        self, data: Any, decorate: Callable[[Any], None] | None = None, camera: str | None = None
+    ) -> NDArray[np.uint8]:
+        """The scene of ``data``, after ``decorate(scene)`` has added its drawings: ``[height, width, 3]``.
+
+        Args:
+            data: an ``mujoco.MjData``.
+            decorate: see above.
+            camera: a camera's name in the model; None: its first.
+
+        Raises:
+            UserError: no such camera.
+        """
+        names = [self._model.camera(index).name for index in range(self._model.ncam)]
+        if camera is not None and camera not in names:
+            raise UserError(f"camera {camera!r} is none of the model's: {', '.join(names)}")
+        self._renderer.update_scene(data, camera if camera is not None else (0 if names else -1))
         if decorate is not None:
             decorate(self._renderer.scene)
         return self._renderer.render()

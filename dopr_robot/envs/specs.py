@@ -2,6 +2,13 @@
 
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, register_task
 
+PERTURBATIONS = {
+    "disturbance": "standard deviation of a random push along every axis, new at every control step, in newtons",
+    "observation_noise": "standard deviation of white noise on every entry of the state, in the entry's unit",
+    "action_delay": "control steps between an action and its execution",
+}
+"""Keywords that every task of ours takes."""
+
 _ARM_LOW = (-2.90, -1.76, -2.90, -3.07, -2.90, -0.02, -2.90)
 _ARM_HIGH = (2.90, 1.76, 2.90, -0.07, 2.90, 3.75, 2.90)
 
@@ -22,8 +29,10 @@ PICK_PLACE = TaskSpec(
     ),
     entry_point="dopr_robot.envs.pick_place:PickPlaceEnv",
     vector_entry_point="dopr_robot.envs.pick_place:PickPlaceVectorEnv",
-    expert="dopr_robot.envs.pick_place:InverseKinematicsExpert",
+    expert="dopr_robot.envs.pick_place:PickPlaceExpert",
     metrics={"distance": "final"},
+    options=PERTURBATIONS,
+    cameras=("overview", "wrist"),
 )
 
 QUADROTOR_TRACK = TaskSpec(
@@ -45,6 +54,8 @@ QUADROTOR_TRACK = TaskSpec(
     vector_entry_point="dopr_robot.envs.quadrotor:QuadrotorTrackVectorEnv",
     expert="dopr_robot.envs.quadrotor:GeometricController",
     metrics={"distance": "mean"},
+    options=PERTURBATIONS,
+    cameras=("overview", "onboard"),
 )
 
 
