@@ -1,7 +1,7 @@
 """The policy: normalisation, encoder, objective and network behind ``loss`` and ``act``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.policies.encoders import StateEncoder
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.normalization import Mode, Normalizer
-from dopr_robot.policies.objectives import OBJECTIVES, Objective
+from dopr_robot.policies.objectives import OBJECTIVES, Objective, Sizes
 from dopr_robot.policies.objectives.sampling import Generators
 from dopr_robot.policies.options import options
 from dopr_robot.policies.spec import PolicySpec
@@ -78,11 +78,20 @@ class Policy(nn.Module, ABC):
         """Take the statistics of the training split: ``{key: {min, max, mean, std}}`` for every observation and ``action``."""
         self.normalizer.fit(statistics)
 
+    @property
+    def fits(self) -> bool:
+        """Whether :meth:`fit` has to see the training split before the first step."""
+        return False
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Take what is found in the training split and not by gradient, after :meth:`fit_normalizer`. Nothing, for most policies."""
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of a batch, and its parts by name (detached)."""
         observation = self._normalized(batch["observation"])
         action = self.normalizer.normalize("action", batch["action"])
-        return self._loss(observation, action)
+        terms = self._loss(observation, action)
+        return sum(terms.values(), start=action.new_zeros(())), {name: term.detach() for name, term in terms.items()}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, so that wrappers such as DistributedDataParallel see it."""
@@ -105,7 +114,8 @@ class Policy(nn.Module, ABC):
         return self.normalizer.denormalize("action", actions[:, first : first + self.n_action_steps])
 
     @abstractmethod
-    def _loss(self, observation: dict[str, Tensor], action: Tensor) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def _loss(self, observation: dict[str, Tensor], action: Tensor) -> dict[str, Tensor]:
+        """The loss's terms by name; the loss is their sum."""
 
     @abstractmethod
     def _sample(self, observation: dict[str, Tensor], generator: Generators) -> Tensor: ...
@@ -150,22 +160,30 @@ class PairPolicy(Policy):
         objective = OBJECTIVES[config.objective["name"]]
         network = NETWORKS[config.network["name"]]
         self.encoder = StateEncoder(spec.observations)
-        self.objective: Objective = objective.build(options(objective.config, config.objective, "policy.objective"))
+        sizes = Sizes(spec.action_dim, spec.horizon, self.encoder.output_dim, spec.n_obs_steps)
+        self.objective: Objective = objective.build(
+            options(objective.config, config.objective, "policy.objective"), sizes
+        )
         self.network = network.build(
             options(network.config, config.network, "policy.network"),
-            input_dim=spec.action_dim,
-            output_dim=spec.action_dim * self.objective.outputs_per_action,
+            input_dim=self.objective.input_dim,
+            output_dim=self.objective.output_dim,
             horizon=spec.horizon,
-            condition_dim=self.encoder.output_dim,
+            condition_dim=self.objective.condition_dim,
             n_obs_steps=spec.n_obs_steps,
         )
 
-    def _loss(self, observation: dict[str, Tensor], action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = self.objective.loss(self.network, action, self.encoder(observation))
-        return loss, {self.config.objective["name"]: loss.detach()}
+    @property
+    def fits(self) -> bool:
+        return self.objective.fits
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        if self.fits:
+            actions = torch.cat([self.normalizer.normalize("action", batch["action"]) for batch in batches])
+            self.objective.fit(actions)
+
+    def _loss(self, observation: dict[str, Tensor], action: Tensor) -> dict[str, Tensor]:
+        return self.objective.loss(self.network, action, self.encoder(observation))
 
     def _sample(self, observation: dict[str, Tensor], generator: Generators) -> Tensor:
-        condition = self.encoder(observation)
-        return self.objective.sample(
-            self.network, (len(condition), self.horizon, self.action_dim), condition, generator
-        )
+        return self.objective.sample(self.network, self.encoder(observation), generator)

@@ -1,5 +1,6 @@
 """From a store to what a policy is trained on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,12 @@ def to_tensors(batch: Batch, device: torch.device | str) -> dict[str, Any]:
         "observation": {key: tensor(array) for key, array in batch["observation"].items()},
         "action": tensor(batch["action"]),
     }
+
+
+def whole_split(windows: Windows, device: torch.device | str, batch_size: int = 256) -> Iterator[dict[str, Any]]:
+    """Every window once, in order, in batches: what :meth:`Policy.fit` looks at."""
+    for start in range(0, len(windows), batch_size):
+        yield to_tensors(windows.batch(np.arange(start, min(start + batch_size, len(windows)))), device)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from dopr_robot.policies import Policy, make_policy
 from dopr_robot.progress import progress
 from dopr_robot.training.checkpoints import Checkpoints
 from dopr_robot.training.config import RunConfig
-from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
+from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss, whole_split
 from dopr_robot.training.signals import Interrupted, deferred_signals
 
 
@@ -52,6 +52,8 @@ def train(config: RunConfig, folder: Path) -> Path:
     policy = make_policy(config.policy, data.spec)
     policy.fit_normalizer(data.statistics)
     policy.to(device)
+    if policy.fits:
+        policy.fit(whole_split(data.train, device))
     optimizer = make_optimizer(model=policy, **config.optimizer)
     schedule = get_scheduler(
         options.schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps

@@ -3,7 +3,11 @@
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from dopr_robot.errors import UserError
 
 
 class TimeEmbedding(nn.Module):
@@ -25,3 +29,86 @@ class TimeEmbedding(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         angles = time[:, None] * self.get_buffer("frequencies").to(time.dtype)
         return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+
+
+class Attention(nn.Module):
+    """Attention through four explicit projections, so that an optimizer that reads activations sees every matrix.
+
+    Args:
+        dim: features of a token.
+        heads: has to divide ``dim``.
+        dropout: of the attention's weights.
+        causal: whether token n sees tokens 0..n alone.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, causal: bool = False) -> None:
+        super().__init__()
+        if dim % heads:
+            raise UserError(f"network.dim={dim} has to be a multiple of network.heads={heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.causal = causal
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """``x [B, N, dim]`` looks at itself, or at ``memory [B, M, dim]``."""
+        memory = x if memory is None else memory
+        query, key, value = (
+            rearrange(project(source), "b n (h d) -> b h n d", h=self.heads)
+            for project, source in ((self.query, x), (self.key, memory), (self.value, memory))
+        )
+        dropout = self.dropout if self.training else 0.0
+        x = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=self.causal)
+        return self.out(rearrange(x, "b h n d -> b n (h d)"))
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm transformer block: self-attention, attention to a memory where it has one, perceptron; each with a residual."""
+
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: int, dropout: float = 0.0, *, causal: bool = False, cross: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads, dropout, causal)
+        self.norm_cross = nn.LayerNorm(dim) if cross else None
+        self.cross = Attention(dim, heads, dropout) if cross else None
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        """``x [B, N, dim]``, ``memory [B, M, dim]``."""
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        if self.cross is not None and self.norm_cross is not None:
+            x = x + self.dropout(self.cross(self.norm_cross(x), memory))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class History(nn.Module):
+    """One token a step: what was observed at it, the sample's action at it, and the time: ``-> [B, H, dim]``.
+
+    Observations end at step To - 1; later tokens hold the sample alone. Networks over it that look backwards only make a policy over
+    history: action t depends on observations up to t.
+    """
+
+    def __init__(self, dim: int, *, input_dim: int | None, horizon: int, condition_dim: int) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.observe = nn.Linear(condition_dim, dim)
+        self.embed = nn.Linear(input_dim, dim) if input_dim else None
+        self.time = TimeEmbedding(dim) if input_dim else None
+
+    def forward(self, sample: Tensor | None, time: Tensor | None, condition: Tensor) -> Tensor:
+        seen = self.observe(condition)
+        x = nn.functional.pad(seen, (0, 0, 0, self.horizon - seen.shape[1]))
+        if self.embed is not None and self.time is not None:
+            x = x + self.embed(sample) + self.time(time)[:, None]
+        return x
+
+
+def zeroed(linear: nn.Linear) -> nn.Linear:
+    """The layer with weight and bias set to zero."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from dopr_robot.errors import UserError
-from dopr_robot.policies.networks.common import TimeEmbedding
+from dopr_robot.policies.networks.common import Attention, TimeEmbedding, zeroed
 
 
 @dataclass
@@ -21,24 +18,6 @@ class TransformerConfig:
     heads: int = 4
     mlp_ratio: int = 4
     dropout: float = 0.0
-
-
-class Attention(nn.Module):
-    """Self-attention through four explicit projections, so that an optimizer that reads activations sees every matrix."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            rearrange(project(x), "b n (h d) -> b h n d", h=self.heads)
-            for project in (self.query, self.key, self.value)
-        )
-        x = scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
-        return self.out(rearrange(x, "b h n d -> b n (h d)"))
 
 
 class Block(nn.Module):
@@ -73,7 +52,7 @@ class Transformer(nn.Module):
         self,
         config: TransformerConfig,
         *,
-        input_dim: int,
+        input_dim: int | None,
         output_dim: int,
         horizon: int,
         condition_dim: int,
@@ -81,11 +60,9 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         dim = config.dim
-        if dim % config.heads:
-            raise UserError(f"network.dim={dim} has to be a multiple of network.heads={config.heads}")
-        self.embed = nn.Linear(input_dim, dim)
+        self.embed = nn.Linear(input_dim, dim) if input_dim else None
         self.position = nn.Parameter(0.02 * torch.randn(horizon, dim))
-        self.time = TimeEmbedding(dim)
+        self.time = TimeEmbedding(dim) if input_dim else None
         self.observe = nn.Sequential(
             nn.Linear(condition_dim * n_obs_steps, config.mlp_ratio * dim),
             nn.SiLU(),
@@ -96,19 +73,14 @@ class Transformer(nn.Module):
         self.modulation = zeroed(nn.Linear(dim, 2 * dim))
         self.head = zeroed(nn.Linear(dim, output_dim))
 
-    def forward(self, sample: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """``sample [B, H, A], time [B] in [0, 1], condition [B, To, C] -> [B, H, output_dim]``."""
+    def forward(self, sample: Tensor | None, time: Tensor | None, condition: Tensor) -> Tensor:
+        """See :mod:`dopr_robot.policies.networks`."""
+        condition, x = self.observe(condition.flatten(1)), self.position.expand(len(condition), -1, -1)
+        if self.embed is not None and self.time is not None:
+            condition, x = condition + self.time(time), x + self.embed(sample)
         # One activation for all blocks: SiLU of the condition is what each block's modulation reads.
-        condition = nn.functional.silu(self.time(time) + self.observe(condition.flatten(1)))
-        x = self.embed(sample) + self.position
+        condition = nn.functional.silu(condition)
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.head(self.norm(x) * (1 + scale) + shift)
-
-
-def zeroed(linear: nn.Linear) -> nn.Linear:
-    """The layer with weight and bias set to zero."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

@@ -16,6 +16,10 @@ class UNetConfig:
 
     Diffusion Policy's published state U-Net is ``channels=[256, 512, 1024], kernel_size=5, time_dim=256``: 65,783,298 parameters
     with 2 action dimensions and an observation of 2 x 20.
+
+    Args:
+        local_condition: whether observations also enter step by step: at the highest resolution, each beside the action of its own
+            step (steps that were not observed yet see zeros).
     """
 
     name: str = "unet"
@@ -24,6 +28,7 @@ class UNetConfig:
     time_dim: int = 128
     groups: int = 8
     scale_and_shift: bool = True
+    local_condition: bool = False
 
 
 class ConvBlock(nn.Sequential):
@@ -65,15 +70,15 @@ class Level(nn.Module):
         self.first = FiLMBlock(dim_in, dim_out, condition_dim, config)
         self.second = FiLMBlock(dim_out, dim_out, condition_dim, config)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.second(self.first(x, condition), condition)
+    def forward(self, x: Tensor, condition: Tensor, between: Tensor | float = 0.0) -> Tensor:
+        return self.second(self.first(x, condition) + between, condition)
 
 
 class UNet(nn.Module):
     """U-Net of Diffusion Policy (Chi et al., 2023, section V-A): what every level sees is the time and all observations.
 
     Args:
-        input_dim: A, channels of the sample.
+        input_dim: channels of the sample; None: there is none, and the network begins from learned queries of ``channels[0]``.
         output_dim: channels of the output.
         horizon: H; must be a multiple of ``2 ** (levels - 1)``.
         condition_dim: C, features of one observation step.
@@ -84,7 +89,14 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, config: UNetConfig, *, input_dim: int, output_dim: int, horizon: int, condition_dim: int, n_obs_steps: int
+        self,
+        config: UNetConfig,
+        *,
+        input_dim: int | None,
+        output_dim: int,
+        horizon: int,
+        condition_dim: int,
+        n_obs_steps: int,
     ) -> None:
         super().__init__()
         factor = 2 ** (len(config.channels) - 1)
@@ -94,11 +106,16 @@ class UNet(nn.Module):
             )
         if any(width % config.groups for width in config.channels):
             raise UserError(f"network.channels={list(config.channels)} have to be multiples of groups={config.groups}")
-        self.time = TimeEmbedding(config.time_dim, nn.Mish)
-        condition = config.time_dim + condition_dim * n_obs_steps
         widths = list(config.channels)
-        inputs = [input_dim, *widths[:-1]]
+        self.time = TimeEmbedding(config.time_dim, nn.Mish) if input_dim else None
+        self.query = None if input_dim else nn.Parameter(0.02 * torch.randn(horizon, widths[0]))
+        condition = condition_dim * n_obs_steps + (config.time_dim if input_dim else 0)
+        inputs = [input_dim or widths[0], *widths[:-1]]
         self.down = nn.ModuleList(Level(a, b, condition, config) for a, b in zip(inputs, widths, strict=True))
+        # One block for the way down and one for the way up: [B, C, H] -> [B, channels[0], H].
+        self.local = nn.ModuleList(
+            FiLMBlock(condition_dim, widths[0], condition, config) for _ in range(2 if config.local_condition else 0)
+        )
         self.shrink = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in widths[:-1])
         self.middle = Level(widths[-1], widths[-1], condition, config)
         upwards = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
@@ -108,16 +125,22 @@ class UNet(nn.Module):
             ConvBlock(widths[0], widths[0], config.kernel_size, config.groups), nn.Conv1d(widths[0], output_dim, 1)
         )
 
-    def forward(self, sample: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """``sample [B, H, A], time [B] in [0, 1], condition [B, To, C] -> [B, H, output_dim]``."""
-        condition = torch.cat([self.time(time), condition.flatten(1)], dim=-1)
-        x = rearrange(sample, "b h a -> b a h")
+    def forward(self, sample: Tensor | None, time: Tensor | None, condition: Tensor) -> Tensor:
+        """See :mod:`dopr_robot.policies.networks`."""
+        begin = sample if self.query is None else self.query.expand(len(condition), -1, -1)
+        assert begin is not None
+        x, seen = rearrange(begin, "b h a -> b a h"), rearrange(condition, "b t c -> b c t")
+        condition = condition.flatten(1)
+        if self.time is not None:
+            condition = torch.cat([self.time(time), condition], dim=-1)
+        seen = nn.functional.pad(seen, (0, x.shape[-1] - seen.shape[-1]))
+        local = [block(seen, condition) for block in self.local] or [0.0, 0.0]
         skips = []
-        for level, shrink in zip(self.down, [*self.shrink, nn.Identity()], strict=True):
-            x = level(x, condition)
+        for index, (level, shrink) in enumerate(zip(self.down, [*self.shrink, nn.Identity()], strict=True)):
+            x = level(x, condition, 0.0 if index else local[0])
             skips.append(x)
             x = shrink(x)
         x = self.middle(x, condition)
         for level, grow in zip(self.up, self.grow, strict=True):
             x = grow(level(torch.cat([x, skips.pop()], dim=1), condition))
-        return rearrange(self.head(x), "b a h -> b h a")
+        return rearrange(self.head(x + local[1]), "b a h -> b h a")

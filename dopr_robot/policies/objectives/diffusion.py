@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Objective
+from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
 
 SAMPLERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm_solver": "DPMSolverMultistepScheduler"}
@@ -39,12 +39,10 @@ class DiffusionConfig:
 class Diffusion(Objective):
     """DDPM training (Ho et al., 2020) and a sampler of choice (DDIM: Song et al., 2021; DPM-Solver++: Lu et al., 2022)."""
 
-    def __init__(self, config: DiffusionConfig) -> None:
-        super().__init__()
-        if config.prediction not in PREDICTIONS:
-            raise UserError(f"objective.prediction={config.prediction!r} is none of {', '.join(PREDICTIONS)}")
-        if config.sampler not in SAMPLERS:
-            raise UserError(f"objective.sampler={config.sampler!r} is none of {', '.join(SAMPLERS)}")
+    def __init__(self, config: DiffusionConfig, sizes: Sizes) -> None:
+        super().__init__(sizes, input_dim=sizes.action_dim, output_dim=sizes.action_dim)
+        choose("prediction", config.prediction, PREDICTIONS)
+        choose("sampler", config.sampler, tuple(SAMPLERS))
         if not 1 <= config.steps <= config.train_steps:
             raise UserError(f"objective.steps={config.steps} has to lie between 1 and train_steps={config.train_steps}")
         self.config = config
@@ -53,8 +51,8 @@ class Diffusion(Objective):
     def _training_schedule(self) -> Any:
         return self._scheduler("ddpm")
 
-    def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> Tensor:
-        """Mean squared error of the prediction: ``action [B, H, A], condition [B, To, C] -> scalar``."""
+    def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> dict[str, Tensor]:
+        """Mean squared error of the prediction."""
         schedule = self._training_schedule
         noise = torch.randn_like(action)
         step = torch.randint(0, self.config.train_steps, (len(action),), device=action.device)
@@ -64,21 +62,28 @@ class Diffusion(Objective):
             "sample": lambda: action,
             "v_prediction": lambda: schedule.get_velocity(action, noise, step),
         }[self.config.prediction]()
-        return nn.functional.mse_loss(network(noisy, self._time(step, action), condition), target)
+        answer = network(noisy, self._time(step, action), condition)
+        return {"diffusion": nn.functional.mse_loss(answer, target)}
 
-    def sample(
-        self, network: nn.Module, shape: tuple[int, int, int], condition: Tensor, generator: Generators
-    ) -> Tensor:
-        """Denoise from noise to an action sequence ``[B, H, A]``, normalised."""
+    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
+        """Denoise from noise to an action sequence ``[B, H, A]``, normalised.
+
+        Held actions are kept at each step's noise level (Lugmayr et al., 2022).
+        """
         scheduler = self._scheduler(self.config.sampler)
         scheduler.set_timesteps(self.config.steps, device=condition.device)
         # DDPM draws fresh noise at every step; the others answer with the noise of the start alone.
         options = {"generator": generator} if self.config.sampler == "ddpm" else {}
-        x = normal(shape, generator, like=condition) * scheduler.init_noise_sigma
+        shape = (len(condition), self.sizes.horizon, self.sizes.action_dim)
+        noise = normal(shape, generator, like=condition)
+        x = noise * scheduler.init_noise_sigma
         for step in scheduler.timesteps:
-            output = network(x, self._time(step.expand(len(x)), x), condition)
-            x = scheduler.step(output, step, x, **options).prev_sample
-        return x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+            steps = step.expand(len(x))
+            if held is not None:
+                x = held.over(x, self._training_schedule.add_noise(held.action, noise, steps))
+            x = scheduler.step(network(x, self._time(steps, x), condition), step, x, **options).prev_sample
+        x = x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+        return x if held is None else held.over(x)
 
     def _time(self, step: Tensor, like: Tensor) -> Tensor:
         return step.to(like.dtype) / self.config.train_steps

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Objective
+from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
 
 # Explicit Runge-Kutta methods: the points inside a step at which the velocity is taken, and their weights in the sum.
@@ -44,18 +44,16 @@ class FlowMatching(Objective):
     the mean squared error of the predicted velocity.
     """
 
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        if config.time not in ("uniform", "beta"):
-            raise UserError(f"objective.time={config.time!r} is neither uniform nor beta")
-        if config.integrator not in INTEGRATORS:
-            raise UserError(f"objective.integrator={config.integrator!r} is none of {', '.join(INTEGRATORS)}")
+    def __init__(self, config: FlowConfig, sizes: Sizes) -> None:
+        super().__init__(sizes, input_dim=sizes.action_dim, output_dim=sizes.action_dim)
+        choose("time", config.time, ("uniform", "beta"))
+        choose("integrator", config.integrator, tuple(INTEGRATORS))
         if config.steps < 1:
             raise UserError(f"objective.steps={config.steps} has to be at least 1")
         self.config = config
 
-    def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> Tensor:
-        """Mean squared error of the velocity: ``action [B, H, A], condition [B, To, C] -> scalar``."""
+    def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> dict[str, Tensor]:
+        """Mean squared error of the velocity."""
         noise = torch.randn_like(action)
         time = torch.rand(len(action), device=action.device, dtype=action.dtype)
         if self.config.time == "beta":
@@ -63,21 +61,27 @@ class FlowMatching(Objective):
             time = 0.999 * (1 - time ** (1 / 1.5))
         t = time[:, None, None]
         velocity = network((1 - t) * noise + t * action, time, condition)
-        return nn.functional.mse_loss(velocity, action - noise)
+        return {"flow": nn.functional.mse_loss(velocity, action - noise)}
 
-    def sample(
-        self, network: nn.Module, shape: tuple[int, int, int], condition: Tensor, generator: Generators
-    ) -> Tensor:
-        """Integrate from noise at t = 0 to an action sequence at t = 1: ``[B, H, A]``, normalised."""
+    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
+        """Integrate from noise at t = 0 to an action sequence at t = 1: ``[B, H, A]``, normalised.
+
+        Held actions are kept on the straight path from their noise, where training saw such actions.
+        """
         points, weights = INTEGRATORS[self.config.integrator]
-        x = normal(shape, generator, like=condition)
+        shape = (len(condition), self.sizes.horizon, self.sizes.action_dim)
+        x = noise = normal(shape, generator, like=condition)
         step = 1.0 / self.config.steps
         for index in range(self.config.steps):
             total = torch.zeros_like(x)
             velocity = torch.zeros_like(x)
             for point, weight in zip(points, weights, strict=True):
-                time = x.new_full((len(x),), (index + point) * step)
-                velocity = network(x + point * step * velocity, time, condition)
+                t = (index + point) * step
+                at = x + point * step * velocity
+                if held is not None:
+                    at = held.over(at, (1 - t) * noise + t * held.action)
+                velocity = network(at, x.new_full((len(x),), t), condition)
                 total = total + weight * velocity
             x = x + step * total
-        return x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+        x = x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+        return x if held is None else held.over(x)

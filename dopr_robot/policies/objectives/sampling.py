@@ -1,6 +1,6 @@
 """Noise that belongs to episodes and not to batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,20 @@ def normal(shape: Sequence[int], generator: Generators, like: Tensor) -> Tensor:
     The numbers are drawn where the generator lives and then moved to ``like``'s device and dtype, so that one seed gives one noise
     on every device.
     """
+    return _draw(torch.randn, shape, generator, like)
+
+
+def categorical(probabilities: Tensor, generator: Generators) -> Tensor:
+    """Indices ``[B, ...]`` drawn by ``probabilities [B, ..., K]``, by the same rules as :func:`normal`."""
+    level = _draw(torch.rand, probabilities.shape[:-1], generator, probabilities)
+    # Rounding may leave the last sum below 1, so the last index takes what is left.
+    return (probabilities.cumsum(-1) < level[..., None]).sum(-1).clamp_max(probabilities.shape[-1] - 1)
+
+
+def _draw(draw: Callable[..., Tensor], shape: Sequence[int], generator: Generators, like: Tensor) -> Tensor:
     if generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device
-        return torch.randn(*shape, generator=generator, device=device).to(like)
+        return draw(*shape, generator=generator, device=device).to(like)
     if len(generator) != shape[0]:
         raise UserError(f"{len(generator)} generators for a batch of {shape[0]}: give one, or one a row")
-    return torch.stack([torch.randn(*shape[1:], generator=one, device=one.device) for one in generator]).to(like)
+    return torch.stack([draw(*shape[1:], generator=one, device=one.device) for one in generator]).to(like)
