@@ -90,6 +90,8 @@ class ArmExpert:
 
     reach, turn = 0.025, 0.15
     """Longest way, in metres and radians, that a target may lie ahead."""
+    aim = 0.012
+    """The fingers close once the grasp point is this near to what they should grip, in metres."""
     clearance = 0.09
     """Height of the way-points above cube and table, in metres."""
 
@@ -104,7 +106,7 @@ class ArmExpert:
     def around(self, grasp: Floats, cube: Floats) -> Bools:
         """The open fingers are where they can close."""
         to_cube = cube - grasp
-        return (np.linalg.norm(to_cube[:, :2], axis=1) < 0.012) & (np.abs(to_cube[:, 2]) < 0.012)
+        return (np.linalg.norm(to_cube[:, :2], axis=1) < self.aim) & (np.abs(to_cube[:, 2]) < self.aim)
 
     def held(self, grasp: Floats, cube: Floats) -> Bools:
         """The fingers hold the cube."""

@@ -12,6 +12,15 @@ PERTURBATIONS = {
 _ARM_LOW = (-2.90, -1.76, -2.90, -3.07, -2.90, -0.02, -2.90)
 _ARM_HIGH = (2.90, 1.76, 2.90, -0.07, 2.90, 3.75, 2.90)
 
+_ARM_ACTION = ActionSpec(
+    meaning="joint position and gripper opening",
+    absolute=True,
+    units=("rad",) * 7 + ("m",),
+    names=(*(f"joint{number}" for number in range(1, 8)), "opening"),
+    low=(*_ARM_LOW, 0.0),
+    high=(*_ARM_HIGH, 0.08),
+)
+
 PICK_PLACE = TaskSpec(
     id="dopr_robot/PickPlace-v0",
     kind="attain",
@@ -19,19 +28,45 @@ PICK_PLACE = TaskSpec(
     max_steps=160,
     description="bring a cube to the goal; success: let go within 2.5 cm of it, at rest on the table",
     observations={"state": (29,)},
-    action=ActionSpec(
-        meaning="joint position and gripper opening",
-        absolute=True,
-        units=("rad",) * 7 + ("m",),
-        names=(*(f"joint{number}" for number in range(1, 8)), "opening"),
-        low=(*_ARM_LOW, 0.0),
-        high=(*_ARM_HIGH, 0.08),
-    ),
+    action=_ARM_ACTION,
     entry_point="dopr_robot.envs.pick_place:PickPlaceEnv",
     vector_entry_point="dopr_robot.envs.pick_place:PickPlaceVectorEnv",
     expert="dopr_robot.envs.pick_place:PickPlaceExpert",
     metrics={"distance": "final"},
     options=PERTURBATIONS,
+    cameras=("overview", "wrist"),
+)
+
+STACK = TaskSpec(
+    id="dopr_robot/Stack-v0",
+    kind="attain",
+    control_hz=20,
+    max_steps=480,
+    description="stack n cubes on the goal in their order; success: all within 2 cm of its vertical, at rest, let go",
+    observations={"state": (78,)},
+    action=_ARM_ACTION,
+    entry_point="dopr_robot.envs.stack:StackEnv",
+    vector_entry_point="dopr_robot.envs.stack:StackVectorEnv",
+    expert="dopr_robot.envs.stack:StackExpert",
+    metrics={"height": "max"},
+    options={"cubes": "how many cubes, 1 to 4 (default 2)", **PERTURBATIONS},
+    cameras=("overview", "wrist"),
+    length="cubes",
+)
+
+PEG_INSERT = TaskSpec(
+    id="dopr_robot/PegInsert-v0",
+    kind="attain",
+    control_hz=20,
+    max_steps=240,
+    description="put a square peg into a hole 2 mm wider; success: within 1 cm of the hole's bottom, upright, let go",
+    observations={"state": (35,)},
+    action=_ARM_ACTION,
+    entry_point="dopr_robot.envs.peg_insert:PegInsertEnv",
+    vector_entry_point="dopr_robot.envs.peg_insert:PegInsertVectorEnv",
+    expert="dopr_robot.envs.peg_insert:PegInsertExpert",
+    metrics={"depth": "max"},
+    options={"clearance": "width of the hole less that of the peg, 0.001 to 0.01 m (default 0.002)", **PERTURBATIONS},
     cameras=("overview", "wrist"),
 )
 
@@ -61,5 +96,5 @@ QUADROTOR_TRACK = TaskSpec(
 
 def register() -> None:
     """Add all of them."""
-    register_task(PICK_PLACE)
-    register_task(QUADROTOR_TRACK)
+    for spec in (PICK_PLACE, STACK, PEG_INSERT, QUADROTOR_TRACK):
+        register_task(spec)
