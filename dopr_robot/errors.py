@@ -7,6 +7,10 @@ import difflib
 from collections.abc import Iterable
 
 
+LISTED = 20
+"""A message with a hint lists the known names up to so many."""
+
+
 class DoprError(Exception):
     """Root of every error raised on purpose by this package."""
 
@@ -25,8 +29,10 @@ class UnknownNameError(UserError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         close = closest(name, known)
-        hint = f"did you mean {close!r}? " if close else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}(known: {', '.join(known)})")
+        hint = [f"did you mean {close!r}?"] if close else []
+        if not close or len(known) <= LISTED:  # a long list buries the hint
+            hint.append(f"(known: {', '.join(known)})")
+        super().__init__(f"unknown {kind} {name!r}: {' '.join(hint)}")
 
 
 class MissingExtraError(UserError):
