@@ -7,6 +7,7 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place
   dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
   dopr eval runs/pick_place --out eval/a --resume
+  dopr eval runs/stack --lengths 1,2,3,4
 """
 
 import argparse
@@ -24,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--horizons", type=integers, metavar="A,B,C", help="control steps (default: 8 equal ones up to the longest)"
+    )
+    parser.add_argument(
+        "--lengths",
+        type=integers,
+        metavar="A,B,C",
+        help="lengths of the task, where it has one: success versus length too",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument(
@@ -45,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         task=args.task,
         episodes=args.episodes,
         horizons=args.horizons,
+        lengths=args.lengths,
         seed=args.seed,
         num_envs=args.num_envs,
         workers=args.workers,
@@ -63,6 +71,7 @@ def evaluate_run(
     task: str | None = None,
     episodes: int | None = None,
     horizons: list[int] | None = None,
+    lengths: list[int] | None = None,
     seed: int = 0,
     num_envs: int | None = None,
     workers: int | None = None,
@@ -78,6 +87,7 @@ def evaluate_run(
         UserError: no checkpoint there, or something asked for that can not be.
     """
     from dopr_robot.evaluation import Evaluation, evaluate
+    from dopr_robot.evaluation.lengths import evaluate_lengths
     from dopr_robot.policies import find_checkpoint, load_policy
 
     checkpoint = find_checkpoint(run).resolve()
@@ -95,15 +105,17 @@ def evaluate_run(
         checkpoint=checkpoint,
     )
     folder = out or _default_folder(checkpoint, seed, resume)
-    evaluate(
-        evaluation,
-        folder,
-        num_envs=num_envs,
-        workers=workers,
-        video=config.evaluation.video if video is None else video,
-        validation_loss=_validation_loss(policy, config),
-        resume=resume,
-    )
+    options: dict[str, Any] = {
+        "num_envs": num_envs,
+        "workers": workers,
+        "video": config.evaluation.video if video is None else video,
+        "validation_loss": _validation_loss(policy, config),
+        "resume": resume,
+    }
+    if lengths:
+        evaluate_lengths(evaluation, folder, lengths, **options)
+    else:
+        evaluate(evaluation, folder, **options)
     return folder
 
 
@@ -121,6 +133,11 @@ def print_results(folder: Path) -> None:
         print(
             f"{point['horizon']:>8} {point['horizon'] / hz:>8.1f} {point['success_rate']:>8.1%}   {low:.1%} to {high:.1%}"
         )
+    if results["lengths"]:
+        print(f"{'length':>8} {'episodes':>8} {'success':>8}   95 % interval, at {results['horizons'][-1]} steps")
+    for point in results["lengths"]:
+        low, high = point["ci95"]
+        print(f"{point['length']:>8} {point['episodes']:>8} {point['success_rate']:>8.1%}   {low:.1%} to {high:.1%}")
     ends = [f"{count} {name}" for name, count in results["outcomes"].items() if count]
     ends += [f"{count} x {cause}" for cause, count in results["causes"].items()]
     print("ended by: " + ", ".join(ends))

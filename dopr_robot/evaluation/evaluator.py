@@ -4,13 +4,14 @@ import contextlib
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import plots, seeds, statistics
+from dopr_robot.evaluation.group import Observer
 from dopr_robot.evaluation.plan import Evaluation
 from dopr_robot.evaluation.records import EpisodeRecord, RecordWriter, read_records
 from dopr_robot.evaluation.report import write_evaluation_report
@@ -22,6 +23,7 @@ from dopr_robot.progress import progress
 
 RECORDS, RESULTS, FIGURE, REPORT = "episodes.jsonl", "results.json", "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
+LENGTHS = "lengths.png"
 
 
 def evaluate(
@@ -33,6 +35,8 @@ def evaluate(
     video: int = 9,
     validation_loss: float | None = None,
     resume: bool = False,
+    observer: Observer | None = None,
+    lengths: Mapping[int, Path] | None = None,
 ) -> dict[str, Any]:
     """Roll a policy out and write records, results, curve and video to ``out``.
 
@@ -47,6 +51,9 @@ def evaluate(
         video: how many episodes ``rollouts.mp4`` shows; 0: none is made.
         validation_loss: goes into ``results.json``.
         resume: go on with what ``out`` holds of the same evaluation.
+        observer: sees every reset and step of the episodes that are run.
+        lengths: folders of evaluations of the task at shorter lengths, for results, report and ``lengths.png``; see
+            :func:`~dopr_robot.evaluation.lengths.evaluate_lengths`, which makes them.
 
     Returns:
         The content of ``results.json``.
@@ -56,7 +63,7 @@ def evaluate(
         Exception: whatever stopped the work, KeyboardInterrupt included; ``results.json`` then says ``"partial": true``.
     """
     out = Path(out)
-    done, before = _earlier(evaluation, out, resume)
+    done, before = earlier(evaluation, out, resume)
     sizes = group_sizes(num_envs, workers, evaluation.episodes)
     if video:
         _check_rendering(evaluation)
@@ -80,6 +87,7 @@ def evaluate(
                 evaluation.use,
             ),
             "validation_loss": validation_loss,
+            "lengths": [],
             "faults": faults,
             "wall_s": before.get("wall_s", 0.0) + wall,
             "env_steps_per_s": steps / wall,
@@ -101,7 +109,7 @@ def evaluate(
             meter.advance(note=f"{sum(r.outcome == 'success' for r in done.values())} succeeded")
 
         try:
-            faults += evaluation.rollout().run(jobs, keep, num_envs, workers)
+            faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
         except BaseException:
             with contextlib.suppress(OSError):  # a full disk: the records that fitted are there
                 write_json(out / RESULTS, results())
@@ -109,13 +117,22 @@ def evaluate(
         writer.sort()
     final = results()
     records = read_records(out / RECORDS)
+    against = None
+    if lengths:
+        by_length = {length: read_records(folder / RECORDS) for length, folder in lengths.items()}
+        by_length[evaluation.length or 1] = records
+        final["lengths"] = statistics.by_length(by_length, evaluation.spec.kind, evaluation.horizon)
+        against = plots.lengths_figure(by_length, final["lengths"], evaluation.spec)
+        plots.save(against, out / LENGTHS)
     write_json(out / RESULTS, final)
     curve = figure(evaluation, records)
     plots.save(curve, out / FIGURE)
     if video:
         show(evaluation, records, video, out / VIDEO, out / STILLS)
     spec = evaluation.spec
-    write_evaluation_report(out / REPORT, final, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS)
+    write_evaluation_report(
+        out / REPORT, final, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS, against
+    )
     return final
 
 
@@ -155,7 +172,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _earlier(evaluation: Evaluation, out: Path, resume: bool) -> tuple[dict[int, EpisodeRecord], dict[str, Any]]:
+def earlier(evaluation: Evaluation, out: Path, resume: bool) -> tuple[dict[int, EpisodeRecord], dict[str, Any]]:
     """Records and results that ``out`` holds of this evaluation."""
     if not (out / RESULTS).exists() and not (out / RECORDS).exists():
         return {}, {}

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from dopr_robot.envs import TaskSpec, get_task, make_vec
+from dopr_robot.envs import TaskSpec, get_task, list_tasks, make_vec
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import seeds, statistics
 from dopr_robot.evaluation.episode import Job
@@ -66,6 +66,25 @@ class Evaluation:
         """The longest horizon asked for."""
         assert self.horizons
         return max(self.horizons)
+
+    @property
+    def length(self) -> int | None:
+        """Of the task, where this evaluation sets it."""
+        return self.env_options.get(self.spec.length) if self.spec.length else None
+
+    def at_length(self, length: int) -> "Evaluation":
+        """The same evaluation of the task at another length.
+
+        Raises:
+            UserError: the task has no length, or not this one.
+        """
+        name = self.spec.length
+        if name is None:
+            known = ", ".join(spec.name for spec in list_tasks() if spec.length) or "none is registered"
+            raise UserError(f"{self.spec.id} has no length to vary (tasks that have one: {known})")
+        if length < 1:
+            raise UserError(f"length {length} of {self.spec.id} has to be at least 1")
+        return replace(self, env_options={**self.env_options, name: length})
 
     @property
     def jobs(self) -> list[Job]:

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from dopr_robot.envs import TaskSpec
 from dopr_robot.evaluation.records import EpisodeRecord
-from dopr_robot.evaluation.statistics import curve, dkw_half_width, succeeded
+from dopr_robot.evaluation.statistics import curve, dkw_half_width, succeeded, success_matrix
 from dopr_robot.files import replacing
 
 # Okabe and Ito's colours, told apart by everybody (jfly.uni-koeln.de/color).
@@ -113,6 +114,42 @@ def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> No
         )
     marks = [succeeded(run.records, kind, horizon).mean() for horizon in run.horizons]
     axes.plot(run.horizons, marks, "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False, zorder=3)
+
+
+def lengths_figure(
+    records: Mapping[int, Sequence[EpisodeRecord]], points: Sequence[Mapping[str, Any]], spec: TaskSpec
+) -> Figure:
+    """Left: success at the longest horizon against the task's length, with Wilson intervals. Right: every length's curve.
+
+    Args:
+        records: ``{length: records}``.
+        points: of :func:`~dopr_robot.evaluation.statistics.by_length`.
+        spec: the task.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
+        rates = np.array([point["success_rate"] for point in points])
+        error = np.abs(np.array([point["ci95"] for point in points]).T - rates)
+        names = [str(point["length"]) for point in points]
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(points)))
+        left.plot(names, rates, color="0.7", linewidth=1, zorder=1)
+        horizon = points[0]["horizon"]
+        for name, rate, low_high, shade in zip(names, rates, error.T, shades, strict=True):
+            left.errorbar([name], [rate], yerr=low_high[:, None], fmt="o", color=shade, elinewidth=1.5, capsize=3)
+            steps = _change_points(records[int(name)], spec.kind, horizon)
+            curves = success_matrix(records[int(name)], spec.kind, steps).mean(axis=0)
+            right.plot(steps, curves, drawstyle="steps-post", color=shade, linewidth=2, label=name)
+        left.set_xlabel("length of the task")
+        left.set_ylabel(f"success at {horizon} steps")
+        left.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
+        left.set_ylim(-0.02, 1.02)
+        left.margins(x=0.2)
+        right.set_xlim(0, horizon * 1.02)
+        right.set_xlabel(f"horizon (control steps at {spec.control_hz:g} Hz)")
+        right.legend(title="length", fontsize=9, title_fontsize=9)
+        left.set_title(f"{spec.id}: {points[0]['episodes']} episodes a length", loc="left", fontweight="bold")
+    return figure
 
 
 def _change_points(records: Sequence[EpisodeRecord], kind: str, longest: int) -> list[int]:

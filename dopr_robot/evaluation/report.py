@@ -23,7 +23,7 @@ def write_evaluation_report(
     curve: Figure | None,
     video: Path,
     stills: Path,
-    **more: Any,
+    lengths: Figure | None = None,
 ) -> None:
     """Write ``report.html`` of one evaluation to ``out``.
 
@@ -34,7 +34,7 @@ def write_evaluation_report(
         hz: its control rate.
         curve: success versus horizon; None where nothing was run.
         video, stills: put into the page where they exist.
-        more: what further sections need.
+        lengths: success versus the task's length, where that was asked for.
     """
     _write(
         out,
@@ -47,7 +47,7 @@ def write_evaluation_report(
         video=_data("video/mp4", video.read_bytes()) if video.exists() else None,
         poster=_poster(video) if video.exists() else None,
         stills=_data("image/png", stills.read_bytes()) if stills.exists() else None,
-        **({"feedback": None} | more),
+        lengths_svg=_svg(lengths),
     )
 
 

@@ -6,7 +6,7 @@ Dvoretzky-Kiefer-Wolfowitz with Massart's constant (Ann. Probab. 18(3), 1990), w
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,19 @@ def stages(records: Sequence[EpisodeRecord], horizon: int, names: Sequence[str])
         rate = {"success_rate": done / len(records), "ci95": list(wilson(done, len(records)))}
         shares.append({"stage": name, "successes": done, **rate})
     return shares
+
+
+def by_length(records: Mapping[int, Sequence[EpisodeRecord]], kind: str, horizon: int) -> list[dict[str, Any]]:
+    """Success by ``horizon`` against the task's length, the shortest first, from ``{length: records}``; none of them empty."""
+    points = []
+    for length, those in sorted(records.items()):
+        (point,) = curve(those, kind, [horizon])
+        more = {
+            "median_steps": median_steps(those, kind),
+            "restricted_mean_steps": restricted_mean(those, kind, horizon),
+        }
+        points.append({"length": length, **point, **more})
+    return points
 
 
 def summary(

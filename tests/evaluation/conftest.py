@@ -26,9 +26,14 @@ class PointEnv(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
-        self, sustain: bool = False, broken_seeds: Collection[int] = (), render_mode: str | None = None
+        self,
+        sustain: bool = False,
+        broken_seeds: Collection[int] = (),
+        goals: int = 1,
+        render_mode: str | None = None,
     ) -> None:
         self.sustain = sustain
+        self.goals = goals
         self.broken_seeds = broken_seeds
         self.render_mode = render_mode
         self.action_space = Box(-0.1, 0.1, (2,), np.float32)
@@ -40,7 +45,7 @@ class PointEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
         self.seed = seed
-        self.steps = 0
+        self.steps = self.reached = 0
         self.goal = self.np_random.uniform(-1, 1, 2)
         self.position = self.goal.copy() if self.sustain else self.np_random.uniform(-1, 1, 2)
         return self._observation(), {"success": self.sustain, "closeness": 0.0}
@@ -57,7 +62,10 @@ class PointEnv(gym.Env):
             info["success"] = distance < 0.6
             terminated = not info["success"]
         else:
-            info["success"] = distance < 0.06
+            if distance < 0.06:
+                self.reached += 1
+                self.goal = self.goal if self.reached == self.goals else self.np_random.uniform(-1, 1, 2)
+            info["success"] = self.reached >= self.goals
             lost = bool(np.abs(self.position).max() > 1.05)
             info["cause"] = "left the arena" if lost else ""
             terminated = info["success"] or lost
@@ -149,6 +157,8 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
             max_steps=24,
             description="go there",
             entry_point="point_task:PointEnv",
+            length="goals",
+            options={"goals": "how many are to be reached, one after another"},
             **shared,
         ),
         TaskSpec(
