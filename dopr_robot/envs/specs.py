@@ -70,6 +70,22 @@ PEG_INSERT = TaskSpec(
     cameras=("overview", "wrist"),
 )
 
+DRAWER = TaskSpec(
+    id="dopr_robot/Drawer-v0",
+    kind="attain",
+    control_hz=20,
+    max_steps=300,
+    description="open a drawer by its knob, put the cube in, close it; success: closed within 8 mm with the cube inside",
+    observations={"state": (30,)},
+    action=_ARM_ACTION,
+    entry_point="dopr_robot.envs.drawer:DrawerEnv",
+    vector_entry_point="dopr_robot.envs.drawer:DrawerVectorEnv",
+    expert="dopr_robot.envs.drawer:DrawerExpert",
+    stages=("opened", "placed", "closed"),
+    options=PERTURBATIONS,
+    cameras=("overview", "wrist"),
+)
+
 QUADROTOR_TRACK = TaskSpec(
     id="dopr_robot/QuadrotorTrack-v0",
     kind="sustain",
@@ -96,5 +112,5 @@ QUADROTOR_TRACK = TaskSpec(
 
 def register() -> None:
     """Add all of them."""
-    for spec in (PICK_PLACE, STACK, PEG_INSERT, QUADROTOR_TRACK):
+    for spec in (PICK_PLACE, STACK, PEG_INSERT, DRAWER, QUADROTOR_TRACK):
         register_task(spec)
