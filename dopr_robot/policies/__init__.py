@@ -3,7 +3,7 @@
 from dopr_robot.policies.checkpoint import FORMAT_VERSION, find_checkpoint, load_policy, save_policy
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.objectives import OBJECTIVES
-from dopr_robot.policies.policy import Batch, PairConfig, PairPolicy, Policy
+from dopr_robot.policies.policy import Batch, PairConfig, PairPolicy, Policy, PolicyConfig
 from dopr_robot.policies.registry import POLICIES, PolicyEntry, make_policy
 from dopr_robot.policies.spec import ArraySpec, PolicySpec
 
@@ -17,6 +17,7 @@ __all__ = [
     "PairConfig",
     "PairPolicy",
     "Policy",
+    "PolicyConfig",
     "PolicyEntry",
     "PolicySpec",
     "find_checkpoint",

@@ -1,8 +1,10 @@
 """A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +15,10 @@ from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import PolicySpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written: 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults."""
+
+READS = (1, 2)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
 
@@ -44,11 +49,18 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
+def load_policy(
+    path: str | Path, device: str | torch.device = "cpu", *, acting: Mapping[str, Any] | None = None
+) -> Policy:
     """The policy of a run folder or checkpoint folder, ready to act, without the data that it was trained on.
 
     >>> policy = load_policy("runs/pick_place")                                  # doctest: +SKIP
     >>> actions = policy.act({"state": torch.zeros(1, policy.n_obs_steps, 26)})  # doctest: +SKIP
+
+    Args:
+        path: the folder.
+        device: where the policy goes.
+        acting: options of :class:`~dopr_robot.policies.acting.ActingConfig` over the checkpoint's (``{"ensemble": True}``).
 
     Raises:
         UserError: no checkpoint there, or one of an unknown format version.
@@ -60,12 +72,15 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> Policy:
     except json.JSONDecodeError as error:
         raise DamagedError(f"{folder / DESCRIPTION} is not JSON ({error}): use an earlier checkpoint") from None
     version = description.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READS:
         raise UserError(
-            f"{folder / DESCRIPTION} has format_version {version}, this dopr-robot reads {FORMAT_VERSION}: "
+            f"{folder / DESCRIPTION} has format_version {version}, this dopr-robot reads {' and '.join(map(str, READS))}: "
             "open it with the release that wrote it"
         )
-    policy = make_policy(description["policy"], PolicySpec.from_json(description))
+    config = dict(description["policy"])
+    if acting:
+        config["acting"] = {**config.get("acting", {}), **acting}
+    policy = make_policy(config, PolicySpec.from_json(description))
     try:
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, FileNotFoundError, RuntimeError) as error:

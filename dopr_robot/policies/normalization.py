@@ -1,13 +1,13 @@
 """Between the environment's units and the network's: affine maps that are part of the policy and of its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.errors import UserError
+from dopr_robot.errors import UnknownNameError, UserError
 
 Mode = Literal["minmax", "meanstd", "none"]
 
@@ -23,10 +23,8 @@ def affine(statistics: Mapping[str, np.ndarray], mode: Mode) -> tuple[np.ndarray
     with scale 1, so that a policy that never saw it move is not handed a huge number when it does.
 
     Raises:
-        UserError: an unknown mode, or statistics that are not finite.
+        UserError: statistics that are not finite.
     """
-    if mode not in get_args(Mode):
-        raise UserError(f"normalization {mode!r} is none of {', '.join(get_args(Mode))}")
     low, high, mean, std = (np.asarray(statistics[name], np.float64) for name in ("min", "max", "mean", "std"))
     if not all(np.isfinite(value).all() for value in (low, high, mean, std)):
         raise UserError("statistics hold NaN or inf: `dopr info STORE --check` names the episode")
@@ -43,25 +41,33 @@ class Normalizer(nn.Module):
 
     Args:
         shapes: shape of one step of every key.
-        mode: how :meth:`fit` makes the maps from statistics.
+        mode: how :meth:`fit` makes the maps from statistics, for all keys or by key (minmax for those that are not named).
 
     Until :meth:`fit` or a state dict has filled it, the maps are NaN and :meth:`check` raises.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], mode: Mode = "minmax") -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], mode: Mode | Mapping[str, Mode] = "minmax") -> None:
         super().__init__()
-        self.mode = mode
         self.keys = tuple(shapes)
+        for key in () if isinstance(mode, str) else mode:
+            if key not in shapes:
+                raise UnknownNameError("key in policy.normalization", key, shapes)
+        self.modes: dict[str, Mode] = {
+            key: mode if isinstance(mode, str) else mode.get(key, "minmax") for key in self.keys
+        }
+        for chosen in self.modes.values():
+            if chosen not in get_args(Mode):
+                raise UserError(f"policy.normalization={chosen!r} is none of {', '.join(get_args(Mode))}")
         for key, shape in shapes.items():
             self.register_buffer(f"scale:{key}", torch.full(shape, torch.nan))
             self.register_buffer(f"offset:{key}", torch.full(shape, torch.nan))
 
-    def fit(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take the maps from the training split's ``{key: {min, max, mean, std}}``."""
-        for key in self.keys:
+    def fit(self, statistics: Mapping[str, Mapping[str, np.ndarray]], keys: Collection[str] | None = None) -> None:
+        """Take the maps (of ``keys``, or of all) from the training split's ``{key: {min, max, mean, std}}``."""
+        for key in self.keys if keys is None else keys:
             if key not in statistics:
                 raise UserError(f"statistics hold nothing for {key!r}: they have {', '.join(sorted(statistics))}")
-            for name, value in zip(("scale", "offset"), affine(statistics[key], self.mode), strict=True):
+            for name, value in zip(("scale", "offset"), affine(statistics[key], self.modes[key]), strict=True):
                 buffer = self.get_buffer(f"{name}:{key}")
                 if tuple(value.shape) != tuple(buffer.shape):
                     raise UserError(

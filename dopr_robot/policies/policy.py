@@ -1,9 +1,9 @@
 """The policy: normalisation, encoder, objective and network behind ``loss`` and ``act``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,38 +11,74 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.encoders import StateEncoder
+from dopr_robot.policies.acting import Acting, ActingConfig, Memory
+from dopr_robot.policies.encoders import Encoder, EncoderConfig, is_image
 from dopr_robot.policies.networks import NETWORKS
-from dopr_robot.policies.normalization import Mode, Normalizer
-from dopr_robot.policies.objectives import OBJECTIVES, Objective, Sizes
+from dopr_robot.policies.normalization import Normalizer
+from dopr_robot.policies.objectives import OBJECTIVES, Held, Objective, Sizes
 from dopr_robot.policies.objectives.sampling import Generators
 from dopr_robot.policies.options import options
-from dopr_robot.policies.spec import PolicySpec
+from dopr_robot.policies.representation import ActionsConfig, Representation
+from dopr_robot.policies.spec import ArraySpec, PolicySpec
 
 Batch = Mapping[str, Any]
 """``{"observation": {key: [B, To, ...]}, "action": [B, H, A]}``, torch tensors in the environment's units."""
 
 
+@dataclass
+class PolicyConfig:
+    """Options that every policy has.
+
+    Args:
+        n_obs_steps, horizon, n_action_steps: To, H and Ta, see :class:`~dopr_robot.policies.spec.PolicySpec`.
+        normalization: ``minmax``, ``meanstd`` or ``none``, for all keys or as ``{key or "action": mode}`` (minmax for the others).
+        rotations: ``{key or "action": {index of the first entry: kind}}``, see
+            :class:`~dopr_robot.policies.representation.Representation`; networks see them in six numbers.
+        actions: absolute, delta or relative.
+        acting: how plans become actions.
+    """
+
+    name: str = MISSING
+    n_obs_steps: int = 2
+    horizon: int = 16
+    n_action_steps: int = 8
+    normalization: Any = "minmax"
+    rotations: Any = field(default_factory=dict)
+    actions: ActionsConfig = field(default_factory=ActionsConfig)
+    acting: ActingConfig = field(default_factory=ActingConfig)
+
+
 class Policy(nn.Module, ABC):
     """What training and evaluation know of a policy.
 
-    Observations and actions are in the environment's units both ways; normalisation is inside. A subclass gives :meth:`_loss` and
-    :meth:`_sample` on normalised tensors.
+    Observations and actions are in the environment's units both ways; normalisation, rotations and the action's convention are
+    inside. A subclass gives :meth:`_loss` and :meth:`_sample` on normalised tensors.
 
     Args:
         spec: what it sees and does.
-        config: the dataclass that made it; goes into the checkpoint.
-        normalization: how statistics become affine maps.
+        config: the dataclass that made it; goes into the checkpoint. Options of :class:`PolicyConfig` that it lacks have their
+            defaults.
+        untouched: observations that are not normalised; images never are.
     """
 
-    def __init__(self, spec: PolicySpec, config: Any, normalization: Mode = "minmax") -> None:
+    def __init__(self, spec: PolicySpec, config: Any, untouched: Collection[str] = ()) -> None:
         super().__init__()
         self.spec = spec
         self.config = config
-        shapes = {key: each.shape for key, each in spec.observations.items()}
-        if "action" in shapes:
+        if "action" in spec.observations:
             raise UserError("an observation can not be called 'action': rename it in the store")
-        self.normalizer = Normalizer({**shapes, "action": spec.action.shape}, normalization)
+        common = PolicyConfig()
+        self.representation = Representation(
+            spec, getattr(config, "rotations", common.rotations), getattr(config, "actions", common.actions)
+        )
+        self.acting = Acting(getattr(config, "acting", common.acting), spec, self.representation)
+        self.images = [key for key, each in spec.observations.items() if is_image(key, each)]
+        shapes = {
+            key: shape
+            for key, shape in self.representation.shapes.items()
+            if key not in untouched and key not in self.images
+        }
+        self.normalizer = Normalizer(shapes, getattr(config, "normalization", common.normalization))
 
     @property
     def n_obs_steps(self) -> int:
@@ -56,8 +92,8 @@ class Policy(nn.Module, ABC):
 
     @property
     def n_action_steps(self) -> int:
-        """Ta."""
-        return self.spec.n_action_steps
+        """Ta: actions that one call of :meth:`act` gives."""
+        return self.acting.n_action_steps
 
     @property
     def action_dim(self) -> int:
@@ -74,23 +110,52 @@ class Policy(nn.Module, ABC):
         """Gymnasium id of the task it was trained for."""
         return self.spec.task
 
-    def fit_normalizer(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take the statistics of the training split: ``{key: {min, max, mean, std}}`` for every observation and ``action``."""
-        self.normalizer.fit(statistics)
+    @property
+    def remembers(self) -> bool:
+        """Whether :meth:`act` has to be given the episodes' memory."""
+        return self.acting.remembers
 
     @property
     def fits(self) -> bool:
         """Whether :meth:`fit` has to see the training split before the first step."""
-        return False
+        return self.representation.covered > 0
+
+    def fit_normalizer(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take the statistics of the training split: ``{key: {min, max, mean, std}}`` for every observation and ``action``."""
+        found = self.representation.statistics(statistics)
+        # What is predicted of actions that are not absolute has a range of its own, which fit() finds.
+        self.normalizer.fit(
+            found, [key for key in self.normalizer.keys if key != "action" or not self.representation.covered]
+        )
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Take what is found in the training split and not by gradient, after :meth:`fit_normalizer`. Nothing, for most policies."""
+        """Take what is found in the training split and not by gradient, after :meth:`fit_normalizer`. Nothing, for most policies.
+
+        A subclass that overrides this gets encoded, normalised actions from :meth:`_fit_actions`.
+        """
+        if self.fits:
+            self._fit_actions(batches)
+
+    def _fit_actions(self, batches: Iterable[Batch]) -> Tensor:
+        """All actions as the network is to predict them, normalised ``[N, H, A']``; their statistics are taken where need be."""
+        encoded = torch.cat([self.representation.encode(batch["action"], batch["observation"]) for batch in batches])
+        if self.representation.covered:
+            self.normalizer.fit({"action": self.representation.action_statistics(encoded)}, ["action"])
+        return self.normalizer.normalize("action", encoded)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training loss of a batch, and its parts by name (detached)."""
-        observation = self._normalized(batch["observation"])
-        action = self.normalizer.normalize("action", batch["action"])
-        terms = self._loss(observation, action)
+        """Training loss of a batch, and its parts by name (detached).
+
+        Raises:
+            UserError: a key is missing or has another shape or dtype than the policy was made for.
+        """
+        self._check(batch["observation"])
+        expected = (self.horizon, self.action_dim)
+        if tuple(batch["action"].shape[1:]) != expected:
+            raise UserError(f"actions have shape {list(batch['action'].shape)}, the policy expects {['B', *expected]}")
+        encoded = self.representation.encode(batch["action"], batch["observation"])
+        action = self.normalizer.normalize("action", encoded)
+        terms = self._loss(self._normalized(batch["observation"]), action)
         return sum(terms.values(), start=action.new_zeros(())), {name: term.detach() for name, term in terms.items()}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,50 +163,70 @@ class Policy(nn.Module, ABC):
         return self.loss(batch)
 
     @torch.no_grad()
-    def act(self, observation: Mapping[str, Tensor], generator: Generators = None) -> Tensor:
+    def act(
+        self, observation: Mapping[str, Tensor], generator: Generators = None, memory: Memory | None = None
+    ) -> Tensor:
         """Actions to execute, ``[B, Ta, A]``.
 
         Args:
             observation: the newest To steps of every key, ``[B, To, ...]``.
             generator: source of the noise; with a list of B, row b depends on the b-th alone.
+            memory: one dict an episode, empty at its beginning and the same at all its calls; needed where :attr:`remembers`. None:
+                every call is an episode's first.
 
         Raises:
-            UserError: a key is missing or has another shape than the policy was made for.
+            UserError: a key is missing or has another shape or dtype than the policy was made for.
         """
         self._check(observation)
-        actions = self._sample(self._normalized(observation), generator)
-        first = self.n_obs_steps - 1
-        return self.normalizer.denormalize("action", actions[:, first : first + self.n_action_steps])
+        rows = len(next(iter(observation.values())))
+        if memory is not None and len(memory) != rows:
+            raise UserError(f"{len(memory)} memories for a batch of {rows}: give one a row")
+        like = self.normalizer.get_buffer("scale:action")
+        under_way, held = self.acting.under_way(memory, like), None
+        if under_way is not None:
+            plans, mask = under_way
+            encoded = self.representation.encode(plans, observation)
+            held = Held(self.normalizer.normalize("action", encoded), mask)
+        predicted = self._sample(self._normalized(observation), generator, held)
+        found = self.representation.decode(self.normalizer.denormalize("action", predicted), observation)
+        if under_way is not None:  # to the bit, and for objectives that can hold nothing
+            found = torch.where(mask, plans, found)
+        return self.acting.actions(found, memory)
 
     @abstractmethod
     def _loss(self, observation: dict[str, Tensor], action: Tensor) -> dict[str, Tensor]:
         """The loss's terms by name; the loss is their sum."""
 
     @abstractmethod
-    def _sample(self, observation: dict[str, Tensor], generator: Generators) -> Tensor: ...
+    def _sample(self, observation: dict[str, Tensor], generator: Generators, held: Held | None) -> Tensor:
+        """Actions ``[B, H, A']`` as the network predicts them, normalised."""
 
     def _normalized(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: self.normalizer.normalize(key, observation[key]) for key in self.spec.observations}
+        read = {key: self.representation.read(key, observation[key]) for key in self.spec.observations}
+        return {
+            key: self.normalizer.normalize(key, value) if key in self.normalizer.keys else value
+            for key, value in read.items()
+        }
 
     def _check(self, observation: Mapping[str, Tensor]) -> None:
         for key, spec in self.spec.observations.items():
             if key not in observation:
                 raise UserError(f"observation {key!r} is missing: the policy reads {', '.join(self.spec.observations)}")
             expected = (self.n_obs_steps, *spec.shape)
-            found = tuple(observation[key].shape)
-            if found[1:] != expected:
-                raise UserError(f"observation {key!r} has shape {list(found)}, the policy expects {['B', *expected]}")
+            value = observation[key]
+            if tuple(value.shape[1:]) != expected:
+                raise UserError(
+                    f"observation {key!r} has shape {list(value.shape)}, the policy expects {['B', *expected]}"
+                )
+            if key in self.images and value.dtype != torch.uint8:
+                raise UserError(f"observation {key!r} is an image of {value.dtype}, the policy expects torch.uint8")
 
 
 @dataclass
-class PairConfig:
-    """A policy made of an objective and a network, each with options of its own."""
+class PairConfig(PolicyConfig):
+    """A policy made of encoders, an objective and a network, each with options of its own."""
 
-    name: str = MISSING
-    n_obs_steps: int = 2
-    horizon: int = 16
-    n_action_steps: int = 8
-    normalization: str = "minmax"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: Any = field(default_factory=dict)
     network: Any = field(default_factory=dict)
 
@@ -155,12 +240,16 @@ class PairPolicy(Policy):
     """
 
     def __init__(self, spec: PolicySpec, config: PairConfig) -> None:
-        normalization: Literal["minmax", "meanstd", "none"] = config.normalization  # type: ignore[assignment]
-        super().__init__(spec, config, normalization)
+        super().__init__(spec, config, untouched=config.encoder.embed)
         objective = OBJECTIVES[config.objective["name"]]
         network = NETWORKS[config.network["name"]]
-        self.encoder = StateEncoder(spec.observations)
-        sizes = Sizes(spec.action_dim, spec.horizon, self.encoder.output_dim, spec.n_obs_steps)
+        shapes = self.representation.shapes
+        self.encoder = Encoder(
+            {key: ArraySpec(shapes[key], each.dtype) for key, each in spec.observations.items()}, config.encoder
+        )
+        # The file of pretrained weights has done its work: a checkpoint must not ask for it.
+        self.config = replace(config, encoder=replace(config.encoder, weights=None))
+        sizes = Sizes(shapes["action"][0], spec.horizon, self.encoder.output_dim, spec.n_obs_steps)
         self.objective: Objective = objective.build(
             options(objective.config, config.objective, "policy.objective"), sizes
         )
@@ -172,18 +261,23 @@ class PairPolicy(Policy):
             condition_dim=self.objective.condition_dim,
             n_obs_steps=spec.n_obs_steps,
         )
+        self._compiled: tuple[Callable[..., Tensor], ...] = ()
 
     @property
     def fits(self) -> bool:
-        return self.objective.fits
+        return super().fits or self.objective.fits
 
     def fit(self, batches: Iterable[Batch]) -> None:
         if self.fits:
-            actions = torch.cat([self.normalizer.normalize("action", batch["action"]) for batch in batches])
-            self.objective.fit(actions)
+            self.objective.fit(self._fit_actions(batches))
 
     def _loss(self, observation: dict[str, Tensor], action: Tensor) -> dict[str, Tensor]:
         return self.objective.loss(self.network, action, self.encoder(observation))
 
-    def _sample(self, observation: dict[str, Tensor], generator: Generators) -> Tensor:
-        return self.objective.sample(self.network, self.encoder(observation), generator)
+    def _sample(self, observation: dict[str, Tensor], generator: Generators, held: Held | None) -> Tensor:
+        mode = self.acting.config.compile
+        if mode is not None and not self._compiled:
+            # In a tuple, so that the compiled module is no second child; training keeps the network as it is.
+            self._compiled = (torch.compile(self.network, mode=mode),)
+        network: Any = self._compiled[0] if self._compiled else self.network
+        return self.objective.sample(network, self.encoder(observation), generator, held)

@@ -62,10 +62,12 @@ def load_data(config: RunConfig) -> TrainingData:
     def windows(chosen: NDArray[np.int64]) -> Windows:
         return Windows(store, observations, config.data.action, episodes=chosen, **steps)
 
+    # Images have a range of their own, and are too many to read for one.
+    vectors = [key for key in observations if spec.observations[key].dtype != "uint8"]
     data = TrainingData(
         train=windows(train),
         validation=windows(held_out) if len(held_out) else None,
-        statistics=_named(statistics(store, [*observations, config.data.action], train), config.data.action),
+        statistics=_named(statistics(store, [*vectors, config.data.action], train), config.data.action),
         spec=spec,
     )
     if len(data.train) < config.training.batch_size:

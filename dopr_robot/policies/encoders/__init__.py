@@ -1,0 +1,162 @@
+"""From normalised observations to the condition that networks read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.policies.encoders.images import Augmentation, SpatialSoftmax, ViT
+from dopr_robot.policies.encoders.resnet import ResNet18, load_pretrained
+from dopr_robot.policies.spec import ArraySpec
+
+
+@dataclass
+class EncoderConfig:
+    """What becomes of the observations. Vectors go in as they are; images (uint8 ``[h, w, C]``) through a backbone.
+
+    Args:
+        backbone: ``resnet18``, or ``vit`` (extra ``vit``).
+        channels: width of the ResNet's first stage; 64 is the published one.
+        norm: the ResNet's: ``group``, or ``frozen_batch`` to keep pretrained statistics.
+        keypoints: of the spatial softmax that reads the ResNet out.
+        vit: timm's name of a vision transformer.
+        image_dim: features of one camera.
+        shared: whether all cameras go through one backbone.
+        weights: local ``.safetensors`` file that the backbone begins with, or null.
+        crop: share of height and width that is kept: a random part in training, the centre when acting.
+        colour: strength of random brightness, contrast and saturation in training.
+        embed: ``{key: number of values}`` of whole-number observations, such as a task's id, that get a learned vector each.
+        project: ``{key: width}`` of long vectors, such as a sentence's embedding, that a linear layer makes shorter first.
+    """
+
+    backbone: str = "resnet18"
+    channels: int = 64
+    norm: str = "group"
+    keypoints: int = 32
+    vit: str = "vit_tiny_patch16_224"
+    image_dim: int = 64
+    shared: bool = False
+    weights: str | None = None
+    crop: float = 0.9
+    colour: float = 0.0
+    embed: dict[str, Any] = field(default_factory=dict)
+    embed_dim: int = 16
+    project: dict[str, Any] = field(default_factory=dict)
+
+
+class Encoder(nn.Module):
+    """Concatenates all observations' features: ``{key: [B, To, ...]} -> [B, To, C]``.
+
+    Args:
+        observations: as networks see them: shape and dtype of a step, by key.
+        config: what becomes of them.
+
+    Raises:
+        UserError: an image whose layout is not uint8 ``[h, w, C]``, or an option that names no observation.
+    """
+
+    def __init__(self, observations: Mapping[str, ArraySpec], config: EncoderConfig | None = None) -> None:
+        super().__init__()
+        config = config or EncoderConfig()
+        self.keys = tuple(observations)
+        for option in ("embed", "project"):
+            for key in getattr(config, option):
+                if key not in observations:
+                    raise UnknownNameError(f"observation in policy.encoder.{option}", key, observations)
+        self.parts, self.backbones = nn.ModuleDict(), nn.ModuleDict()
+        dims = {key: spec.size for key, spec in observations.items()}
+        for key, count in config.embed.items():
+            self.parts[_name(key)] = Identities(key, int(count), config.embed_dim)
+            dims[key] *= config.embed_dim
+        for key, width in config.project.items():
+            self.parts[_name(key)] = nn.Sequential(nn.Flatten(2), nn.Linear(observations[key].size, int(width)))
+            dims[key] = int(width)
+        self.backbone_of: dict[str, str] = {}
+        for key in (key for key, spec in observations.items() if is_image(key, spec)):
+            spec, owner = observations[key], "shared" if config.shared else _name(key)
+            augment = Augmentation(spec.shape[0], spec.shape[1], config.crop, config.colour)
+            if owner not in self.backbones:
+                self.backbones[owner] = make_backbone(config, spec.shape[2], augment.size)
+            self.parts[_name(key)] = Camera(augment, self.backbones[owner], config)
+            self.backbone_of[key] = owner
+            dims[key] = config.image_dim
+        self.output_dim = sum(dims.values())
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        features = []
+        for key in self.keys:
+            value = observation[key]
+            if key in self.backbone_of:
+                features.append(self.parts[_name(key)](value, self.backbones[self.backbone_of[key]]))
+            else:
+                features.append(self.parts[_name(key)](value) if _name(key) in self.parts else value.flatten(2))
+        return torch.cat(features, dim=-1)
+
+
+class Identities(nn.Module):
+    """Whole numbers as learned vectors: ``[B, To, ...] -> [B, To, n * dim]``. Raises UserError for a number that has none."""
+
+    def __init__(self, key: str, count: int, dim: int) -> None:
+        super().__init__()
+        self.key = key
+        self.table = nn.Embedding(count, dim)
+
+    def forward(self, value: Tensor) -> Tensor:
+        numbers = value.flatten(2).round().long()
+        outside = (numbers < 0) | (numbers >= self.table.num_embeddings)
+        if outside.any():
+            raise UserError(
+                f"observation {self.key!r} is {int(numbers[outside][0])}: policy.encoder.embed has room for 0 to "
+                f"{self.table.num_embeddings - 1}"
+            )
+        return self.table(numbers).flatten(2)
+
+
+class Camera(nn.Module):
+    """Images of one camera to features: ``uint8 [B, To, h, w, C] -> [B, To, image_dim]``; the backbone may be all cameras'."""
+
+    def __init__(self, augment: Augmentation, backbone: nn.Module, config: EncoderConfig) -> None:
+        super().__init__()
+        self.augment = augment
+        features: int = backbone.output_dim  # type: ignore[assignment]
+        convolutional = isinstance(backbone, ResNet18)
+        self.read_out = SpatialSoftmax(features, config.keypoints) if convolutional else nn.Identity()
+        self.project = nn.Linear(2 * config.keypoints if convolutional else features, config.image_dim)
+
+    def forward(self, images: Tensor, backbone: nn.Module) -> Tensor:
+        x = backbone(self.augment(images).flatten(0, 1))
+        return self.project(self.read_out(x)).unflatten(0, images.shape[:2])
+
+
+def make_backbone(config: EncoderConfig, image_channels: int, size: tuple[int, int]) -> nn.Module:
+    """The backbone that the options name, for images of that size, with its pretrained weights."""
+    backbone: nn.Module
+    if config.backbone == "resnet18":
+        norm: Any = config.norm
+        backbone = ResNet18(image_channels, config.channels, norm)
+    elif config.backbone == "vit":
+        backbone = ViT(config.vit, image_channels, size)
+    else:
+        raise UserError(f"encoder.backbone={config.backbone!r} is neither resnet18 nor vit")
+    if config.weights is not None:
+        load_pretrained(backbone.model if isinstance(backbone, ViT) else backbone, config.weights)
+    return backbone
+
+
+def is_image(key: str, spec: ArraySpec) -> bool:
+    """Whether an observation is an image. Raises UserError where it looks like one and is not uint8 ``[h, w, C]``."""
+    if spec.dtype != "uint8" and len(spec.shape) != 3:
+        return False
+    if spec.dtype != "uint8" or len(spec.shape) != 3 or spec.shape[-1] not in (1, 3, 4):
+        hint = ": the channels have to come last" if len(spec.shape) == 3 and spec.shape[0] in (1, 3, 4) else ""
+        raise UserError(
+            f"observation {key!r} is {spec.dtype} {list(spec.shape)}, images are expected as uint8 [height, width, 1, 3 or 4]{hint}"
+        )
+    return True
+
+
+def _name(key: str) -> str:
+    return key.replace(".", "/")  # a module's name can hold no dot
