@@ -110,7 +110,24 @@ QUADROTOR_TRACK = TaskSpec(
 )
 
 
+CART_POLE_SWING_UP = TaskSpec(
+    id="dopr_robot/CartPoleSwingUp-v0",
+    kind="attain",
+    control_hz=20,
+    max_steps=200,
+    description="swing a hanging pole up; success: upright within 12 degrees, the cart within 0.5 m of the middle, for 1 s",
+    observations={"state": (5,)},
+    action=ActionSpec("force on the cart", True, "N", ("force",), (-15.0,), (15.0,)),
+    entry_point="dopr_robot.envs.cart_pole:CartPoleSwingUpEnv",
+    vector_entry_point="dopr_robot.envs.cart_pole:CartPoleSwingUpVectorEnv",
+    expert="dopr_robot.envs.cart_pole:ModelPredictiveController",
+    metrics={"height": "mean"},
+    options=PERTURBATIONS,
+    cameras=("overview", "cart"),
+)
+
+
 def register() -> None:
     """Add all of them."""
-    for spec in (PICK_PLACE, STACK, PEG_INSERT, DRAWER, QUADROTOR_TRACK):
+    for spec in (PICK_PLACE, STACK, PEG_INSERT, DRAWER, QUADROTOR_TRACK, CART_POLE_SWING_UP):
         register_task(spec)
