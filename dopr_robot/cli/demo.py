@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dopr_robot.cli.collect import collect
     from dopr_robot.cli.eval import evaluate_run, print_results
-    from dopr_robot.cli.train import start
-    from dopr_robot.training import compose_config, train
+    from dopr_robot.cli.train import start, train_run
+    from dopr_robot.training import compose_config
 
     config = compose_config(args.experiment, [f"name={args.out.name}"])
     store = Path(config.data.store or "")
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     _headline(2, f"{config.policy['name']} under {config.optimizer['name']} into {args.out}")
     if not (args.out / "config.yaml").exists():
         start(config, args.out)
-    train(config, args.out)
+    train_run(config, args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
     folder = evaluate_run(args.out)
     print_results(folder)

@@ -1,21 +1,23 @@
 """Train a policy on a store.
 
 EXPERIMENT is a name (see dopr_robot/configs/experiment), a YAML file, or left out; key=value changes single settings.
-The run goes to runs/<name>/, and that folder is the last line of the output.
+The run goes to runs/<name>/, and that folder is the last line of the output. Under torchrun or accelerate launch several
+processes share every batch (docs/multi-node.md).
 
   dopr train pick_place
   dopr train pusht_state data.store=pusht.zarr.zip optimizer=adamw optimizer.lr=3e-4
+  dopr train pick_place training.rollout_every=1000 training.early_stop=success_rate
   dopr train --resume runs/pick_place
 """
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
-from dopr_robot.files import replacing
 
 RUNS = Path("runs")
 
@@ -28,36 +30,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.training import compose_config, train
+    from dopr_robot.training import from_main
 
     experiment, overrides = _split(args.words)
-    if args.resume is not None:
-        if experiment is not None:
-            raise UserError(f"--resume {args.resume} has a configuration of its own: leave {experiment!r} out")
-        config, folder = _resumed(args.resume, overrides, args.force), args.resume
-    else:
-        config = compose_config(experiment, overrides)
-        folder = _new_folder(config.name, named=any(word.startswith("name=") for word in overrides))
-        config.name = folder.name
+    config, folder = _chosen(experiment, overrides, args)
     if args.print:
         print(config.to_yaml(), end="")
         return 0
-    start(config, folder)
-    train(config, folder)
-    print(folder)
+
+    def prepare() -> Path:
+        # Under several processes the first one alone names and makes the folder.
+        place = folder or _new_folder(config.name, named=any(word.startswith("name=") for word in overrides))
+        config.name = place.name
+        start(config, place)
+        return place
+
+    place = from_main(prepare, cpu=config.training.device == "cpu")
+    config.name = place.name
+    train_run(config, place)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(place)
     return 0
+
+
+def train_run(config: Any, folder: Path) -> Path:
+    """Train into a run folder; rollouts while training are of the configuration's task, on seeds for selection."""
+    from dopr_robot.training import train
+
+    return train(config, folder, selection_rollout(config) if config.training.rollout_every else None)
+
+
+def selection_rollout(config: Any) -> Any:
+    """What ``training.rollout_every`` calls: ``policy -> {"success_rate": ...}``, from the same initial states each time."""
+    from dopr_robot.envs import get_task
+
+    spec = get_task(config.task or _task_of_store(config) or "")
+    spec.check_installed()
+
+    def rollout(policy: Any) -> dict[str, float]:
+        from dopr_robot.evaluation import Evaluation
+        from dopr_robot.evaluation.evaluator import figures
+
+        training = policy.training
+        policy.eval()
+        evaluation = Evaluation(
+            policy, spec.id, episodes=config.training.rollout_episodes, horizons=[spec.max_steps], use="selection"
+        )
+        records: list[Any] = []
+        evaluation.rollout().run(evaluation.jobs, records.append, config.evaluation.num_envs)
+        policy.train(training)
+        found = figures(records, spec.kind, [spec.max_steps], use="selection")
+        means = {name: value["mean"] for name, value in found["metrics"].items()}
+        return {"success_rate": found["curve"][-1]["success_rate"], **means}
+
+    return rollout
+
+
+def _task_of_store(config: Any) -> str | None:
+    from dopr_robot.datasets import Store
+
+    return Store.open(config.data.store).attributes.task if config.data.store else None
 
 
 def start(config: Any, folder: Path) -> None:
     """Make the run folder, with the configuration in it, once the configuration is known to fit its store."""
     from dopr_robot.policies import make_policy
-    from dopr_robot.training import load_data
+    from dopr_robot.training import import_tracker, load_data, write_config
 
+    if config.training.tracker:
+        import_tracker(config.training.tracker)
+    if config.training.rollout_every:
+        selection_rollout(config)
     data = load_data(config)
     make_policy(config.policy, data.spec)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "config.yaml") as beside:
-        beside.write_text(config.to_yaml())
+    if not (folder / "config.yaml").exists():
+        write_config(config, folder)
     print(
         f"{folder}: {config.policy['name']} under {config.optimizer['name']}, {len(data.train):,} windows of "
         f"{len(data.train.episodes)} episodes, {config.training.steps:,} steps of {config.training.batch_size}",
@@ -66,10 +114,22 @@ def start(config: Any, folder: Path) -> None:
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
-    names = [word for word in words if "=" not in word]
+    """Experiment and settings; ``experiment=NAME`` is another way to name it."""
+    names = [word.removeprefix("experiment=") for word in words if "=" not in word or word.startswith("experiment=")]
     if len(names) > 1:
         raise UserError(f"one experiment at a time, not {' and '.join(names)}: settings are key=value")
-    return (names[0] if names else None), [word for word in words if "=" in word]
+    return (names[0] if names else None), [word for word in words if "=" in word and not word.startswith("experiment=")]
+
+
+def _chosen(experiment: str | None, overrides: list[str], args: argparse.Namespace) -> tuple[Any, Path | None]:
+    """The configuration, and the folder where it is known already."""
+    from dopr_robot.training import compose_config
+
+    if args.resume is None:
+        return compose_config(experiment, overrides), None
+    if experiment is not None:
+        raise UserError(f"--resume {args.resume} has a configuration of its own: leave {experiment!r} out")
+    return _resumed(args.resume, overrides, args.force), args.resume
 
 
 def _new_folder(name: str | None, *, named: bool) -> Path:

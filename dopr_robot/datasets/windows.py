@@ -64,6 +64,7 @@ class Windows:
                 f"{store.path}: there is no episode {self.episodes[outside][0]} (episodes: {store.num_episodes})"
             )
         self._first, self._last, self._start = self._index(store)
+        self._ends = np.asarray(store.episode_ends)
         self._data = store.read([*dict.fromkeys((*self.observations, action))])
 
     def __len__(self) -> int:
@@ -79,6 +80,10 @@ class Windows:
             "observation": {key: self._data[key][seen] for key in self.observations},
             "action": self._data[self.action][rows],
         }
+
+    def episode_of(self, indices: ArrayLike) -> NDArray[np.int64]:
+        """The store's episode that each of these windows is from."""
+        return np.searchsorted(self._ends, self._last[np.asarray(indices, np.int64)], side="right")
 
     def _index(self, store: Store) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """First and last row of its episode, and first row (which may lie outside), of every window."""

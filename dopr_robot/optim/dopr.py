@@ -110,6 +110,10 @@ class DoPr(Optimizer):
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "activation"})
         self._share()
 
+    def forget_inputs(self) -> None:
+        """Leave the forwards since the last step out of the statistics: for a loop that leaves a step out itself."""
+        self.preconditioner.forget_inputs()
+
     def coverage(self) -> Coverage:
         """Every parameter: preconditioned and how, or left to the base and why. ``print`` it."""
         return self.preconditioner.coverage()

@@ -149,6 +149,10 @@ class ActivationPreconditioner:
         self._begin_step(self.step + 1)
         return True
 
+    def forget_inputs(self) -> None:
+        """Forget the inputs since the last step, whose step is left out."""
+        self._begin_step(self.step)
+
     def attach(self, optimizer: Optimizer) -> "ActivationPreconditioner":
         """Precondition before every step of ``optimizer``, which is otherwise used as before."""
 

@@ -4,16 +4,19 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import DamagedError
+from safetensors import SafetensorError
+
+from dopr_robot.errors import DamagedError, DoprError
 from dopr_robot.files import point_link, replacing, write_json
 from dopr_robot.policies import Policy, save_policy
 from dopr_robot.training.state import load_state, save_state
 
 LOG = logging.getLogger(__name__)
-LAST = "last"
+LAST, BEST = "last", "best"
 CHECKSUMS = "checksums.json"
 
 
@@ -35,23 +38,43 @@ class Checkpoints:
             return []
         return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdigit())
 
-    def save(self, step: int, policy: Policy, training_state: dict[str, Any]) -> Path:
-        """Write a checkpoint, let ``last`` point to it, and remove what is older than the newest ``keep``.
+    def save(self, step: int, policy: Policy, training_state: dict[str, Any], best: Sequence[int] = ()) -> Path:
+        """Write a checkpoint, let ``last`` point to it, and remove what is older than the newest ``keep`` and not among the best.
 
         Args:
             policy: what will act: the averaged weights, where there is an average.
             training_state: everything that the loop needs to go on.
+            best: steps that are kept however old, the best first; ``best`` points to that.
+
+        Raises:
+            DoprError: it could not be written (a full disk); what was there before is untouched.
         """
         place = self.folder / str(step)
-        with replacing(place) as beside:
-            (beside / "training_state").mkdir(parents=True)
-            save_policy(policy, beside)
-            save_state(training_state, beside / "training_state" / "state")
-            write_json(beside / CHECKSUMS, _checksums(beside))
-        point_link(self.folder / LAST, str(step))
-        for old in self.steps()[: -self.keep]:
+        try:
+            with replacing(place) as beside:
+                (beside / "training_state").mkdir(parents=True)
+                save_policy(policy, beside)
+                save_state(training_state, beside / "training_state" / "state")
+                write_json(beside / CHECKSUMS, _checksums(beside))
+            point_link(self.folder / LAST, str(step))
+        except (OSError, SafetensorError) as error:
+            left = f"checkpoint {max(before)} is untouched" if (before := self.steps()) else "there is none yet"
+            raise DoprError(
+                f"the checkpoint of step {step} can not be written ({error}); {left}: make room in {self.folder}, then --resume"
+            ) from None
+        if best and (self.folder / str(best[0])).is_dir():
+            point_link(self.folder / BEST, str(best[0]))
+        for old in set(self.steps()[: -self.keep]) - set(best):
             shutil.rmtree(self.folder / str(old))
         return place
+
+    def clear_traces(self) -> None:
+        """Remove what a kill left half-written."""
+        for trace in self.folder.glob(".*"):
+            if trace.is_dir():
+                shutil.rmtree(trace, ignore_errors=True)
+            else:
+                trace.unlink(missing_ok=True)
 
     def load_last(self) -> tuple[int, dict[str, Any]] | None:
         """Step and training state of the newest checkpoint that is whole; None where there is none at all.

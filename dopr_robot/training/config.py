@@ -16,8 +16,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.files import replacing
 from dopr_robot.optim import optimizer_names, optimizer_options
 from dopr_robot.policies import POLICIES
+
+SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup_steps": 0,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 2,
+    "log_every": 1,
+    "validate_every": 1,
+    "validation_windows": 1,
+    "rollout_every": 0,
+    "rollout_episodes": 1,
+    "keep_best": 1,
+    "patience": 1,
+    "max_bad_steps": 1,
+    "spectrum_every": 0,
+    "threads": 1,
+}
+CHOICES = {
+    "schedule": SCHEDULES,
+    "precision": ("no", "bf16", "fp16"),
+    "device": ("auto", "cpu", "cuda"),
+    "early_stop": ("validation_loss", "success_rate"),
+    "tracker": ("wandb", "trackio"),
+}
 
 
 @dataclass
@@ -46,7 +74,8 @@ class TrainingConfig:
     Args:
         steps: optimizer steps.
         batch_size: windows a step, all processes together.
-        schedule: of the learning rate after the warm-up; a name of diffusers' ``get_scheduler``.
+        accumulate: pieces in which a process takes its share of the batch: the same result in less memory.
+        schedule: of the learning rate after the warm-up; one of diffusers' (:data:`SCHEDULES`).
         warmup_steps: of the learning rate, linear from 0.
         gradient_clip: largest norm of the gradient; null: none.
         ema_power: the average of the weights forgets with ``1 - (1 + step) ** -ema_power`` (Diffusion Policy's schedule and value).
@@ -54,7 +83,17 @@ class TrainingConfig:
         checkpoint_every, keep_checkpoints: in steps; how many of the newest are kept (at least 2).
         log_every, validate_every: in steps.
         validation_windows: at most so many held-out windows are looked at.
+        rollout_every: in steps; 0: no rollouts while training. They begin in states of the range that selection has.
+        rollout_episodes: how many.
+        keep_best: so many checkpoints of the highest success in these rollouts are kept as well; ``checkpoints/best`` is the best.
+        early_stop: ``validation_loss`` or ``success_rate``: stop where it has not improved ``patience`` times; null: never.
+        max_hours: stop with the state saved after so long in one call; null: no limit.
+        max_bad_steps: a step whose loss or gradient is NaN, inf or a spike is left out; give up after so many in a row.
+        spike_ratio: a loss so many times the recent ones' median above it is a spike; null: only NaN and inf are left out.
+        spectrum_every: write the optimizer's spectrum of each layer to TensorBoard, in steps; 0: never.
+        tracker: ``wandb`` or ``trackio`` gets the figures too; null: neither.
         precision: ``no``, ``bf16`` or ``fp16`` autocast, by accelerate.
+        compile: ``torch.compile`` the network.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads of torch; null: torch's choice.
         seed: of initial weights, data order, noise and the split.
@@ -62,6 +101,7 @@ class TrainingConfig:
 
     steps: int = 20_000
     batch_size: int = 256
+    accumulate: int = 1
     schedule: str = "cosine"
     warmup_steps: int = 500
     gradient_clip: float | None = 1.0
@@ -72,7 +112,18 @@ class TrainingConfig:
     log_every: int = 50
     validate_every: int = 1_000
     validation_windows: int = 4_096
+    rollout_every: int = 0
+    rollout_episodes: int = 20
+    keep_best: int = 1
+    early_stop: str | None = None
+    patience: int = 5
+    max_hours: float | None = None
+    max_bad_steps: int = 10
+    spike_ratio: float | None = 100.0
+    spectrum_every: int = 0
+    tracker: str | None = None
     precision: str = "no"
+    compile: bool = False
     device: str = "auto"
     threads: int | None = None
     seed: int = 0
@@ -101,25 +152,32 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         training, data = self.training, self.data
-        at_least = {
-            "steps": 1,
-            "batch_size": 1,
-            "checkpoint_every": 1,
-            "keep_checkpoints": 2,
-            "log_every": 1,
-            "validate_every": 1,
-        }
-        for key, least in at_least.items():
-            if getattr(training, key) < least:
-                raise UserError(f"training.{key}={getattr(training, key)} has to be at least {least}")
+        for key, least in AT_LEAST.items():
+            if (value := getattr(training, key)) is not None and value < least:
+                raise UserError(f"training.{key}={value} has to be at least {least}")
+        for key, choices in CHOICES.items():
+            if (chosen := getattr(training, key)) is not None and chosen not in choices:
+                raise UserError(f"training.{key}={chosen!r} is none of {', '.join(choices)}")
+        for key in ("max_hours", "spike_ratio", "gradient_clip"):
+            if (number := getattr(training, key)) is not None and not number > 0:
+                raise UserError(f"training.{key}={number} has to be above 0; null: none")
         if not 0 <= data.validation_fraction < 1:
             raise UserError(f"data.validation_fraction={data.validation_fraction} has to lie in [0, 1)")
-        for key, choices in {"precision": ("no", "bf16", "fp16"), "device": ("auto", "cpu", "cuda")}.items():
-            if getattr(training, key) not in choices:
-                raise UserError(f"training.{key}={getattr(training, key)!r} is none of {', '.join(choices)}")
+        if data.max_episodes is not None and data.max_episodes < 1:
+            raise UserError(f"data.max_episodes={data.max_episodes} has to be at least 1; null: all")
+        if training.early_stop == "success_rate" and not training.rollout_every:
+            raise UserError("training.early_stop=success_rate needs rollouts: set training.rollout_every")
+        if training.early_stop == "validation_loss" and not data.validation_fraction:
+            raise UserError("training.early_stop=validation_loss needs held-out episodes: set data.validation_fraction")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Write ``config.yaml`` of a run folder, which reproduces the run."""
+    with replacing(folder / "config.yaml") as beside:
+        beside.write_text(config.to_yaml())
 
 
 def experiment_names() -> list[str]:

@@ -1,8 +1,12 @@
 """The training loop: from top to bottom in the order in which things happen."""
 
-import json
+import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +15,64 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from torch.utils.tensorboard import SummaryWriter
+from numpy.typing import NDArray
 
 from dopr_robot.datasets import batch_indices
 from dopr_robot.errors import DoprError, UserError
-from dopr_robot.files import replacing
-from dopr_robot.optim import make_optimizer
+from dopr_robot.files import write_json
+from dopr_robot.optim import DoPr, make_optimizer
 from dopr_robot.policies import Policy, make_policy
 from dopr_robot.progress import progress
 from dopr_robot.training.checkpoints import Checkpoints
-from dopr_robot.training.config import RunConfig
-from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss, whole_split
+from dopr_robot.training.config import RunConfig, write_config
+from dopr_robot.training.course import Course, episodes_text
+from dopr_robot.training.data import load_data, to_tensors, validation_loss, whole_split
+from dopr_robot.training.fingerprint import START, fingerprint
+from dopr_robot.training.metrics import MetricsLog
+from dopr_robot.training.noise import PartOfBatch, step_seed
+from dopr_robot.training.processes import agree, check_device, explained_memory, shared
 from dopr_robot.training.signals import Interrupted, deferred_signals
 
+LOG = logging.getLogger(__name__)
+Rollout = Callable[[Policy], Mapping[str, float]]
+"""Rolls the policy out and returns figures, ``success_rate`` among them."""
 
-def train(config: RunConfig, folder: Path) -> Path:
+
+def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Path:
     """Train a policy into a run folder, going on from its newest whole checkpoint where there is one.
 
     Everything drawn at a step is a function of ``(training.seed, step)``, and the data order of ``(training.seed, epoch)``: runs that
-    differ in the optimizer alone see the same windows and the same noise, and a resumed run ends as an uninterrupted one.
+    differ in the optimizer alone see the same windows and the same noise, a resumed run ends as an uninterrupted one, and neither the
+    number of processes nor ``training.accumulate`` changes what a step computes.
+
+    Args:
+        rollout: called every ``training.rollout_every`` steps with the averaged weights.
 
     Returns:
         The newest checkpoint.
 
     Raises:
-        UserError: the configuration does not fit the store.
+        UserError: the configuration does not fit the store, the device or the number of processes.
         Interrupted: SIGINT or SIGTERM came; the state was saved first.
-        DoprError: the loss is not finite.
+        DoprError: ``training.max_bad_steps`` in a row had to be left out, memory ran out, or a checkpoint can not be written.
     """
     options = config.training
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device=cuda but torch finds no CUDA device: use training.device=cpu")
+    check_device(options.device, options.precision)
+    if options.rollout_every and rollout is None:
+        raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
     data = load_data(config)
+    if options.early_stop == "validation_loss" and data.validation is None:
+        raise UserError("training.early_stop=validation_loss: the store has too few episodes to hold one out")
     accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
     device, main = accelerator.device, accelerator.is_main_process
+    parts = options.accumulate * accelerator.num_processes
+    if options.batch_size % parts:
+        raise UserError(
+            f"training.batch_size={options.batch_size} can not be shared by {accelerator.num_processes} processes with "
+            f"training.accumulate={options.accumulate}: take a multiple of {parts}"
+        )
 
     torch.manual_seed(options.seed)
     policy = make_policy(config.policy, data.spec)
@@ -67,101 +93,177 @@ def train(config: RunConfig, folder: Path) -> Path:
         power=options.ema_power,
         foreach=True,
     )
+    scaler, course, start = accelerator.scaler, Course(), 0
 
     checkpoints = Checkpoints(folder / "checkpoints", options.keep_checkpoints)
-    start = 0
     if (found := checkpoints.load_last()) is not None:
         start, state = found
-        policy.load_state_dict(state["policy"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        average.load_state_dict(state["average"])
+        try:
+            policy.load_state_dict(state["policy"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            average.load_state_dict(state["average"])
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"checkpoint {start} of {folder} is of other settings: {str(error).splitlines()[0]}"
+            ) from None
         average.to(device)
+        course = Course(**state["course"])
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+    elif main:
+        first = islice(batch_stream(len(data.train), options.batch_size, options.seed), 3)
+        write_json(folder / START, fingerprint(policy, data.train, list(first), options.seed))
+    accelerator.wait_for_everyone()
+    if main:
+        write_config(config, folder)
+        checkpoints.clear_traces()
+    if options.compile:
+        # What a policy does around its network is a few operations; the rows of noise below need those uncompiled.
+        getattr(policy, "network", policy).compile()
     wrapped, prepared = accelerator.prepare(policy, optimizer)
 
     def save(step: int) -> None:
-        if main and step not in checkpoints.steps():
-            state = {
-                # Copies, since the average is about to take the weights' place.
-                "policy": {key: value.clone() for key, value in policy.state_dict().items()},
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "average": average.state_dict(),
-            }
-            with averaged(policy, average):
-                checkpoints.save(step, policy, state)
+        if not main:
+            return
+        state = {
+            # Copies, since the average is about to take the weights' place.
+            "policy": {key: value.clone() for key, value in policy.state_dict().items()},
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "average": average.state_dict(),
+            "course": course.to_state(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        with averaged(policy, average):
+            checkpoints.save(step, policy, state, course.best_steps(options.keep_best))
 
-    log = MetricsLog(folder, start) if main else None
-    batches = batch_stream(
-        data, options.batch_size, options.seed, start, accelerator.process_index, accelerator.num_processes
-    )
-    losses: list[torch.Tensor] = []
+    def due(every: int) -> bool:
+        return bool(every) and (step % every == 0 or step == options.steps)
+
+    log = MetricsLog(folder, start, options.tracker, asdict(config)) if main else None
+    batches = batch_stream(len(data.train), options.batch_size, options.seed, start)
+    step, saved, norm = start, start, 0.0
+    stop = _exhausted(course, config)
+    deadline = time.monotonic() + 3600 * (options.max_hours or math.inf)
     wrapped.train()
-    with deferred_signals() as pending, progress("train", options.steps, "steps", done=start) as meter:
-        clock = time.perf_counter()
-        for step, batch in zip(range(start + 1, options.steps + 1), batches, strict=False):
-            torch.manual_seed(step_seed(options.seed, step, accelerator.process_index))
-            with accelerator.autocast():
-                loss, _ = wrapped(to_tensors(batch, device))
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(parameters, options.gradient_clip) if options.gradient_clip else None
-            prepared.step()
+    with (
+        deferred_signals() as pending,
+        progress("train", options.steps, "steps", done=start) as meter,
+        log or nullcontext(),
+        explained_memory(options.batch_size, options.accumulate),
+    ):
+        while step < options.steps and not stop:
+            clock, step, indices, note = time.perf_counter(), step + 1, next(batches), None
+
+            loss = torch.zeros((), device=device)
+            for piece in range(options.accumulate):
+                part = accelerator.process_index + accelerator.num_processes * piece
+                batch = to_tensors(data.train.batch(indices[part::parts]), device)
+                last = piece == options.accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    with noise(config, step, part, parts), accelerator.autocast():
+                        part_loss, _ = wrapped(batch)
+                    accelerator.backward(part_loss / options.accumulate)
+                loss += part_loss.detach() / options.accumulate
+            value, signum, late = agree(accelerator, loss, pending.signum or 0, time.monotonic() > deadline)
+
+            fault = course.fault(value, options.spike_ratio)
+            if fault is None:
+                norm = float(accelerator.clip_grad_norm_(parameters, options.gradient_clip or math.inf))
+                if scaler is None and not math.isfinite(norm):  # a scaler looks itself, and lowers its scale
+                    fault = f"the gradient's norm is {norm}"
+            if fault is None:
+                prepared.step()
+                average.step(parameters)
+                course.accept(value, time.perf_counter() - clock)
+            else:
+                course.skip()
+                if isinstance(optimizer, DoPr):
+                    optimizer.forget_inputs()
+                episodes = np.unique(data.train.episode_of(indices)).tolist()
+                if log is not None:
+                    log.event(step, {"skipped": fault, "episodes": episodes})
+                    LOG.warning("step %d is left out: %s; episodes %s", step, fault, episodes_text(episodes))
+                if course.skipped_in_a_row >= options.max_bad_steps:
+                    kept = f"checkpoint {saved} is good" if saved else "there is no checkpoint yet"
+                    raise DoprError(
+                        f"{course.skipped_in_a_row} steps in a row had to be left out, up to step {step} ({fault}; episodes "
+                        f"{episodes_text(episodes)}): lower optimizer.lr, or look at these episodes; {kept}"
+                    )
             prepared.zero_grad()
             schedule.step()
-            average.step(parameters)
-            losses.append(loss.detach())
-            note = None
 
-            if step % options.log_every == 0 or step == options.steps:
-                mean = torch.stack(losses).mean().item()
-                if not np.isfinite(mean):
-                    raise DoprError(
-                        f"the loss is {mean} at step {step}: lower optimizer.lr; the last checkpoint is untouched"
-                    )
-                values: dict[str, float] = {"loss": mean, "lr": float(schedule.get_last_lr()[0])}
-                if norm is not None:
-                    values["gradient_norm"] = float(norm)
-                values["steps_per_s"] = len(losses) / (time.perf_counter() - clock)
+            if due(options.log_every) and course.unlogged:
+                mean = sum(course.unlogged) / len(course.unlogged)
                 note = f"loss {mean:.4f}"
-                losses, clock = [], time.perf_counter()
+                values = {"loss": mean, "lr": float(schedule.get_last_lr()[0]), "gradient_norm": norm}
+                values |= {"seconds": course.seconds, "steps_per_s": (step - course.skipped) / course.seconds}
+                course.unlogged = []
                 if log is not None:
                     log.write(step, values)
-            if data.validation is not None and main and (step % options.validate_every == 0 or step == options.steps):
-                with averaged(policy, average):
-                    value = validation_loss(policy, data.validation, max_windows=options.validation_windows)
-                assert log is not None
-                log.write(step, {"validation_loss": value})
-                clock = time.perf_counter()
-            if step % options.checkpoint_every == 0 or step == options.steps:
+            if due(options.spectrum_every) and log is not None and isinstance(optimizer, DoPr):
+                optimizer.log_spectrum(log.board, step)
+            if data.validation is not None and due(options.validate_every):
+                averages: float | None = None
+                if log is not None:
+                    plain = validation_loss(policy, data.validation, max_windows=options.validation_windows)
+                    with averaged(policy, average):
+                        averages = validation_loss(policy, data.validation, max_windows=options.validation_windows)
+                    log.write(step, {"validation_loss": averages, "validation_loss_without_ema": plain})
+                if options.early_stop == "validation_loss":
+                    course.look(shared(accelerator, averages))
+            if rollout is not None and due(options.rollout_every):
+                rate: float | None = None
+                if log is not None:
+                    with averaged(policy, average):
+                        figures = rollout(policy)
+                    rate = figures["success_rate"]
+                    log.write(step, figures)
+                    note = f"{rate:.0%} succeeded"
+                course.success[step] = shared(accelerator, rate)
+                if options.early_stop == "success_rate":
+                    course.look(-course.success[step])
+
+            stop = _exhausted(course, config)
+            if late and step < options.steps:
+                stop = f"training.max_hours={options.max_hours:g} are over"
+            wanted = due(options.checkpoint_every) or step in course.best_steps(options.keep_best)
+            # While steps are being left out the weights may be what is wrong: the checkpoint before stays the last.
+            sound = not course.skipped_in_a_row or (
+                step == options.steps and all(p.isfinite().all() for p in parameters)
+            )
+            if (wanted or stop or signum) and sound:
                 save(step)
+                saved = step
             meter.advance(note=note)
-            if pending.signum is not None:
-                save(step)
-                raise Interrupted(pending.signum, f"state saved at step {step}: dopr train --resume {folder}")
-    if log is not None:
-        log.close()
+            if signum:
+                raise Interrupted(signum, f"state saved at step {saved}: dopr train --resume {folder}")
+    if stop and main:
+        LOG.warning("stopped at step %d of %d, the state is saved: %s", step, options.steps, stop)
     accelerator.wait_for_everyone()
+    if not checkpoints.steps():
+        raise DoprError(f"no checkpoint was written: the last {course.skipped_in_a_row} steps had to be left out")
     return checkpoints.folder / str(checkpoints.steps()[-1])
 
 
-def batch_stream(
-    data: TrainingData, batch_size: int, seed: int, start: int, rank: int, world_size: int
-) -> Iterator[Any]:
-    """Batches from step ``start`` on, epoch after epoch; a process's share is ``batch_size / world_size``."""
-    share = batch_size // world_size
-    if share * world_size != batch_size:
-        raise UserError(f"training.batch_size={batch_size} is not a multiple of the {world_size} processes")
-    per_epoch = len(batch_indices(len(data.train), share, seed, 0, rank, world_size))
-    epoch, skip = divmod(start, per_epoch)
+def noise(config: RunConfig, step: int, part: int, parts: int) -> Any:
+    """Seed this step's random numbers; the context in which they are drawn."""
+    options = config.training
+    if options.compile and parts > 1:
+        # Compiled code draws without asking torch's dispatcher: the parts draw each for itself.
+        torch.manual_seed(step_seed(options.seed, step, part))
+        return nullcontext()
+    torch.manual_seed(step_seed(options.seed, step))
+    return PartOfBatch(part, parts, options.batch_size // parts) if parts > 1 else nullcontext()
+
+
+def batch_stream(windows: int, batch_size: int, seed: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Indices of the whole batches (all processes') from step ``start`` on, epoch after epoch."""
+    epoch, skip = divmod(start, len(batch_indices(windows, batch_size, seed, 0)))
     while True:
-        for indices in batch_indices(len(data.train), share, seed, epoch, rank, world_size)[skip:]:
-            yield data.train.batch(indices)
+        yield from batch_indices(windows, batch_size, seed, epoch)[skip:]
         epoch, skip = epoch + 1, 0
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of everything that one process draws at one step."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint32)[0])
 
 
 class averaged:  # a word in a with statement: with averaged(policy, average)
@@ -179,30 +281,9 @@ class averaged:  # a word in a with statement: with averaged(policy, average)
         self.average.restore(self.parameters)
 
 
-class MetricsLog:
-    """``metrics.jsonl`` and TensorBoard of a run; what an interrupted run logged beyond ``start`` is dropped."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
-            with replacing(self.path) as beside:
-                beside.write_text("".join(line + "\n" for line in lines))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line and flush it."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.board.close()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line that a kill cut short
+def _exhausted(course: Course, config: RunConfig) -> str:
+    """Why training has nothing left to gain by the rule of ``training.early_stop``; empty where it has."""
+    options = config.training
+    if options.early_stop is None or course.looks < options.patience:
+        return ""
+    return f"{options.early_stop} has not improved for training.patience={options.patience} looks"

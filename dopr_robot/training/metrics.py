@@ -1,0 +1,91 @@
+"""Where a run's figures go: ``metrics.jsonl``, TensorBoard, and a service where one is asked for."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dopr_robot.errors import MissingExtraError
+from dopr_robot.files import replacing
+
+PROJECT = "dopr_robot"
+
+
+def import_tracker(name: str) -> ModuleType:
+    """The module ``wandb`` or ``trackio``. Raises MissingExtraError where it is not installed."""
+    try:
+        return __import__(name)
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"training.tracker={name}", name) from None
+
+
+class MetricsLog:
+    """``metrics.jsonl``, TensorBoard and a tracker; what an interrupted run logged beyond ``start`` is dropped.
+
+    Args:
+        folder: the run's.
+        start: step from which the run goes on.
+        tracker: ``wandb``, ``trackio`` or None. Both are used as their users know them: keys, hosts and offline modes are the
+            environment variables that they read (``WANDB_MODE=offline``).
+        config: the run's settings, for the tracker.
+    """
+
+    def __init__(self, folder: Path, start: int, tracker: str | None = None, config: Mapping[str, Any] | None = None):
+        self.path = folder / "metrics.jsonl"
+        if self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
+            with replacing(self.path) as beside:
+                beside.write_text("".join(line + "\n" for line in lines))
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        self.tracker: Any = None
+        if tracker:
+            module = import_tracker(tracker)
+            # One run of the service for one run folder, however often it is resumed.
+            options = {"id": folder.name, "dir": str(folder)} if tracker == "wandb" else {}
+            self.tracker = module.init(
+                project=PROJECT, name=folder.name, config=dict(config or {}), resume="allow", **options
+            )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line and flush it."""
+        self.event(step, values)
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        if self.tracker is not None:
+            self.tracker.log(dict(values), step=step)
+
+    def event(self, step: int, content: Mapping[str, Any]) -> None:
+        """A line of ``metrics.jsonl`` alone."""
+        content = {key: _finite(value) for key, value in content.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **content}, allow_nan=False) + "\n")
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+        if self.tracker is not None:
+            self.tracker.finish()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run folder's ``metrics.jsonl``."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for NaN and inf."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # a line that a kill cut short

@@ -1,0 +1,85 @@
+"""Several processes of one run (`torchrun`, `accelerate launch`): what the first decides, and what all have to know."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+
+from dopr_robot.errors import DoprError, UserError
+
+T = TypeVar("T")
+
+
+def from_main(make: Callable[[], T], *, cpu: bool) -> T:
+    """What ``make()`` gives in the first process, in all of them; an error of the user's is raised in all as well.
+
+    Args:
+        make: called in the first process alone.
+        cpu: whether the run is on CPUs although there is a GPU.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return make()
+    state = PartialState(cpu=cpu)
+    told: list[object] = [None, None]
+    if state.is_main_process:
+        try:
+            told[0] = make()
+        except UserError as error:
+            told[1] = str(error)
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise UserError(str(told[1]))
+    return told[0]  # type: ignore[return-value]
+
+
+def agree(accelerator: Accelerator, loss: torch.Tensor, signum: int, late: bool) -> tuple[float, int, bool]:
+    """One loss (the mean), one signal and one clock for all processes: a process that stopped alone would leave the others waiting."""
+    if accelerator.num_processes == 1:
+        return float(loss), signum, late
+    told = torch.stack([loss.float(), *(loss.new_tensor(float(flag)) for flag in (signum, late))])
+    every = accelerator.gather(told).view(-1, 3)  # [processes, 3]
+    return float(every[:, 0].mean()), int(every[:, 1].max()), bool(every[:, 2].max())
+
+
+def shared(accelerator: Accelerator, value: float | None) -> float:
+    """The first process's value, in all of them; the others give None."""
+    told = [value]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(told)
+    assert told[0] is not None
+    return told[0]
+
+
+def check_device(device: str, precision: str) -> None:
+    """Raise UserError for a device that is not there, or a precision that it does not have."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device=cuda but torch finds no CUDA device: use training.device=cpu")
+    if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        raise UserError("training.precision=fp16 needs a CUDA device: use bf16 or no")
+
+
+class explained_memory:  # a word in a with statement
+    """An out-of-memory inside says which setting to lower.
+
+    Args:
+        batch_size, accumulate: the settings, as they are.
+    """
+
+    def __init__(self, batch_size: int, accumulate: int) -> None:
+        self.batch_size, self.accumulate = batch_size, accumulate
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        text = str(error)
+        on_cpu = isinstance(error, RuntimeError) and ("not enough memory" in text or "t allocate memory" in text)
+        if on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise DoprError(
+                f"out of memory with training.batch_size={self.batch_size} and training.accumulate={self.accumulate}: raise "
+                f"training.accumulate (say to {2 * self.accumulate}: the same result, in smaller pieces) or lower training.batch_size; "
+                "the last checkpoint is untouched"
+            ) from None
