@@ -86,6 +86,7 @@ class BatchedMujocoEnv(VectorEnv):
 
     task: ClassVar[TaskSpec]
     pushed: ClassVar[str]
+    default_disturbance: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class BatchedMujocoEnv(VectorEnv):
         threads: int | None = None,
         obs: Sequence[str] = ("state",),
         image_size: tuple[int, int] = (96, 96),
-        disturbance: float = 0.0,
+        disturbance: float | None = None,
         observation_noise: float = 0.0,
         action_delay: int = 0,
         **options: Any,
@@ -110,6 +111,7 @@ class BatchedMujocoEnv(VectorEnv):
         for name in options:
             if name not in self.task.options:
                 raise UserError(f"{self.task.id} has no option {name!r} (it has: {', '.join(self.task.options)})")
+        disturbance = self.default_disturbance if disturbance is None else disturbance
         self.perturbations = Perturbations(disturbance, observation_noise, action_delay)
         self.num_envs = num_envs
         self.max_steps = self.task.max_steps if max_steps is None else max_steps

@@ -127,7 +127,41 @@ CART_POLE_SWING_UP = TaskSpec(
 )
 
 
+_HUMANOID_JOINTS = (
+    *("abdomen_y", "abdomen_x"),
+    *(
+        f"{side}_{joint}"
+        for side in ("left", "right")
+        for joint in ("hip_x", "hip_z", "hip_y", "knee", "ankle_y", "ankle_x")
+    ),
+    *(f"{side}_{joint}" for side in ("left", "right") for joint in ("shoulder_x", "shoulder_y", "elbow")),
+)
+
+HUMANOID_BALANCE = TaskSpec(
+    id="dopr_robot/HumanoidBalance-v0",
+    kind="sustain",
+    control_hz=50,
+    max_steps=500,
+    description="stand on the left leg for 10 s under random pushes; failed once it falls, leans 45 degrees or puts the other foot down",
+    observations={"state": (58,)},
+    action=ActionSpec(
+        meaning="joint torque",
+        absolute=True,
+        units="share of the motor's strength",
+        names=_HUMANOID_JOINTS,
+        low=(-1.0,) * 20,
+        high=(1.0,) * 20,
+    ),
+    entry_point="dopr_robot.envs.humanoid:HumanoidBalanceEnv",
+    vector_entry_point="dopr_robot.envs.humanoid:HumanoidBalanceVectorEnv",
+    expert="dopr_robot.envs.humanoid:LinearQuadraticRegulator",
+    metrics={"lean": "mean"},
+    options={**PERTURBATIONS, "disturbance": PERTURBATIONS["disturbance"] + " (default 15)"},
+    cameras=("overview", "side"),
+)
+
+
 def register() -> None:
     """Add all of them."""
-    for spec in (PICK_PLACE, STACK, PEG_INSERT, DRAWER, QUADROTOR_TRACK, CART_POLE_SWING_UP):
+    for spec in (PICK_PLACE, STACK, PEG_INSERT, DRAWER, QUADROTOR_TRACK, CART_POLE_SWING_UP, HUMANOID_BALANCE):
         register_task(spec)
