@@ -117,11 +117,12 @@ class Store:
             raise UserError(f"{path}: not a demonstration store: 'meta/episode_ends' is missing")
         if not isinstance(group.get("data"), zarr.Group):
             raise UserError(f"{path}: not a demonstration store: 'data' is missing")
-        own = GROUP_KEY in group.attrs
+        described = GROUP_KEY in group.attrs
         try:
-            attributes = Attributes.from_json(group.attrs[GROUP_KEY]) if own else Attributes()
+            attributes = Attributes.from_json(group.attrs[GROUP_KEY]) if described else Attributes()
         except UserError as error:
             raise UserError(f"{path}: attribute {GROUP_KEY!r}: {error}") from None
+        own = described and group.metadata.zarr_format == 3  # v2: an export for Diffusion Policy
         return cls(str(path), group, attributes, own=own, whole_part=whole_part)
 
     def close(self) -> None:
@@ -259,8 +260,12 @@ class Store:
         if not self.is_own:
             raise UserError(f"{self.path}: made by another program and never modified: dopr convert it first")
         self._acquire()
-        episode = {key: np.asarray(value) for key, value in arrays.items()}
-        length = self._check_episode(episode)
+        episode = {key: as_array(value) for key, value in arrays.items()}
+        known = self.keys if self.num_episodes else {}
+        length = check_episode(self.path, self.num_episodes, episode, known)
+        if not known:  # arrays that a killed first append left
+            for key in self.keys:
+                del self._group[f"data/{key}"]
         start, stop, index = self.num_steps, self.num_steps + length, self.num_episodes
         for key, value in episode.items():
             array = self._group.get(f"data/{key}") or _create_array(
@@ -270,10 +275,13 @@ class Store:
         values: dict[str, Any] = {"seed": UNKNOWN if seed is None else int(seed), **(meta or {})}
         values["success"] = UNKNOWN if success is None else int(success)
         for name, value in values.items():
-            entry = _as_entry(value)
+            entry = as_array(value)[None]
             held = self._group.get(f"meta/{name}")
             if held is None:
-                held = _create_array(self._group["meta"], name, entry.shape[1:], entry.dtype, per_step=False)
+                size = sum(map(len, entry.flat)) if entry.dtype.kind == "O" else entry.nbytes
+                held = _create_array(
+                    self._group["meta"], name, entry.shape[1:], entry.dtype, per_step=False, entry_bytes=size
+                )
             _write_rows(held, index, entry)
         for name, array in self._arrays("meta").items():
             if name != "episode_ends" and array.shape[0] <= index:  # an entry that this episode lacks
@@ -314,33 +322,6 @@ class Store:
         self._lock = lock
         self._group = zarr.open_group(zarr.storage.LocalStore(self.path), mode="r+")
         self._ends = self._read_ends()
-
-    def _check_episode(self, episode: Mapping[str, NDArray[Any]]) -> int:
-        if not episode:
-            raise UserError(f"{self.path}: an episode without any key cannot be appended")
-        lengths = {key: len(value) if value.ndim else 0 for key, value in episode.items()}
-        length = next(iter(lengths.values()))
-        for key, n in lengths.items():
-            if n != length or n == 0:
-                raise UserError(
-                    f"{self.path}: episode {self.num_episodes}: {key!r} has {n} steps and others "
-                    f"{length}: all need the same number, above 0"
-                )
-        known = self.keys if self.num_episodes else {}
-        if known and set(known) != set(episode):
-            missing, new = sorted(set(known) - set(episode)), sorted(set(episode) - set(known))
-            raise UserError(f"{self.path}: episode {self.num_episodes}: keys differ (missing: {missing}, new: {new})")
-        for key, info in known.items():
-            value = episode[key]
-            if value.shape[1:] != info.shape or value.dtype != info.dtype:
-                raise UserError(
-                    f"{self.path}: episode {self.num_episodes}: {key!r} is {value.dtype}"
-                    f"{list(value.shape[1:])} a step, the store has {info.dtype}{list(info.shape)}"
-                )
-        if not known:  # arrays that a killed first append left
-            for key in self.keys:
-                del self._group[f"data/{key}"]
-        return length
 
     def _arrays(self, group: str) -> dict[str, zarr.Array]:
         node = self._group[group]
@@ -409,6 +390,52 @@ class Store:
             raise DamagedError(f"{self.path}: {name}: cannot be read ({_one_line(error)})") from error
 
 
+def check_episode(where: str, index: int, episode: Mapping[str, NDArray[Any]], known: Mapping[str, KeyInfo]) -> int:
+    """Whether an episode is one, and like those before it (``known``, empty for the first).
+
+    Returns:
+        its number of steps.
+
+    Raises UserError, naming ``where``, the key and the episode.
+    """
+    if not episode:
+        raise UserError(f"{where}: an episode without any key cannot be appended (episode {index})")
+    lengths = {key: len(value) if value.ndim else 0 for key, value in episode.items()}
+    length = next(iter(lengths.values()))
+    for key, n in lengths.items():
+        if not all(part not in ("", ".", "..") for part in key.split("/")):
+            raise UserError(f"{where}: {key!r} is no name of a key: parts between slashes cannot be empty, . or ..")
+        if n != length or n == 0:
+            raise UserError(
+                f"{where}: {key}: has {n} steps and others {length}: all need the same number, above 0 (episode {index})"
+            )
+    if known and set(known) != set(episode):
+        missing, new = sorted(set(known) - set(episode)), sorted(set(episode) - set(known))
+        raise UserError(
+            f"{where}: keys differ from the first episode's: missing: {missing}, new: {new} (episode {index})"
+        )
+    for key, info in known.items():
+        value = episode[key]
+        if value.shape[1:] != info.shape or not (
+            value.dtype == info.dtype or {value.dtype.kind, info.dtype.kind} <= {"O", "T"}
+        ):
+            raise UserError(
+                f"{where}: {key}: is {value.dtype}{list(value.shape[1:])} a step, the first episode's "
+                f"{info.dtype}{list(info.shape)} (episode {index})"
+            )
+    return length
+
+
+def as_array(value: ArrayLike) -> NDArray[Any]:
+    """An array that zarr takes: in the machine's byte order; texts as Python objects, whatever numpy's version."""
+    array = np.asarray(value)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    if array.dtype.kind in "UT":
+        return array.astype(object)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def _open_group(path: str) -> zarr.Group:
     try:
         if "://" in path or "::" in path:
@@ -434,16 +461,20 @@ def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _as_entry(value: Any) -> NDArray[Any]:
-    """``[1, ...]``; texts as Python objects, which zarr holds as variable-length strings whatever numpy's version."""
-    entry = np.asarray(value)
-    return (entry.astype(object) if entry.dtype.kind in "UST" else entry)[None]
-
-
 def _create_array(
-    group: Any, name: str, shape: tuple[int, ...], dtype: Any, *, per_step: bool = True, fill_value: int | None = None
+    group: Any,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    per_step: bool = True,
+    fill_value: int | None = None,
+    entry_bytes: int = 8,
 ) -> zarr.Array:
-    chunk, shard = _layout(shape, dtype) if per_step else (META_CHUNK, None)
+    # An append rewrites the chunk that it touches: a large entry (a model's XML) gets one of its own.
+    chunk, shard = (
+        _layout(shape, dtype) if per_step else (min(META_CHUNK, max(1, CHUNK_BYTES // max(1, entry_bytes))), None)
+    )
     text = dtype.kind == "O"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr says that texts have no final v3 specification
@@ -451,8 +482,8 @@ def _create_array(
             name,
             shape=(0, *shape),
             dtype=str if text else dtype,
-            chunks=(chunk, *shape),
-            shards=(shard, *shape) if shard else None,
+            chunks=(chunk, *(max(1, n) for n in shape)),
+            shards=(shard, *(max(1, n) for n in shape)) if shard else None,
             # The checksum is what tells a reader, and `dopr info --check`, that a chunk is not what was written.
             compressors=zarr.codecs.ZstdCodec(level=3, checksum=True),
             fill_value=fill_value if fill_value is not None else ("" if text else 0),

@@ -91,7 +91,7 @@ def test_a_second_writer_is_refused(tmp_path):
         (lambda e: e.update(state=e["state"][:4]), "steps"),
         (
             lambda e: e.update(state=e["state"].astype(np.float32)),
-            "float32\\[3\\] a step, the store has float64\\[3\\]",
+            "float32\\[3\\] a step, the first episode's float64\\[3\\]",
         ),
         (lambda e: e.update(state=np.zeros((5, 4))), "float64\\[4\\]"),
         (lambda e: e.update({key: value[:0] for key, value in e.items()}), "0 steps"),

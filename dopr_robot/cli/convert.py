@@ -1,0 +1,60 @@
+"""Demonstrations from one format to another.
+
+OUT is a store unless --to says otherwise. What the source does not say about itself can be said here. Nothing is lost on the way: dtypes
+are kept, and what a store has no place for (masks, environment arguments, rewards, simulator states, names) is kept too and written
+back. SOURCE is never modified, and OUT is there only when it is whole.
+
+  dopr convert pusht_cchi_v7_replay.zarr.zip data/pusht.zarr --hz 10
+  dopr convert low_dim_v141.hdf5 data/lift.zarr
+  dopr convert data/lift.zarr lift_lerobot --to lerobot
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from dopr_robot.datasets.formats import FORMATS
+
+    written = ", ".join(name for name in FORMATS if FORMATS[name].write)
+    parser.add_argument("source", metavar="SOURCE", help="a file or folder, or a store")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a path where nothing is yet")
+    parser.add_argument(
+        "--from", dest="read_as", metavar="FMT", help=f"format of SOURCE, found out where absent: {', '.join(FORMATS)}"
+    )
+    parser.add_argument("--to", dest="write_as", metavar="FMT", help=f"format of OUT instead of a store: {written}")
+    parser.add_argument("--task", metavar="TASK", help="the task that they show, as `dopr tasks` names it")
+    parser.add_argument("--hz", type=float, metavar="HZ", help="control rate, steps a second")
+    parser.add_argument("--observations", metavar="KEY,KEY", help="which keys are observations")
+    meaning = parser.add_mutually_exclusive_group()
+    meaning.add_argument("--absolute", action="store_true", help="actions are targets")
+    meaning.add_argument("--relative", action="store_true", help="actions are changes")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dopr_robot.datasets.formats import convert
+
+    count = convert(args.source, args.out, read_as=args.read_as, write_as=args.write_as, **_known(args))
+    print(f"{args.out}: {count} episodes")
+    return 0
+
+
+def _known(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about the demonstrations."""
+    known: dict[str, Any] = {}
+    if args.task:
+        from dopr_robot.envs import get_task
+
+        known["task"] = get_task(args.task).id
+    if args.hz is not None:
+        if args.hz <= 0:
+            raise UserError(f"--hz {args.hz:g} has to be above 0")
+        known["control_hz"] = args.hz
+    if args.observations:
+        known["observations"] = tuple(args.observations.split(","))
+    if args.absolute or args.relative:
+        known["absolute"] = args.absolute
+    return known

@@ -1,0 +1,189 @@
+"""What a format is, and the conversion from one to another."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.recording import Episode, Recording, new_path, read_store, write_store
+from dopr_robot.datasets.store import KeyInfo, Store, as_array, check_episode
+from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.registry import Registry
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of files that somebody else's programs read and write.
+
+    Attributes:
+        summary: what it is, in a few words.
+        recognises: whether what lies at a path looks like it; reads names and little else, never fails, never runs code.
+        read: a path as a recording. Raises UserError with what was found and what was expected.
+        write: a recording to a new path; None where the format is only read.
+    """
+
+    summary: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], Recording]
+    write: Callable[[Recording, Path], None] | None = None
+
+
+FORMATS = Registry[Format]("format", group="dopr_robot.formats")
+
+
+def convert(
+    source: str | Path, out: str | Path, *, read_as: str | None = None, write_as: str | None = None, **known: Any
+) -> int:
+    """Episodes from one format to another; ``out`` is there only when it is whole, and ``source`` is never modified.
+
+    Args:
+        source: a store, or a file or folder of another format.
+        out: a path where nothing is yet.
+        read_as: the format of ``source``; found out where None (a pickle has to be named).
+        write_as: the format of ``out``; None: a store.
+        **known: fields of :class:`Attributes` that the source does not say (``task``, ``control_hz``, ``observations``, ...), and
+            ``absolute`` of its action.
+
+    Returns:
+        the number of episodes.
+
+    Raises:
+        UserError: an unknown format, an unfamiliar layout, or a source that is damaged: what, which key, which episode.
+    """
+    writer = None if write_as is None else FORMATS[write_as].write
+    if write_as is not None and writer is None:
+        raise UserError(
+            f"{write_as} is only read: --to can be {', '.join(name for name in FORMATS if FORMATS[name].write)}"
+        )
+    name = read_as or find_format(source)
+    count = 0
+
+    def counted(recording: Recording) -> Iterator[Episode]:
+        nonlocal count
+        for episode in checked(recording, source):
+            count += 1
+            yield episode
+
+    try:
+        recording = read_store(Store.open(source)) if name == STORE else FORMATS[name].read(Path(source))
+        attributes = recording.attributes
+        if "absolute" in known:
+            known["action"] = replace(attributes.action, absolute=known.pop("absolute"))
+        attributes = replace(attributes, **known)
+        if name != STORE:
+            attributes = attributes.with_provenance(f"converted from {name}: {Path(source).name}")
+        recording = Recording(attributes, counted(Recording(attributes, recording.episodes)))
+        if writer is None:
+            write_store(recording, out)
+        else:
+            with new_path(out) as partial:
+                writer(recording, partial)
+                if not count:
+                    raise UserError(f"{source}: there is no episode in it")
+    except DamagedError as error:
+        raise UserError(str(error)) from error
+    return count
+
+
+STORE = "store"
+"""What :func:`find_format` answers for a store of our own."""
+
+
+def find_format(source: str | Path) -> str:
+    """The name of the format of what lies at a path, :data:`STORE` for our own.
+
+    Raises UserError where nothing is there, or where it is unfamiliar: what was found and what was expected.
+    """
+    if "://" in str(source):
+        return STORE
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    check_archive(path)
+    with contextlib.suppress(UserError, DamagedError):
+        if Store.open(path, whole_part=True).is_own:
+            return STORE
+    for name in FORMATS:
+        if FORMATS[name].recognises(path):
+            return name
+    if path.suffix in (".pickle", ".pkl"):
+        raise UserError(f"{path}: a pickle has to be named, since it is read differently from all others: --from dapg")
+    known = "; ".join(f"{name} ({entry.summary})" for name, entry in FORMATS.items())
+    raise UserError(f"{path}: the layout is unfamiliar: found {content(path)}; expected one of: {known}")
+
+
+def content(path: Path) -> str:
+    """What lies at a path, in a few words."""
+    if path.is_dir():
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+        return f"a folder with {some(names)}" if names else "an empty folder"
+    if not path.stat().st_size:
+        return "an empty file"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return f"an archive with {some(sorted({name.split('/')[0] for name in archive.namelist()}))}"
+    import h5py
+
+    if h5py.is_hdf5(path):
+        try:
+            with h5py.File(path) as file:
+                return f"HDF5 with {some(sorted(file))}"
+        except OSError as error:
+            return f"HDF5 that cannot be opened ({' '.join(str(error).split())[:120]})"
+    with path.open("rb") as file:
+        return f"a file that begins with {file.read(8)!r}"
+
+
+def some(names: list[str], limit: int = 8) -> str:
+    """A few of the names, for a message."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "") if names else "nothing"
+
+
+def one_line(error: BaseException) -> str:
+    """An error of somebody else's program, as part of a message."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
+def natural(name: str) -> list[int | str]:
+    """A sorting key under which demo_2 comes before demo_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that names files outside itself. Raises UserError."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+                    raise UserError(f"{path}: {name!r} leads out of the archive: nothing of it is read")
+
+
+def inside(root: Path, name: str) -> Path:
+    """A file that a data set names, below its root. Raises UserError where it leads elsewhere."""
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{root}: {name!r} leads out of the data set: nothing of it is read")
+    return path
+
+
+def checked(recording: Recording, source: str | Path) -> Iterator[Episode]:
+    """The episodes, each made sure to be one and like the first. Raises UserError naming the source, the key and the episode."""
+    known: Mapping[str, KeyInfo] = {}
+    for index, episode in zip(itertools.count(), recording.episodes, strict=False):
+        episode.arrays = {key: as_array(value) for key, value in episode.arrays.items()}
+        check_episode(str(source), index, episode.arrays, known)
+        known = known or {key: KeyInfo(value.shape[1:], value.dtype) for key, value in episode.arrays.items()}
+        yield episode
+
+
+def described(attributes: Attributes, without: str) -> dict[str, Any]:
+    """The attributes as JSON for a file of a format that holds its own carried values itself."""
+    carried = {name: value for name, value in attributes.carried.items() if name != without}
+    return replace(attributes, carried=carried).to_json()

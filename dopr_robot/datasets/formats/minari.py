@@ -1,0 +1,121 @@
+"""Minari's HDF5 (minari.farama.org/content/dataset_standards), in.
+
+A data set's folder (or its ``data``, or ``main_data.hdf5`` itself) with ``episode_<n>`` groups: ``actions [T, ...]``,
+``observations [T + 1, ...]`` (an array, or a group for a Dict space), ``rewards``, ``terminations``, ``truncations`` and
+``infos``. The entry after the last action belongs to no step: it is kept as ``meta/final/<key>``. ``metadata.json`` is
+kept in the attribute ``carried``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.formats import hdf5
+from dopr_robot.datasets.formats.format import FORMATS, Format, content, natural
+from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.errors import UserError
+
+NAME = "minari"
+EXPECTED = "episode_<n> with actions and observations in data/main_data.hdf5"
+
+
+def recognises(path: Path) -> bool:
+    file = _file(path)
+    return file is not None and any(name.startswith("episode_") for name in hdf5.names(file))
+
+
+def read(path: Path) -> Recording:
+    file_path = _file(path)
+    if file_path is None:
+        raise UserError(f"{path}: found {content(path)}; expected {EXPECTED}")
+    about = _metadata(file_path)
+    with hdf5.open_hdf5(file_path) as file:
+        names = sorted((name for name in file if name.startswith("episode_")), key=natural)
+        if not names:
+            raise UserError(f"{file_path}: found {content(file_path)}; expected {EXPECTED}")
+        first = hdf5.datasets(hdf5.group(file, names[0], EXPECTED))
+        observations = [_key(name) for name in first if name.split("/")[0] == "observations"]
+        carried = {"metadata": about, "file": hdf5.attributes(file)}
+    attributes = Attributes(
+        task=_environment(about),
+        observations=tuple(observations),
+        source=str(about.get("dataset_id") or "Minari data set"),
+        carried={NAME: carried},
+    )
+    return Recording(attributes, _episodes(file_path, names))
+
+
+def _file(path: Path) -> Path | None:
+    """``main_data.hdf5`` of a data set that is named by its folder, its data folder or itself."""
+    candidates = (path, path / "main_data.hdf5", path / "data" / "main_data.hdf5")
+    return next((each for each in candidates if hdf5.is_hdf5(each)), None)
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    where = file.parent / "metadata.json"
+    if not where.is_file():
+        return {}
+    try:
+        found = json.loads(where.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{where}: is no JSON ({error})") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _environment(about: Mapping[str, Any]) -> str | None:
+    """The Gymnasium id of the environment that was recorded."""
+    spec = about.get("env_spec")
+    spec = json.loads(spec) if isinstance(spec, str) and spec.startswith("{") else spec
+    return str(spec["id"]) if isinstance(spec, Mapping) and spec.get("id") else None
+
+
+def _key(name: str) -> str:
+    head, _, tail = name.partition("/")
+    if head == "observations":
+        return tail or "observation"
+    return "action" if name == "actions" else name
+
+
+def _episodes(path: Path, names: list[str]) -> Iterator[Episode]:
+    with hdf5.open_hdf5(path) as file:
+        for name in names:
+            found = hdf5.datasets(hdf5.group(file, name, EXPECTED))
+            if "actions" not in found:
+                kind = (
+                    "a group (a Dict or Tuple space)" if any(key.startswith("actions/") for key in found) else "missing"
+                )
+                raise UserError(f"{path}: actions: is {kind}: one array is expected (episode {name})")
+            steps = hdf5.length(found["actions"])
+            meta: dict[str, Any] = {"name": name}
+            arrays = {}
+            for place, dataset in found.items():
+                value, key = hdf5.read(dataset, place, name), _key(place)
+                if hdf5.length(dataset) not in (steps, steps + 1):
+                    raise UserError(
+                        f"{path}: {place}: has {hdf5.length(dataset)} steps and actions {steps} (episode {name})"
+                    )
+                arrays[key] = value[:steps]
+                if len(value) > steps:
+                    meta[f"final/{key}"] = (
+                        value[steps] if value.ndim > 1 or value.dtype.kind != "O" else str(value[steps])
+                    )
+            seed = file[name].attrs.get("seed")
+            for entry, value in file[name].attrs.items():
+                if entry not in ("seed", "total_steps"):
+                    meta[f"attribute/{entry}"] = (
+                        value if isinstance(value, str | np.generic) else json.dumps(hdf5.to_json(value))
+                    )
+            success = (
+                arrays["infos/success"][-1] if arrays.get("infos/success", np.zeros((0, 1, 1))).ndim == 1 else None
+            )
+            known = isinstance(seed, int | np.integer) and seed >= 0
+            yield Episode(arrays, int(seed) if known else None, None if success is None else bool(success), meta)
+
+
+FORMATS.register(NAME, Format("HDF5 with episode_<n>/actions and observations", recognises, read))

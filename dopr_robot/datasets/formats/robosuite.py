@@ -1,0 +1,197 @@
+"""robosuite's raw HDF5 (robosuite.ai/docs/algorithms/demonstrations.html), in: states and actions, observations rebuilt by replay.
+
+``data/demo_<n>`` holds ``states [T, 1 + nq + nv]``, ``actions [T, A]`` and the attribute ``model_file``; ``env_info`` of ``data`` says
+how the environment was made. It is made again, every recorded state is set in it, and what its sensors then say are the
+observations, named as robomimic names them (``robot0_*`` and ``object``).
+
+Versions: where robosuite is the one that recorded, its recorded model is loaded. Another version may name its bodies
+otherwise; then its own model is used, and only if every joint is there in the same order and every body of the same name lies
+where the recorded model puts it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.formats import hdf5
+from dopr_robot.datasets.formats.format import FORMATS, Format, natural, one_line
+from dopr_robot.datasets.formats.robomimic import NAME as ROBOMIMIC
+from dopr_robot.datasets.formats.robomimic import ROBOSUITE, controller_action
+from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.errors import MissingExtraError, UserError
+
+NAME = "robosuite"
+EXPECTED = "data/demo_<n> with states, actions and the attribute model_file"
+TOLERANCE = 1e-6
+"""Metres by which a body may lie elsewhere than in the recorded model."""
+
+
+def recognises(path: Path) -> bool:
+    if not any(name.startswith("data/demo") for name in hdf5.names(path)):
+        return False
+    with hdf5.open_hdf5(path) as file:
+        demo = file[f"data/{min(file['data'], key=natural)}"]
+        return isinstance(demo, h5py.Group) and {"actions", "states"} <= set(demo) and "obs" not in demo
+
+
+def read(path: Path) -> Recording:
+    """Raises MissingExtraError without robosuite, UserError where its version cannot replay the file."""
+    with hdf5.open_hdf5(path) as file:
+        data = hdf5.group(file, "data", EXPECTED)
+        demos = sorted(data, key=natural)
+        for demo in demos:
+            found = hdf5.datasets(hdf5.group(data, demo, EXPECTED))
+            if not {"states", "actions"} <= set(found) or "model_file" not in data[demo].attrs:
+                raise UserError(f"{path}: found {', '.join(found) or 'nothing'} in data/{demo}; expected {EXPECTED}")
+            lengths = [hdf5.length(found[name]) for name in ("states", "actions")]
+            if lengths[0] != lengths[1]:
+                raise UserError(f"{path}: states: has {lengths[0]} steps and actions {lengths[1]} (episode {demo})")
+        if not demos:
+            raise UserError(f"{path}: found no demonstration in data; expected {EXPECTED}")
+        name, options, recorded = _environment(path, data)
+    installed = _installed()
+    env = _make(path, name, options)
+    env_args = {"env_name": name, "env_version": installed, "type": ROBOSUITE, "env_kwargs": options}
+    about = Attributes(
+        control_hz=float(env.control_freq),
+        observations=tuple(sorted(_observe(env))),
+        action=controller_action(options.get("controller_configs")),
+        simulator="robosuite",
+        simulator_version=installed,
+        source=f"robosuite {recorded or '(version unknown)'}, {name}",
+        carried={ROBOMIMIC: {"data": {"env_args": json.dumps(env_args)}}},
+    ).with_provenance(f"observations rebuilt from the recorded states in robosuite {installed}")
+    same = recorded.split(".")[:2] == installed.split(".")[:2]
+    return Recording(
+        about, _episodes(path, env, demos, same, f"robosuite {recorded or 'of unknown version'}", installed)
+    )
+
+
+def _installed() -> str:
+    try:
+        return version("robosuite")
+    except PackageNotFoundError:
+        raise MissingExtraError("rebuilding observations by replay", "robosuite") from None
+
+
+def _environment(path: Path, data: h5py.Group) -> tuple[str, dict[str, Any], str]:
+    """Name, keywords and robosuite's version, as robosuite or as robomimic's conversion wrote them."""
+    try:
+        if "env_args" in data.attrs:
+            about = json.loads(data.attrs["env_args"])
+            return str(about["env_name"]), dict(about["env_kwargs"]), str(about.get("env_version") or "")
+        options = json.loads(data.attrs["env_info"])
+        name = str(options.pop("env_name", data.attrs.get("env", "")))
+        return name, options, str(data.attrs.get("repository_version", ""))
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise UserError(
+            f"{path}: found the attributes {', '.join(sorted(data.attrs)) or 'nothing'} of data; expected env_info or env_args as JSON"
+        ) from None
+
+
+def _make(path: Path, name: str, options: Mapping[str, Any]) -> Any:
+    """The environment, without cameras."""
+    try:
+        import robosuite
+    except ImportError:
+        raise MissingExtraError("rebuilding observations by replay", "robosuite") from None
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    options = dict(options)
+    configs = options.get("controller_configs")
+    if isinstance(configs, Mapping) and "body_parts" not in configs and not _installed().startswith("1.4"):
+        from robosuite.controllers.composite import composite_controller_factory as factory
+
+        robots = options["robots"] if isinstance(options["robots"], list) else [options["robots"]]
+        options["controller_configs"] = factory.refactor_composite_controller_config(configs, robots[0], ["right"])
+    blind = {"has_renderer": False, "has_offscreen_renderer": False, "use_camera_obs": False, "ignore_done": True}
+    try:
+        env = robosuite.make(name, **{**options, **blind})
+        env.reset()
+    except Exception as error:  # whatever a simulator raises at a name or keyword that it does not know
+        raise UserError(f"{path}: robosuite {_installed()} cannot make {name!r} ({one_line(error)})") from error
+    return env
+
+
+def _episodes(path: Path, env: Any, demos: list[str], same: bool, recorded: str, installed: str) -> Iterator[Episode]:
+    with hdf5.open_hdf5(path) as file:
+        for demo in demos:
+            group = file[f"data/{demo}"]
+            states = hdf5.read(group["states"], "states", demo)
+            actions = hdf5.read(group["actions"], "actions", demo)
+            model = str(group.attrs["model_file"])
+            place = f"{path}: states: cannot be replayed: {recorded} recorded them and {installed} is installed"
+            if same:
+                env.reset_from_xml_string(env.edit_model_xml(model))
+                env.sim.reset()
+            else:
+                env.reset()
+                reason = _difference(env, model, states[0])
+                if reason:
+                    raise UserError(f"{place}, whose model differs: {reason} (episode {demo})")
+            if env.sim.get_state().flatten().shape != states.shape[1:]:
+                raise UserError(
+                    f"{place}, whose state has {len(env.sim.get_state().flatten())} numbers (episode {demo})"
+                )
+            observed, success = [], False
+            for state in states:
+                env.sim.set_state_from_flattened(state)
+                env.sim.forward()
+                observed.append(_observe(env))
+                success = success or bool(env._check_success())
+            arrays = {key: np.stack([each[key] for each in observed]) for key in observed[0]}
+            yield Episode(
+                {**arrays, "action": actions, "states": states},
+                success=success,
+                meta={"name": demo, "attribute/model_file": model},
+            )
+
+
+def _observe(env: Any) -> dict[str, NDArray[Any]]:
+    found = env._get_observations(force_update=True)
+    chosen = {key: value for key, value in found.items() if key.startswith("robot") and not key.endswith("-state")}
+    if "object-state" in found:
+        chosen["object"] = found["object-state"]
+    return {key: np.array(value) for key, value in chosen.items()}
+
+
+def _difference(env: Any, model: str, state: NDArray[Any]) -> str:
+    """Why the environment's own model is not the recorded one, or "" where it is."""
+    from robosuite.utils.binding_utils import MjSim
+
+    # 1.5 moved the meshes of what robots stand on.
+    xml = env.edit_model_xml(model).replace("/assets/mounts/", "/assets/bases/")
+    try:
+        other = MjSim.from_xml_string(xml)
+    except ValueError as error:
+        return f"the recorded model cannot be loaded ({one_line(error)})"
+    joints, theirs = ([_plain(name) for name in sim.model.joint_names] for sim in (env.sim, other))
+    if joints != theirs:
+        return f"its joints are {', '.join(joints)} and the recorded ones {', '.join(theirs)}"
+    for sim in (env.sim, other):
+        sim.set_state_from_flattened(state)
+        sim.forward()
+    shared = set(env.sim.model.body_names) & set(other.model.body_names)
+    for name in sorted(shared):
+        distance = np.abs(env.sim.data.get_body_xpos(name) - other.data.get_body_xpos(name)).max()
+        if distance > TOLERANCE:
+            return f"{name} lies {distance:.3g} m elsewhere"
+    return "" if len(shared) > 1 else "no body has a recorded one's name"
+
+
+def _plain(joint: str) -> str:
+    """1.5 put the arm's side into the names of a gripper's joints."""
+    return re.sub(r"^(gripper\d+)_(right|left)_", r"\1_", joint)
+
+
+FORMATS.register(NAME, Format("HDF5 with data/demo_<n>/states and actions, no observations", recognises, read))
