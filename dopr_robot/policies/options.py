@@ -21,7 +21,11 @@ def options(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         merged = OmegaConf.merge(base, OmegaConf.create(dict(values)))
     except ConfigKeyError as error:
-        raise UnknownNameError(f"key in {where}", str(error.key), [str(key) for key in base]) from None
+        inner = str(error.full_key).rpartition(".")[0]
+        known = OmegaConf.select(base, inner) if inner else base
+        raise UnknownNameError(
+            f"key in {where}{'.' * bool(inner)}{inner}", str(error.key), [str(key) for key in known]
+        ) from None
     except OmegaConfBaseException as error:
         raise UserError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}") from None
     made = OmegaConf.to_object(merged)

@@ -109,7 +109,7 @@ class Representation:
         """The network's form of one observation or of absolute actions: ``[..., *shape] -> [..., *shapes[key]]``."""
         if key not in self.segments:
             return value
-        flat = value if key == "action" else value.flatten(2)
+        flat = value if key == "action" else value.reshape(*value.shape[:2], -1)
         parts = []
         for segment in self.segments[key]:
             part = flat[..., segment.start : segment.stop]
@@ -182,7 +182,10 @@ class Representation:
 
     def _seen(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The references in the network's form ``[B, To, covered]``."""
-        return torch.cat([self.read(key, observation[key]).flatten(2) for key in self.reference], dim=-1)
+        return torch.cat(
+            [self.read(key, observation[key].reshape(*observation[key].shape[:2], -1)) for key in self.reference],
+            dim=-1,
+        )
 
     def _difference(self, target: Tensor, base: Tensor) -> Tensor:
         return self._blockwise(target, base, lambda a, b: a - b, lambda a, b: b.mT @ a)

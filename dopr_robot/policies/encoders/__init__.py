@@ -92,7 +92,9 @@ class Encoder(nn.Module):
             if key in self.backbone_of:
                 features.append(self.parts[_name(key)](value, self.backbones[self.backbone_of[key]]))
             else:
-                features.append(self.parts[_name(key)](value) if _name(key) in self.parts else value.flatten(2))
+                features.append(
+                    self.parts[_name(key)](value) if _name(key) in self.parts else value.reshape(*value.shape[:2], -1)
+                )
         return torch.cat(features, dim=-1)
 
 
@@ -105,7 +107,7 @@ class Identities(nn.Module):
         self.table = nn.Embedding(count, dim)
 
     def forward(self, value: Tensor) -> Tensor:
-        numbers = value.flatten(2).round().long()
+        numbers = value.reshape(*value.shape[:2], -1).round().long()
         outside = (numbers < 0) | (numbers >= self.table.num_embeddings)
         if outside.any():
             raise UserError(
@@ -123,6 +125,11 @@ class Camera(nn.Module):
         self.augment = augment
         features: int = backbone.output_dim  # type: ignore[assignment]
         convolutional = isinstance(backbone, ResNet18)
+        if convolutional and max(augment.size) <= 32:
+            raise UserError(
+                f"images of {list(augment.size)} after encoder.crop leave one position to a ResNet-18, which halves five times: "
+                "more than 32 pixels are needed"
+            )
         self.read_out = SpatialSoftmax(features, config.keypoints) if convolutional else nn.Identity()
         self.project = nn.Linear(2 * config.keypoints if convolutional else features, config.image_dim)
 

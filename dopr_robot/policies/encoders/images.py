@@ -50,7 +50,8 @@ class Augmentation(nn.Module):
 
     def _recolour(self, x: Tensor) -> Tensor:
         low, width = 1 - self.colour, 2 * self.colour
-        brightness, contrast, saturation = low + width * torch.rand(3, len(x), 1, 1, 1, 1, device=x.device)
+        draws = low + width * torch.rand(len(x), 3, 1, 1, 1, 1, device=x.device)
+        brightness, contrast, saturation = draws.unbind(1)
         x = x * brightness
         x = x.mean((2, 3, 4), keepdim=True).lerp(x, contrast)
         if x.shape[2] == 3:
@@ -62,12 +63,13 @@ class Augmentation(nn.Module):
 class SpatialSoftmax(nn.Module):
     """Expected image coordinates of ``keypoints`` feature maps: ``[N, C, h, w] -> [N, 2 * keypoints]`` in [-1, 1], x before y.
 
-    Finn et al., "Deep spatial autoencoders for visuomotor learning", 2016; the 1x1 convolution before it is robomimic's.
+    Finn et al., "Deep spatial autoencoders for visuomotor learning", 2016; the 1x1 convolution before it is robomimic's, without the
+    bias, which a softmax does not see.
     """
 
     def __init__(self, channels: int, keypoints: int) -> None:
         super().__init__()
-        self.project = nn.Conv2d(channels, keypoints, 1)
+        self.project = nn.Conv2d(channels, keypoints, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         maps = self.project(features)

@@ -1,0 +1,144 @@
+"""From plans to actions: ensembling, plans that are computed while the last one runs, and both in rollouts."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dopr_robot.errors import UserError
+from dopr_robot.policies import PolicySpec, load_policy, make_policy, save_policy
+from dopr_robot.policies.acting import ActingConfig
+from dopr_robot.policies.objectives import Held
+from dopr_robot.policies.policy import Policy
+
+
+@dataclasses.dataclass
+class PlannedConfig:
+    """A policy whose plan is known beforehand."""
+
+    name: str = "planned"
+    n_obs_steps: int = 2
+    horizon: int = 8
+    n_action_steps: int = 3
+    normalization: str = "none"
+    acting: object = None
+
+
+class Planned(Policy):
+    """Plans ``[call + 10 * step]``, so that every action says where it came from."""
+
+    def __init__(self, spec, config):
+        super().__init__(spec, config)
+        self.calls = 0
+        self.held = []
+
+    def _loss(self, observation, action):
+        raise NotImplementedError
+
+    def _sample(self, observation, generator, held):
+        self.held.append(held)
+        self.calls += 1
+        rows = len(next(iter(observation.values())))
+        plan = self.calls + 10.0 * torch.arange(self.horizon)
+        return plan[None, :, None].expand(rows, -1, self.action_dim).clone()
+
+
+@pytest.fixture
+def planned(spec, known):
+    def make(**acting):
+        wide = PolicySpec(spec.observations, spec.action, n_obs_steps=2, horizon=8, n_action_steps=3)
+        policy = Planned(wide, PlannedConfig(acting=ActingConfig(**acting)))
+        policy.fit_normalizer(known)
+        return policy
+
+    return make
+
+
+def test_a_plan_is_executed_from_the_newest_observation_on(planned, batch):
+    policy = planned()
+    assert not policy.remembers
+    assert policy.act(batch(1)["observation"])[0, :, 0].tolist() == [11, 21, 31]
+
+
+def test_an_ensemble_is_the_weighted_mean_of_all_plans_for_a_step(planned, batch):
+    policy, memory, seen = planned(ensemble=True, decay=0.5), [{}], batch(1)["observation"]
+    assert policy.remembers and policy.n_action_steps == 1
+    executed = [policy.act(seen, memory=memory)[0, :, 0] for _ in range(10)]
+    for call, actions in enumerate(executed, start=1):
+        # Plan p was made at call p; for this step it has its entry 1 + call - p. A plan reaches 7 steps.
+        plans = [p + 10.0 * (1 + call - p) for p in range(max(1, call - 6), call + 1)]
+        weights = torch.exp(-0.5 * torch.arange(len(plans)))  # the oldest first
+        assert actions.item() == pytest.approx(float((weights * torch.tensor(plans)).sum() / weights.sum()), rel=1e-5)
+
+
+def test_with_a_delay_the_steps_under_way_are_the_last_plan_s(planned, batch):
+    policy, memory, seen = planned(delay=2), [{}], batch(1)["observation"]
+    first, second, third = (policy.act(seen, memory=memory)[0, :, 0].tolist() for _ in range(3))
+    assert first == [11, 21, 31]  # nothing runs before the first plan
+    assert second == [41, 51, 32]  # steps 4 and 5 of plan 1, then plan 2
+    assert third == [42, 52, 33]
+    held = policy.held[2]
+    assert held.mask[0, :, 0].tolist() == [False, True, True, False, False, False, False, False]
+    assert held.action[0, 1:3, 0].tolist() == [42, 52]
+
+
+def test_rows_have_memories_of_their_own(planned, batch):
+    policy, seen = planned(delay=2), batch(2)["observation"]
+    old, new = {}, {}
+    policy.act({key: value[:1] for key, value in seen.items()}, memory=[old])
+    both = policy.act(seen, memory=[old, new])[:, :, 0]
+    assert both.tolist() == [[41, 51, 32], [12, 22, 32]]
+    with pytest.raises(UserError, match="1 memories for a batch of 2"):
+        policy.act(seen, memory=[{}])
+
+
+@pytest.mark.parametrize("name", ["flow_mlp", "diffusion_mlp"])
+def test_a_sampler_continues_what_is_held(name, small, batch):
+    """Two ways of moving, left or right all along: with the first steps held to one, the sampled rest goes the same way."""
+    side = torch.where(torch.arange(128) % 2 == 0, -0.8, 0.8)[:, None, None].expand(128, 4, 2)
+    data = batch(128)
+    data["observation"] = {key: value[:1].expand_as(value) for key, value in data["observation"].items()}
+    policy = small(name, {"steps": 10}, {"dim": 64})
+    data["action"] = policy.normalizer.denormalize("action", side)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
+    for step in range(150):
+        torch.manual_seed(step)
+        policy(data)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    policy.eval()
+    mask = torch.tensor([True, True, False, False])[None, :, None].expand(128, 4, 1)
+    with torch.no_grad():
+        condition = policy.encoder(policy._normalized(data["observation"]))
+        sampled = policy.objective.sample(
+            policy.network, condition, torch.Generator().manual_seed(0), Held(side.clone(), mask)
+        )
+    assert torch.equal(sampled[:, :2], side[:, :2])
+    same = (sampled[:, 2:] * side[:, 2:] > 0).float().mean()
+    assert same > 0.9, same
+
+
+def test_acting_is_part_of_the_checkpoint_and_can_be_chosen_anew(small, batch, tmp_path):
+    policy = small("regression_mlp", acting={"ensemble": True})
+    save_policy(policy, tmp_path)
+    assert load_policy(tmp_path).n_action_steps == 1
+    other = load_policy(tmp_path, acting={"ensemble": False, "delay": 1})
+    assert other.n_action_steps == 2 and other.acting.config.delay == 1
+    with pytest.raises(UserError, match="did you mean 'ensemble'"):
+        load_policy(tmp_path, acting={"ensembel": True})
+
+
+@pytest.mark.parametrize(
+    ("acting", "message"),
+    [
+        ({"delay": -1}, "at least 0"),
+        ({"delay": 3}, "delay=3 is more than n_action_steps=2"),
+        ({"delay": 2}, "at most horizon - n_obs_steps + 1 = 3"),
+        ({"ensemble": True, "delay": 1}, "exclude each other"),
+        ({"decay": -0.1}, "decay=-0.1"),
+    ],
+)
+def test_what_the_horizon_does_not_allow_is_refused(acting, message, spec):
+    with pytest.raises(UserError) as caught:
+        make_policy({"name": "regression_mlp", "acting": acting}, spec)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

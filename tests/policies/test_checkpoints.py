@@ -1,0 +1,129 @@
+"""Checkpoints: of the format before, of unknown ones, cut short; and policies of other packages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.policies import FORMAT_VERSION, load_policy, save_policy
+from dopr_robot.policies.checkpoint import READS
+
+FORMAT_1 = Path(__file__).parent / "data" / "format_1"
+
+
+def test_a_checkpoint_of_the_format_before_acts_as_it_did():
+    """Written by the release that wrote format 1, with what it answered for these observations and this seed."""
+    policy = load_policy(FORMAT_1)
+    assert json.loads((FORMAT_1 / "policy.json").read_text())["format_version"] == 1 != FORMAT_VERSION
+    observation = {"state": torch.arange(6.0).view(1, 2, 3) / 6, "goal": torch.arange(8.0).view(1, 2, 2, 2) / 8}
+    acted = policy.act(observation, [torch.Generator().manual_seed(5)])
+    answered = [[-0.23369455, 0.02570653], [0.13629079, 2.61133623]]
+    assert torch.allclose(acted, torch.tensor([answered]), atol=1e-5)
+    assert policy.spec.action_meaning["units"] == "rad" and policy.task == "somewhere/Task-v0"
+
+
+def test_a_checkpoint_of_format_1_is_saved_in_the_present_one(tmp_path):
+    save_policy(load_policy(FORMAT_1), tmp_path)
+    assert json.loads((tmp_path / "policy.json").read_text())["format_version"] == FORMAT_VERSION == max(READS)
+    seen = {"state": torch.zeros(1, 2, 3), "goal": torch.zeros(1, 2, 2, 2)}
+    seed = torch.Generator().manual_seed
+    assert torch.equal(load_policy(tmp_path).act(seen, seed(0)), load_policy(FORMAT_1).act(seen, seed(0)))
+
+
+def test_a_checkpoint_of_another_format_or_cut_short_is_refused(small, tmp_path):
+    save_policy(small("flow_mlp"), tmp_path)
+    weights = tmp_path / "policy.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DamagedError, match=r"policy\.safetensors"):
+        load_policy(tmp_path)
+    description = json.loads((tmp_path / "policy.json").read_text())
+    (tmp_path / "policy.json").write_text(json.dumps({**description, "format_version": 99}))
+    with pytest.raises(UserError, match=r"format_version 99.* reads 1 and 2"):
+        load_policy(tmp_path)
+    (tmp_path / "policy.json").write_text("{")
+    with pytest.raises(DamagedError, match="is not JSON"):
+        load_policy(tmp_path)
+    with pytest.raises(UserError, match="neither a run folder nor a checkpoint"):
+        load_policy(tmp_path.parent)
+
+
+# The recipe of docs/policies.md, word for word: one file and one registration.
+OUTSIDER = '''
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dopr_robot.policies import POLICIES, Policy, PolicyConfig, PolicyEntry
+
+
+@dataclass
+class LinearGaussianConfig(PolicyConfig):
+    name: str = "linear_gaussian"
+    noise: float = 0.0
+
+
+class LinearGaussian(Policy):
+    """A linear map of the observations, with noise around it."""
+
+    def __init__(self, spec, config):
+        super().__init__(spec, config)
+        seen = sum(each.size for each in spec.observations.values()) * spec.n_obs_steps
+        self.linear = nn.Linear(seen, spec.horizon * spec.action_dim)
+
+    def _mean(self, observation):
+        flat = torch.cat([value.flatten(1) for value in observation.values()], dim=-1)
+        return self.linear(flat).unflatten(1, (self.horizon, self.action_dim))
+
+    def _loss(self, observation, action):
+        return {"l2": nn.functional.mse_loss(self._mean(observation), action)}
+
+    def _sample(self, observation, generator, held):
+        return self._mean(observation)
+
+
+def register():
+    POLICIES.register("linear_gaussian", PolicyEntry("linear Gaussian", LinearGaussianConfig, LinearGaussian))
+'''
+
+USE = """
+import numpy as np, torch
+from pathlib import Path
+from dopr_robot.cli import main
+from dopr_robot.policies import ArraySpec, PolicySpec, load_policy, make_policy, save_policy
+
+assert main(["policies", "linear"]) == 0
+assert main(["train", "policy=linear_gaussian", "policy.noise=0.5", "--print"]) == 0
+policy = make_policy({"name": "linear_gaussian"}, PolicySpec({"state": ArraySpec((3,))}, ArraySpec((2,))))
+one = {key: {"min": -np.ones(n), "max": np.ones(n), "mean": np.zeros(n), "std": np.ones(n)} for key, n in (("state", 3), ("action", 2))}
+policy.fit_normalizer(one)
+policy({"observation": {"state": torch.zeros(4, 2, 3)}, "action": torch.zeros(4, 16, 2)})[0].backward()
+Path("checkpoint").mkdir()
+save_policy(policy, Path("checkpoint"))
+print(tuple(load_policy("checkpoint").act({"state": torch.zeros(4, 2, 3)}).shape))
+"""
+
+
+def test_another_package_adds_a_policy_by_its_entry_point(tmp_path):
+    site = tmp_path / "site"
+    (site / "linear_gaussian-1.0.dist-info").mkdir(parents=True)
+    (site / "linear_gaussian.py").write_text(OUTSIDER)
+    (site / "linear_gaussian-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: linear-gaussian\nVersion: 1.0\n"
+    )
+    (site / "linear_gaussian-1.0.dist-info" / "entry_points.txt").write_text(
+        "[dopr_robot.policies]\nlinear_gaussian = linear_gaussian:register\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", USE],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["linear_gaussian", "linear", "Gaussian"]
+    assert "  noise: 0.5" in lines and lines[-1] == "(4, 8, 2)"
