@@ -1,5 +1,7 @@
 """Tasks by name: what a task means, how it is made, and which package it needs. Importing this loads no simulator."""
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -165,4 +167,13 @@ def load_expert(spec: TaskSpec) -> Any:
 
 def _load(entry_point: str) -> Any:
     module, name = entry_point.split(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except (AttributeError, ImportError, RuntimeError) as error:
+        asked = os.environ.get("MUJOCO_GL")
+        if not asked or "mujoco" in sys.modules:
+            raise
+        # Importing mujoco loads the OpenGL that the variable names, although nothing may be drawn.
+        raise UserError(
+            f"mujoco can not be loaded with MUJOCO_GL={asked} ({str(error).splitlines()[0]}): unset it, or set egl, osmesa, glfw or disable"
+        ) from error

@@ -28,7 +28,7 @@ def choose_backend() -> str:
     asked = os.environ.get("MUJOCO_GL")
     for backend in [asked] if asked else ["egl", "osmesa", "glfw"]:
         tried = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            [sys.executable, "-P", "-c", _PROBE],
             env={**os.environ, "MUJOCO_GL": backend},
             capture_output=True,
             timeout=60,

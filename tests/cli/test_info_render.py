@@ -1,6 +1,9 @@
 """dopr info, repair and render."""
 
 import json
+import os
+import subprocess
+import sys
 
 import imageio.v3 as imageio
 import numpy as np
@@ -62,3 +65,19 @@ def test_render_shows_the_images_of_a_store(store, tmp_path, capsys):
 def test_render_refuses_a_place_that_is_not_there(store, tmp_path, capsys):
     assert main(["render", str(store), "--out", str(tmp_path / "no" / "v.mp4")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "disable"])
+def test_an_opengl_that_is_not_there_is_one_line(tmp_path, name):
+    """Whether loading mujoco fails on it (a wrong name) or drawing does."""
+    made = subprocess.run(
+        [sys.executable, "-P", "-m", "dopr_robot.cli", "collect", "PickPlace", "--episodes", "1", "--out", "one.zarr"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert made.stdout.split() == ["one.zarr"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "dopr_robot.cli", "render", "one.zarr", "--out", "one.mp4"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "MUJOCO_GL": name},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"MUJOCO_GL={name}" in done.stderr
+    assert not (tmp_path / "one.mp4").exists()
