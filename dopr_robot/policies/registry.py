@@ -37,7 +37,7 @@ class PolicyEntry:
 
     def default_config(self, name: str) -> dict[str, Any]:
         """The options in full, as plain values."""
-        return asdict(options(self.config, {"name": name, **(self.defaults or {})}, "policy"))
+        return {**asdict(self.config(name=name)), **(self.defaults or {})}
 
 
 POLICIES = Registry[PolicyEntry]("policy", "dopr_robot.policies")
