@@ -8,6 +8,12 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
   dopr eval runs/pick_place --out eval/a --resume
   dopr eval runs/stack --lengths 1,2,3,4
+
+With --feedback, every checkpoint of the run is rolled out from initial states for selection: validation loss beside success, how far
+the policy strays from the demonstrations, and how far its plans are from what it does. Keep checkpoints for it when training
+(training.keep_checkpoints=20).
+
+  dopr eval runs/pick_place --feedback --episodes 50
 """
 
 import argparse
@@ -43,10 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the evaluation's folder (default RUN/eval/<step>-seed<S>)"
     )
+    parser.add_argument(
+        "--feedback", action="store_true", help="measure test-time feedback over the run's checkpoints instead"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the evaluation in that folder")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.feedback:
+        folder = feedback(args)
+        print_feedback(folder)
+        print(folder)
+        return 0
     folder = evaluate_run(
         args.run,
         task=args.task,
@@ -119,6 +133,65 @@ def evaluate_run(
     return folder
 
 
+def feedback(args: argparse.Namespace) -> Path:
+    """Measure test-time feedback over a run's checkpoints, or of the one given, and return the folder."""
+    from dopr_robot.evaluation.feedback import Plan, measure_feedback
+    from dopr_robot.policies import find_checkpoint, load_policy
+    from dopr_robot.training import Checkpoints
+
+    if args.lengths or args.video:
+        raise UserError(f"--feedback goes without {'--lengths' if args.lengths else '--video'}")
+    checkpoint = find_checkpoint(args.run).resolve()
+    home = run_of(checkpoint)
+    if home is None:
+        raise UserError(
+            f"{args.run} lies in no run folder: --feedback needs the run's config.yaml and its demonstrations"
+        )
+    config = _config_of(checkpoint)
+    if config.data.store is None or not Path(config.data.store).exists():
+        raise UserError(f"the run's demonstrations are not there: {config.data.store} (run from where it was trained)")
+    name = args.task or load_policy(checkpoint).task
+    if name is None:
+        raise UserError(f"{args.run} does not say which task it was trained for: --task NAME (see dopr tasks)")
+    whole_run = args.run.resolve() == home.resolve()
+    steps = Checkpoints(home / "checkpoints").steps() if whole_run else []
+    plan = Plan(
+        name, args.episodes or config.evaluation.episodes, args.seed, args.horizons, args.num_envs, args.workers
+    )
+    folder = args.out or _free_folder(home / "eval" / f"feedback-seed{args.seed}", args.resume)
+    checkpoints = [home / "checkpoints" / str(step) for step in steps] or [checkpoint]
+    measure_feedback(checkpoints, config, plan, folder, resume=args.resume)
+    return folder
+
+
+def print_feedback(folder: Path) -> None:
+    """A measurement of test-time feedback as tables on stdout."""
+    import json
+
+    from dopr_robot.evaluation.feedback import MEASURES, RESULT
+
+    result = json.loads((folder / RESULT).read_text())
+    longest = result["horizons"][-1]
+    print(f"{result['task']} ({result['kind']}), {result['episodes']} initial states for selection, horizon {longest}")
+    print(
+        f"{'step':>9} {'valid. loss':>11} {'success':>8}   {'95 % interval':<17} {'divergence':>10} {'action gap':>10}"
+    )
+    for each in result["checkpoints"]:
+        low, high = each["curve"][-1]["ci95"]
+        loss = "-" if each["validation_loss"] is None else f"{each['validation_loss']:.5f}"
+        gap = f"{each['action_gap']['mean']:.3f}" if each["action_gap"] else "-"
+        print(
+            f"{each['step']:>9,} {loss:>11} {each['curve'][-1]['success_rate']:>8.1%}   {f'{low:.1%} to {high:.1%}':<17} "
+            f"{each['divergence']['mean']:>10.2f} {gap:>10}"
+        )
+    for each in result["rank_correlation"]:
+        if each["horizon"] == longest:
+            found = "constant" if each["spearman"] is None else f"{each['spearman']:+.2f} (p {each['p_value']:.3f})"
+            print(f"rank correlation with success: {MEASURES[each['measure']]} {found}")
+    if not result["rank_correlation"]:
+        print("fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)")
+
+
 def print_results(folder: Path) -> None:
     """The curve of an evaluation as a table on stdout."""
     from dopr_robot.envs import get_task
@@ -185,7 +258,11 @@ def _default_folder(checkpoint: Path, seed: int, resume: bool) -> Path:
     run = run_of(checkpoint)
     if run is None:
         raise UserError(f"{checkpoint} lies in no run folder: --out DIR says where the evaluation goes")
-    first = run / "eval" / f"{checkpoint.name}-seed{seed}"
+    return _free_folder(run / "eval" / f"{checkpoint.name}-seed{seed}", resume)
+
+
+def _free_folder(first: Path, resume: bool) -> Path:
+    """``first``, or ``first-2``, ... where that is taken; with ``resume`` the last one that is."""
     folders = [
         first,
         *sorted(first.parent.glob(f"{first.name}-[0-9]*"), key=lambda path: int(path.name.rsplit("-", 1)[1])),

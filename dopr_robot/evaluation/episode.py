@@ -74,6 +74,7 @@ class Episode:
     ) -> None:
         self.job = job
         self.generator = generator.manual_seed(job.seed)
+        self.memory: dict[str, Any] = {}  # what a policy that remembers keeps of this episode
         self.kind = kind
         self.horizon = horizon
         self.metrics = metrics

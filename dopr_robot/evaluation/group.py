@@ -27,7 +27,11 @@ class ActingPolicy(Protocol):
     def action_dim(self) -> int: ...
 
     def act(self, observation: Mapping[str, torch.Tensor], generator: list[torch.Generator]) -> torch.Tensor:
-        """Actions ``[B, Ta, A]`` for observations ``{key: [B, To, ...]}``; row b's noise comes from the b-th generator alone."""
+        """Actions ``[B, Ta, A]`` for observations ``{key: [B, To, ...]}``; row b's noise comes from the b-th generator alone.
+
+        Where the policy has ``remembers`` and it is true, it is also given ``memory``: B dicts, each empty at its episode's beginning
+        and the same one at all its calls.
+        """
         ...
 
 
@@ -49,7 +53,8 @@ class Observer(Protocol):
             copies: the episode in each copy that was reset or stepped.
             observation: what the copies show now, ``{key: [N, ...]}``.
             executed: the actions of this step ``[N, A]``.
-            planned: what the policy asked for, before it was cut to the action space, ``[N, A]``.
+            planned: what the policy asked for at its last call, before it was cut to the action space, for this step and those
+                after it, ``[N, K, A]``; K is at its largest where a chunk begins.
         """
         ...
 
@@ -93,6 +98,7 @@ class Group:
         self.stale = np.ones(n, dtype=bool)  # copies that have to be reset before they are stepped
         self.history: dict[str, np.ndarray] = {}  # {key: [N, To, ...]}
         self.idle_generator = torch.Generator(self.device)
+        self.remembers = bool(getattr(policy, "remembers", False))
 
     def run(self, queue: Queue, on_record: Callable[[EpisodeRecord], None], stop: threading.Event) -> None:
         """Run episodes until the queue has none left for this group, or ``stop`` is set.
@@ -108,7 +114,7 @@ class Group:
             for k in range(self.policy.n_action_steps):
                 if stop.is_set() or not self.running:
                     break
-                self._step(plan[:, k], on_record)
+                self._step(plan[:, k:], on_record)
 
     def _fill(self, queue: Queue) -> None:
         fresh: dict[int, Episode] = {}
@@ -158,8 +164,11 @@ class Group:
                 padded[row] = steps[copy]
             batch[key] = torch.from_numpy(padded).to(self.device)
         generators = [rows[row][1].generator if row in rows else self.idle_generator for row in range(INFERENCE_BATCH)]
+        more: dict[str, Any] = {}
+        if self.remembers:
+            more["memory"] = [rows[row][1].memory if row in rows else {} for row in range(INFERENCE_BATCH)]
         with torch.inference_mode():
-            actions = self.policy.act(batch, generators).cpu().numpy()
+            actions = self.policy.act(batch, generators, **more).cpu().numpy()
         first_row = next(iter(rows))
         plan = np.repeat(actions[[first_row]], self.env.num_envs, axis=0)
         for row, (copy, episode) in rows.items():
@@ -176,7 +185,7 @@ class Group:
             self._reset(self.stale)
         space = self.env.single_action_space
         assert isinstance(space, Box)
-        executed = np.clip(planned, space.low, space.high).astype(space.dtype)
+        executed = np.clip(planned[:, 0], space.low, space.high).astype(space.dtype)
         try:
             observation, reward, terminated, truncated, info = self.env.step(executed)
         except Exception as error:

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from dopr_robot.envs import TaskSpec
 from dopr_robot.evaluation.records import EpisodeRecord
@@ -20,6 +20,8 @@ from dopr_robot.files import replacing
 
 # Okabe and Ito's colours, told apart by everybody (jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+FEW = 5
+"""Quartiles of fewer episodes are not drawn."""
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -216,6 +218,66 @@ def validation_figure(
         axes.set_ylabel("success at the longest horizon")
         axes.set_title("Does validation loss foretell success?", loc="left", fontweight="bold")
     return figure
+
+
+def feedback_figure(result: Mapping[str, Any], control_hz: float) -> Figure:
+    """Along the rollouts of every checkpoint: divergence, action gap, and of the last the divergence by how episodes ended.
+
+    Args:
+        result: content of ``feedback.json``.
+        control_hz: of the task.
+    """
+    checkpoints = result["checkpoints"]
+    shown = [checkpoints[i] for i in sorted(set(np.linspace(0, len(checkpoints) - 1, 6).round().astype(int).tolist()))]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0, len(shown)))
+    last = checkpoints[-1]
+    gaps = any(each["action_gap"] for each in shown)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6 * (2 + gaps) + 0.6), layout="constrained")
+        panels = figure.subplots(2 + gaps, 1, sharex=True)
+        top, bottom = panels[0], panels[-1]
+        for each, shade in zip(shown, shades, strict=True):
+            _draw_quartiles(top, each["divergence"]["along"], shade, f"{each['step']:,}", band=each is last)
+            if gaps and each["action_gap"]:
+                _draw_quartiles(panels[1], each["action_gap"]["along"], shade, "_", band=each is last)
+        for axes in (top, bottom):
+            demonstrated = result["divergence_of_demonstrations"]
+            axes.axhspan(demonstrated["q25"], demonstrated["q75"], color="0.5", alpha=0.15, linewidth=0)
+            axes.axhline(1, color="0.4", linewidth=1, linestyle="--", label="held-out demonstrations")
+            axes.set_ylabel("divergence")
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        top.legend(title="training step", fontsize=8, title_fontsize=8, ncols=2)
+        top.set_title(f"{result['task']}: visited states beside the demonstrations'", loc="left", fontweight="bold")
+        if gaps:
+            panels[1].set_ylabel("action gap")
+            panels[1].set_title("The plan before, beside what was done", loc="left", fontsize=10)
+            if last["action_gap_on_demonstrations"]:
+                without = last["action_gap_on_demonstrations"]["median"]
+                panels[1].axhline(without, color="0.4", linewidth=1, linestyle="--", label="on held-out demonstrations")
+                panels[1].legend(fontsize=8)
+            panels[1].set_ylim(bottom=0)
+        for key, name, colour in (
+            ("along_successes", "succeeded", COLOURS[2]),
+            ("along_others", "did not", COLOURS[1]),
+        ):
+            _draw_quartiles(bottom, last["divergence"][key], colour, name, band=True)
+        bottom.legend(fontsize=8)
+        bottom.set_title(f"Step {last['step']:,}, by how episodes ended", loc="left", fontsize=10)
+        bottom.set_xlim(0, max(result["horizons"]) * 1.02)
+        bottom.set_xlabel(f"control steps at {control_hz:g} Hz; median of the episodes still running; bands: quartiles")
+    return figure
+
+
+def _draw_quartiles(axes: Axes, points: Sequence[Mapping[str, Any]], colour: Any, label: str, band: bool) -> None:
+    most = max((point["episodes"] for point in points), default=0)
+    points = [point for point in points if point["episodes"] >= min(FEW, most)]
+    steps = [point["step"] for point in points]
+    axes.plot(steps, [point["median"] for point in points], color=colour, linewidth=1.8, label=label)
+    if band:
+        low, high = ([point[key] for point in points] for key in ("q25", "q75"))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -56,6 +56,28 @@ def write_comparison_report(out: Path, comparison: dict[str, Any], curves: Figur
     _write(out, "comparison.html.j2", c=comparison, curves_svg=_svg(curves), difference_svg=_svg(difference))
 
 
+def write_feedback_report(
+    out: Path, result: dict[str, Any], description: str, along: Figure, validation: Figure | None
+) -> None:
+    """Write ``report.html`` of a measurement of test-time feedback to ``out``.
+
+    Args:
+        out: the page's path.
+        result: content of ``feedback.json``.
+        description: what the task is.
+        along: what happens along the rollouts.
+        validation: validation loss against success; None without a validation split.
+    """
+    _write(
+        out,
+        "feedback.html.j2",
+        f=result,
+        description=description.rstrip("."),
+        along_svg=_svg(along),
+        validation_svg=_svg(validation),
+    )
+
+
 def _write(out: Path, template: str, **context: Any) -> None:
     environment = Environment(
         loader=PackageLoader("dopr_robot.evaluation"),
@@ -64,7 +86,7 @@ def _write(out: Path, template: str, **context: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "signed": _signed, "steps": _steps}
+    environment.filters |= {"percent": _percent, "signed": _signed, "steps": _steps, "figure": _figure}
     page = environment.get_template(template).render(**context)
     with replacing(out) as beside:
         beside.write_text(page, encoding="utf-8")
@@ -76,6 +98,10 @@ def _percent(rate: float) -> str:
 
 def _signed(rate: float) -> str:
     return f"{100 * rate:+.1f} %"
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _steps(steps: float | None, longest: int) -> str:
