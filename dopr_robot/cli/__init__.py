@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "the main job on a built-in task: collect, train, evaluate, plot, render",
     "collect": "demonstrations from a task's expert",
     "convert": "demonstrations from one format to another",
+    "edit": "a new store from old ones",
     "info": "what is in a store, a run or a checkpoint",
     "repair": "a damaged store back to its last whole episode",
     "train": "train a policy on a store",

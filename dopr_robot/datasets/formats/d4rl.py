@@ -49,9 +49,7 @@ def _layout(path: Path, file: h5py.File) -> tuple[list[str], NDArray[np.int64]]:
     if not {"observations", "actions"} <= set(found) or not {"terminals", "timeouts"} & set(found):
         raise UserError(f"{path}: found {some(sorted(found))}; expected {EXPECTED}")
     steps = hdf5.length(found["actions"])
-    per_step = [
-        name for name, each in found.items() if hdf5.length(each) == steps or "/" in name or name in (*KEYS, *FLAGS)
-    ]
+    per_step = [name for name, each in found.items() if hdf5.length(each) == steps or "/" in name or name in STEPS]
     for name in per_step:
         if hdf5.length(found[name]) != steps:
             raise UserError(f"{path}: {name}: has {hdf5.length(found[name])} steps and actions {steps}")
@@ -65,6 +63,7 @@ def _layout(path: Path, file: h5py.File) -> tuple[list[str], NDArray[np.int64]]:
 
 
 FLAGS = ("terminals", "timeouts")
+STEPS = (*KEYS, *FLAGS, "rewards", "next_observations")
 
 
 def _episodes(path: Path, keys: list[str], ends: NDArray[np.int64]) -> Iterator[Episode]:

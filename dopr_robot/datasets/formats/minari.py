@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from dopr_robot.datasets.attributes import Attributes
@@ -111,11 +112,14 @@ def _episodes(path: Path, names: list[str]) -> Iterator[Episode]:
                     meta[f"attribute/{entry}"] = (
                         value if isinstance(value, str | np.generic) else json.dumps(hdf5.to_json(value))
                     )
-            success = (
-                arrays["infos/success"][-1] if arrays.get("infos/success", np.zeros((0, 1, 1))).ndim == 1 else None
-            )
+            success = _last(found.get("infos/success"))
             known = isinstance(seed, int | np.integer) and seed >= 0
-            yield Episode(arrays, int(seed) if known else None, None if success is None else bool(success), meta)
+            yield Episode(arrays, int(seed) if known else None, success, meta)
+
+
+def _last(flags: h5py.Dataset | None) -> bool | None:
+    """What the last info of an episode says; None where it says nothing."""
+    return None if flags is None or flags.ndim != 1 or not len(flags) else bool(flags[-1])
 
 
 FORMATS.register(NAME, Format("HDF5 with episode_<n>/actions and observations", recognises, read))
