@@ -1,4 +1,4 @@
-"""Whether one run beats another.
+"""Whether one run beats another, or a whole study of them.
 
 Each RUN is a run folder, a checkpoint or an evaluation folder. Runs are evaluated on common initial states, unless they have been
 already; runs that differ in the training seed alone are one method. The comparison says, at every horizon, how large the difference
@@ -7,6 +7,13 @@ is, how sure that is, and how many episodes it would take to see one of a given 
   dopr compare runs/adamw runs/dopr --episodes 200
   dopr compare runs/adamw-* runs/dopr-* --horizons 50,100,200 --out comparison
   dopr compare runs/adamw runs/dopr --sequential --episodes 1000
+
+A YAML file is a study: optimizers, learning rates and seeds from equal beginnings, trained, tested and reported; key=value changes
+single settings. What is finished is not run again (docs/studies.md).
+
+  dopr compare studies/first.yaml --out studies/first
+  dopr compare studies/first.yaml training.steps=200 seeds=[0] --workers 2 --out try
+  dopr compare studies/first.yaml --ray auto --out studies/first
 """
 
 import argparse
@@ -18,7 +25,13 @@ from dopr_robot.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run, checkpoint or evaluation folders")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="run, checkpoint or evaluation folders; or STUDY.yaml [key=value ...]",
+    )
     parser.add_argument(
         "--episodes", type=int, default=100, metavar="N", help="initial states; with --sequential at most (default 100)"
     )
@@ -28,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument("--num-envs", type=int, metavar="E", help="copies of the environment")
     parser.add_argument(
-        "--out", type=Path, default=Path("comparison"), metavar="DIR", help="where it goes (default comparison/)"
+        "--out", type=Path, metavar="DIR", help="where it goes (default comparison/, of a study studies/<its name>/)"
     )
+    parser.add_argument(
+        "--workers", type=int, metavar="W", help="a study's processes (default: by the number of cores)"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help="run a study on a Ray cluster (auto, or head:6379) instead")
     parser.add_argument(
         "--sequential", action="store_true", help="two runs, block by block, until an anytime-valid test decides"
     )
@@ -40,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     from dopr_robot.evaluation.compare import compare, load_evaluated, write_comparison
     from dopr_robot.policies import find_checkpoint
 
+    if args.runs[0].suffix in (".yaml", ".yml"):
+        return _study(args)
+    args.out = args.out or Path("comparison")
     if len(args.runs) < 2:
         raise UserError("a comparison needs at least two runs")
     for path in args.runs:  # before anything is evaluated
@@ -57,6 +77,19 @@ def run(args: argparse.Namespace) -> int:
     write_comparison(result, runs, args.out)
     print_comparison(result)
     print(args.out)
+    return 0
+
+
+def _study(args: argparse.Namespace) -> int:
+    from dopr_robot.study import load_study, run_study
+
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers} has to be at least 1")
+    path, *overrides = args.runs
+    study = load_study(path, [str(each) for each in overrides])
+    out = run_study(study, args.out or Path("studies") / path.stem, workers=args.workers, ray=args.ray)
+    print((out / "table.csv").read_text(), end="")
+    print(out)
     return 0
 
 

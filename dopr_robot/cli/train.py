@@ -62,34 +62,13 @@ def train_run(config: Any, folder: Path) -> Path:
 
 def selection_rollout(config: Any) -> Any:
     """What ``training.rollout_every`` calls: ``policy -> {"success_rate": ...}``, from the same initial states each time."""
-    from dopr_robot.envs import get_task
-
-    spec = get_task(config.task or _task_of_store(config) or "")
-    spec.check_installed()
-
-    def rollout(policy: Any) -> dict[str, float]:
-        from dopr_robot.evaluation import Evaluation
-        from dopr_robot.evaluation.evaluator import figures
-
-        training = policy.training
-        policy.eval()
-        evaluation = Evaluation(
-            policy, spec.id, episodes=config.training.rollout_episodes, horizons=[spec.max_steps], use="selection"
-        )
-        records: list[Any] = []
-        evaluation.rollout().run(evaluation.jobs, records.append, config.evaluation.num_envs)
-        policy.train(training)
-        found = figures(records, spec.kind, [spec.max_steps], use="selection")
-        means = {name: value["mean"] for name, value in found["metrics"].items()}
-        return {"success_rate": found["curve"][-1]["success_rate"], **means}
-
-    return rollout
-
-
-def _task_of_store(config: Any) -> str | None:
     from dopr_robot.datasets import Store
+    from dopr_robot.study.selection import SelectionRollout
 
-    return Store.open(config.data.store).attributes.task if config.data.store else None
+    task = config.task or (Store.open(config.data.store).attributes.task if config.data.store else None)
+    if task is None:
+        raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
+    return SelectionRollout(task, config.training.rollout_episodes, num_envs=config.evaluation.num_envs)
 
 
 def start(config: Any, folder: Path) -> None:

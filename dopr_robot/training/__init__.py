@@ -1,7 +1,14 @@
 """Training: one loop, its configuration, its checkpoints."""
 
 from dopr_robot.training.checkpoints import Checkpoints, find_damage
-from dopr_robot.training.config import RunConfig, compose_config, experiment_names, load_config, write_config
+from dopr_robot.training.config import (
+    RunConfig,
+    compose_config,
+    config_from,
+    experiment_names,
+    load_config,
+    write_config,
+)
 from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
 from dopr_robot.training.loop import train
 from dopr_robot.training.metrics import import_tracker, read_metrics
@@ -14,6 +21,7 @@ __all__ = [
     "RunConfig",
     "TrainingData",
     "compose_config",
+    "config_from",
     "deferred_signals",
     "experiment_names",
     "find_damage",

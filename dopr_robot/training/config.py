@@ -187,7 +187,11 @@ def experiment_names() -> list[str]:
 
 
 def load_config(path: Path) -> RunConfig:
-    """The configuration that a run folder's ``config.yaml`` or a file of the user's holds."""
+    """The configuration that a run folder's ``config.yaml`` holds."""
+    return _typed(OmegaConf.create(_read(path)), str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -198,7 +202,7 @@ def load_config(path: Path) -> RunConfig:
         raise UserError(
             f"{path} is no configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))} is expected"
         )
-    return _typed(OmegaConf.create(values), str(path))
+    return values
 
 
 def compose_config(experiment: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -213,11 +217,44 @@ def compose_config(experiment: str | None = None, overrides: Sequence[str] = ())
     """
     parsed = _parse(overrides)
     if experiment is not None and experiment.endswith((".yaml", ".yml")):
-        return _typed(_override(OmegaConf.create(asdict(load_config(Path(experiment)))), parsed), experiment)
+        config = config_from(_read(Path(experiment)))
+        return _typed(_override(OmegaConf.create(asdict(config)), parsed), experiment)
     if experiment is not None and experiment not in experiment_names():
         raise UnknownNameError("experiment", experiment, experiment_names())
+    chosen: dict[str, str] = {group: str(parsed.pop(group)) for group in ("policy", "optimizer") if group in parsed}
+    config = _typed(_override(_composed(experiment, chosen), parsed), "the configuration")
+    config.name = config.name or experiment
+    return config
+
+
+def config_from(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration that plain values give over the defaults of the policy and optimizer that they name.
+
+    >>> config_from({"policy": "flow_unet", "optimizer": {"name": "adamw", "lr": 1e-3}}).optimizer["lr"]   # doctest: +SKIP
+    0.001
+
+    Raises:
+        UnknownNameError, UserError: as :func:`compose_config`.
+    """
+    chosen, rest = {}, dict(values)
+    for group in ("policy", "optimizer"):
+        given = rest.get(group)
+        if isinstance(given, str):
+            chosen[group] = given
+            del rest[group]
+        elif isinstance(given, Mapping) and "name" in given:
+            chosen[group] = str(given["name"])
+    known = [each.name for each in fields(RunConfig)]
+    for key in rest:
+        if key not in known:
+            raise UnknownNameError("config key", str(key), known)
+    composed = _composed(None, chosen)
+    return _typed(_override(composed, _flat(rest, composed)), "the configuration")
+
+
+def _composed(experiment: str | None, chosen: Mapping[str, str]) -> DictConfig:
+    """Defaults, experiment, and the groups chosen by name."""
     groups: dict[str, list[str]] = {"policy": list(POLICIES), "optimizer": optimizer_names()}
-    chosen = {key: str(parsed.pop(key)) for key in groups if key in parsed}
     for group, name in chosen.items():
         if name not in groups[group]:
             raise UnknownNameError(group, name, groups[group])
@@ -226,12 +263,21 @@ def compose_config(experiment: str | None = None, overrides: Sequence[str] = ())
     selections += [f"{group}={name}" for group, name in chosen.items()]
     try:
         with initialize_config_module("dopr_robot.configs", version_base="1.3"):
-            composed = compose("train", selections)
+            return compose("train", selections)
     except HydraException as error:
         raise UserError(" ".join(str(error).split())) from None
-    config = _typed(_override(composed, parsed), "the configuration")
-    config.name = config.name or experiment
-    return config
+
+
+def _flat(values: Mapping[str, Any], beside: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key, as deep as the configuration beside them is nested."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = beside.get(key) if isinstance(beside, DictConfig) else None
+        if isinstance(value, Mapping) and value and isinstance(inner, DictConfig):
+            flat |= _flat(value, inner, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _parse(overrides: Sequence[str]) -> dict[str, Any]:

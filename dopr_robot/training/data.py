@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Batch, Store, Windows, split_episodes, statistics
-from dopr_robot.errors import UserError
+from dopr_robot.envs import get_task
+from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.policies import ArraySpec, Policy, PolicySpec
 from dopr_robot.training.config import RunConfig
 
@@ -28,15 +29,15 @@ def load_data(config: RunConfig) -> TrainingData:
     """Open the store that the configuration names and split it.
 
     Raises:
-        UserError: no store, keys that it does not have, another task's store, or too few windows for a batch.
+        UserError: no store, keys that it does not have, another task's store, NaN, or too few windows for a batch.
     """
     if config.data.store is None:
         raise UserError("data.store is not set: data.store=PATH names the demonstrations")
     store = Store.open(config.data.store)
     if not store.num_episodes:
         raise UserError(f"{store.path} holds no episode yet")
-    recorded = store.attributes.task
-    if config.task and recorded and config.task != recorded:
+    recorded, task = store.attributes.task, task_id(config.task)
+    if task and recorded and task != task_id(recorded):
         raise UserError(
             f"task={config.task} but {store.path} holds demonstrations of {recorded}: leave task out, or use its store"
         )
@@ -52,7 +53,7 @@ def load_data(config: RunConfig) -> TrainingData:
     spec = PolicySpec(
         observations={key: _array_spec(store, key) for key in observations},
         action=_array_spec(store, config.data.action),
-        task=config.task or recorded,
+        task=task or recorded,
         action_meaning=store.attributes.to_json()["action"],
         **steps,
     )
@@ -70,12 +71,23 @@ def load_data(config: RunConfig) -> TrainingData:
         statistics=_named(statistics(store, [*vectors, config.data.action], train), config.data.action),
         spec=spec,
     )
+    for key, found in data.statistics.items():
+        if not all(np.isfinite(value).all() for value in found.values()):
+            raise UserError(f"{store.path} holds NaN or inf in {key!r}: dopr info {store.path} --check names the episodes")
     if len(data.train) < config.training.batch_size:
         raise UserError(
             f"training.batch_size={config.training.batch_size} is more than the {len(data.train)} windows of {store.path}: "
             "lower it or collect more"
         )
     return data
+
+
+def task_id(name: str | None) -> str | None:
+    """The Gymnasium id of a task that may be given by its bare name; a task that is not registered stays as it is."""
+    try:
+        return get_task(name).id if name else None
+    except UnknownNameError:
+        return name
 
 
 def to_tensors(batch: Batch, device: torch.device | str) -> dict[str, Any]:

@@ -142,7 +142,9 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
         return bool(every) and (step % every == 0 or step == options.steps)
 
     log = MetricsLog(folder, start, options.tracker, asdict(config)) if main else None
-    batches = batch_stream(len(data.train), options.batch_size, options.seed, start)
+    own = [accelerator.process_index + accelerator.num_processes * piece for piece in range(options.accumulate)]
+    stream = batch_stream(len(data.train), options.batch_size, options.seed, start)
+    batches = data.train.ahead(stream, lambda indices: [indices[part::parts] for part in own])
     step, saved, norm = start, start, 0.0
     stop = _exhausted(course, config)
     deadline = time.monotonic() + 3600 * (options.max_hours or math.inf)
@@ -157,8 +159,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             clock, step, indices, note = time.perf_counter(), step + 1, next(batches), None
 
             loss = torch.zeros((), device=device)
-            for piece in range(options.accumulate):
-                part = accelerator.process_index + accelerator.num_processes * piece
+            for piece, part in enumerate(own):
                 batch = to_tensors(data.train.batch(indices[part::parts]), device)
                 last = piece == options.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(wrapped):

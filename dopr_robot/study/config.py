@@ -1,0 +1,246 @@
+"""The study file."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dopr_robot.envs import get_task
+from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.optim import optimizer_options
+from dopr_robot.training import RunConfig, config_from
+from dopr_robot.training.config import TrainingConfig
+
+
+@dataclass
+class TaskEntry:
+    """A task of a study: its name, its demonstrations, and horizons in control steps of its own."""
+
+    task: str = ""
+    store: str = ""
+    horizons: list[int] | None = None
+
+
+@dataclass
+class StudyEvaluation:
+    """Episodes from which a learning rate is chosen, and on which figures are reported."""
+
+    selection_episodes: int = 50
+    test_episodes: int = 200
+
+
+@dataclass
+class Study:
+    """A study file, checked when made.
+
+    Args:
+        tasks: with a store each.
+        policies, optimizers: names, or mappings with ``name`` and options that differ from the defaults.
+        learning_rates: a list for all optimizers; or one for each (``{adamw: [...], muon: [...]}``, of equal length); or
+            ``{budget: N, factor: F}``: N rates around each optimizer's default, a factor F apart.
+        seeds: of initial weights, data order and noise.
+        horizons: control steps, for tasks without their own; null: 4 equal ones up to each task's longest.
+        data, training: settings of ``dopr train`` for all arms.
+        evaluation: how many episodes.
+
+    Raises:
+        UserError: an empty list, a rate that is not positive, unequal budgets, two arms of one name.
+    """
+
+    tasks: list[TaskEntry] = field(default_factory=list)
+    policies: list[Any] = field(default_factory=list)
+    optimizers: list[Any] = field(default_factory=list)
+    learning_rates: Any = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    horizons: list[int] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: StudyEvaluation = field(default_factory=StudyEvaluation)
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "policies", "optimizers", "seeds"):
+            if not getattr(self, name):
+                raise UserError(f"a study needs {name}: {name}=[...]")
+        for name in ("selection_episodes", "test_episodes"):
+            if getattr(self.evaluation, name) < 1:
+                raise UserError(f"evaluation.{name}={getattr(self.evaluation, name)} has to be at least 1")
+        for name in ("policies", "optimizers", "seeds"):
+            labels = [label(entry) for entry in getattr(self, name)]
+            if len(set(labels)) < len(labels):
+                raise UserError(f"{name} names one twice: {', '.join(labels)}")
+        for key in ("rollout_every", "validate_every"):
+            self.training.setdefault(key, max(1, int(self.training.get("steps", TrainingConfig.steps)) // 4))
+        self.training["rollout_episodes"] = self.evaluation.selection_episodes
+        self.training.setdefault("threads", 1)  # the bits of a sum depend on the number of threads
+        self.training.setdefault("device", "cpu")
+        rates = [self.rates(entry) for entry in self.optimizers]
+        if len({len(each) for each in rates}) > 1:
+            raise UserError(
+                "learning_rates gives some optimizers more rates than others: a comparison is fair where each has as many"
+            )
+
+    def rates(self, optimizer: Any) -> list[float]:
+        """Learning rates that are tried for an optimizer."""
+        name, given = entry_name(optimizer), self.learning_rates
+        if isinstance(given, Mapping) and "budget" in given:
+            factor, budget = float(given.get("factor", 3.0)), int(given["budget"])
+            centre = optimizer_options(name)["lr"]
+            rates = [float(f"{centre * factor ** (i - (budget - 1) / 2):.3g}") for i in range(budget)]
+        elif isinstance(given, Mapping):
+            if label(optimizer) not in given and name not in given:
+                raise UserError(f"learning_rates has none for {label(optimizer)}: it has {', '.join(map(str, given))}")
+            rates = [float(rate) for rate in given.get(label(optimizer), given.get(name))]
+        elif isinstance(given, Sequence) and not isinstance(given, str):
+            rates = [float(rate) for rate in given]
+        else:
+            raise UserError("a study needs learning_rates: [1e-4, 3e-4, 1e-3], {adamw: [...]}, or {budget: 3}")
+        if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+            raise UserError(f"learning_rates for {label(optimizer)} are {rates}: positive ones, each once")
+        return sorted(rates)
+
+    def arms(self) -> list["Arm"]:
+        """Every arm, all of the first seed first."""
+        return [
+            Arm(self, task, policy, optimizer, rate, seed)
+            for seed, task, policy, optimizer in product(self.seeds, self.tasks, self.policies, self.optimizers)
+            for rate in self.rates(optimizer)
+        ]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run of a study."""
+
+    study: Study
+    entry: TaskEntry
+    policy_entry: Any
+    optimizer_entry: Any
+    learning_rate: float
+    seed: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What distinguishes it, as in ``arms.jsonl``."""
+        return {
+            "task": self.entry.task,
+            "policy": label(self.policy_entry),
+            "optimizer": label(self.optimizer_entry),
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+        }
+
+    @property
+    def name(self) -> str:
+        """Of its folders."""
+        task = self.entry.task.rsplit("/", 1)[-1]
+        text = (
+            f"{task}-{label(self.policy_entry)}-{label(self.optimizer_entry)}-lr{self.learning_rate:g}-seed{self.seed}"
+        )
+        return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
+
+    def config(self) -> RunConfig:
+        """The run's configuration. Raises UserError where the study's settings do not make one."""
+        study = self.study
+        optimizer = (
+            self.optimizer_entry if isinstance(self.optimizer_entry, Mapping) else {"name": self.optimizer_entry}
+        )
+        return config_from(
+            {
+                "name": self.name,
+                "task": get_task(self.entry.task).id,
+                "data": {**study.data, "store": self.entry.store},
+                "policy": self.policy_entry,
+                "optimizer": {**optimizer, "lr": self.learning_rate},
+                "training": {**study.training, "seed": self.seed},
+            }
+        )
+
+    def config_sha256(self) -> str:
+        """Of everything that decides the run."""
+        return hashlib.sha256(json.dumps(asdict(self.config()), sort_keys=True).encode()).hexdigest()
+
+
+def entry_name(entry: Any) -> str:
+    """The registered name in an entry of ``policies`` or ``optimizers``."""
+    if isinstance(entry, Mapping):
+        if "name" not in entry:
+            raise UserError(f"{dict(entry)} has no name: {{name: adamw, weight_decay: 0.01}}")
+        return str(entry["name"])
+    return str(entry)
+
+
+def label(entry: Any) -> str:
+    """An entry in words: its name, and the options that it sets.
+
+    >>> label({"name": "dopr_adamw", "damping": 0.3})
+    'dopr_adamw damping=0.3'
+    """
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    options = [f"{key}={value}" for key, value in _leaves(entry) if key != "name"]
+    return " ".join([entry_name(entry), *options])
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return found
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file, with ``key=value`` over it (``training.steps=100 seeds=[0,1]``).
+
+    Raises:
+        UnknownNameError: a key that a study does not have; the message names the closest.
+        UserError: not a file, not YAML, or values that make no study.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no study: a mapping with {', '.join(f.name for f in fields(Study))} is expected")
+    for text in overrides:
+        if "=" not in text:
+            raise UserError(f"{text!r} is not of the form key=value")
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(list(overrides)))
+        plain: Any = OmegaConf.to_container(merged, resolve=True)
+        _check_keys(plain)
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), plain))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    assert isinstance(made, Study)
+    return made
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    """Keys of the study's own; those of ``data`` and ``training`` are checked with every arm's configuration."""
+    _known(values, Study, "study key")
+    for task in values.get("tasks") or []:
+        if not isinstance(task, Mapping) or not {"task", "store"} <= task.keys():
+            raise UserError(f"tasks: {task!r} has to be of the form {{task: PickPlace, store: data/pick_place.zarr}}")
+        _known(task, TaskEntry, "key of a task")
+    if isinstance(values.get("evaluation"), Mapping):
+        _known(values["evaluation"], StudyEvaluation, "key of evaluation")
+
+
+def _known(values: Mapping[str, Any], schema: Any, kind: str) -> None:
+    known = [each.name for each in fields(schema)]
+    for key in values:
+        if key not in known:
+            raise UnknownNameError(kind, str(key), known)

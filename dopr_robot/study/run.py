@@ -1,0 +1,267 @@
+"""A study from its file to its report; finished arms are not run again."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dopr_robot.envs import get_task
+from dopr_robot.errors import DoprError, UserError
+from dopr_robot.evaluation import EpisodeRecord, read_records
+from dopr_robot.evaluation.rollout import cores
+from dopr_robot.evaluation.statistics import check_horizons, default_horizons
+from dopr_robot.files import replacing, write_json
+from dopr_robot.policies import make_policy
+from dopr_robot.progress import progress
+from dopr_robot.study.config import Arm, Study, label
+from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
+from dopr_robot.study.workers import answers
+from dopr_robot.training import load_data
+
+LOG = logging.getLogger(__name__)
+ARMS, STUDY, TABLE, REPORT = "arms.jsonl", "study.yaml", "table.csv", "report.html"
+Record = dict[str, Any]
+
+
+def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str | None = None) -> Path:
+    """Run what is missing of a study and write its table and report to ``out``.
+
+    1. Every arm is trained, and rolled out on selection seeds.
+    2. The arms of one task, policy and seed are checked to have shared weights, data, noise and initial states.
+    3. For each task, policy and optimizer the learning rate with the most success on selection seeds is chosen, over all seeds.
+    4. The chosen arms are rolled out on test seeds: all figures are of these.
+
+    Args:
+        out: gets ``study.yaml``, ``arms.jsonl``, ``runs/<arm>/``, ``policies/<arm>/``, ``test/<arm>/episodes.jsonl``, ``table.csv``,
+            ``curves-*.png`` and ``report.html``.
+        workers: processes on this machine; None: one a core and ``training.threads``.
+        ray: address of a Ray cluster instead, see :func:`~dopr_robot.study.workers.answers`.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: the study does not fit its stores, or ``out`` holds arms of other settings.
+        DoprError: a worker died, or the arms have not shared what they have to.
+    """
+    from dopr_robot.study.report import write_report
+
+    arms = study.arms()
+    horizons = {entry.task: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
+    _check(arms)
+    out.mkdir(parents=True, exist_ok=True)
+    threads = study.training["threads"]
+    options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{out} is being worked on by another process") from None
+    with lock:
+        done = finished(arms, out)
+        with replacing(out / STUDY) as beside:
+            beside.write_text(study.to_yaml())
+        _train(arms, done, horizons, out, options)
+        records = [done[arm.name] for arm in arms]
+        check_matched(records)
+        chosen = choose(study, done)
+        _test(chosen, done, horizons, study.evaluation.test_episodes, out, options)
+        tests = {
+            arm.name: read_records(out / "test" / arm.name / "episodes.jsonl") for arm in chosen if _usable(done, arm)
+        }
+        check_states(tests)
+        write_report(study, chosen, done, tests, horizons, out)
+    return out
+
+
+def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
+    """Records in ``arms.jsonl`` of the study's arms, by the arm's name.
+
+    Raises UserError where one of them was run with other settings.
+    """
+    known: dict[str, Record] = {}
+    by_key = {json.dumps(arm.key): arm for arm in arms}
+    path = out / ARMS
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+        record = json.loads(line)
+        arm = by_key.get(json.dumps({name: record[name] for name in arms[0].key}))
+        if arm is None:
+            continue
+        if record["config_sha256"] != arm.config_sha256():
+            raise UserError(f"{out} holds {arm.name} of other settings: another --out leaves them alone")
+        if all((out / "policies" / arm.name / name).exists() for name in POLICY_FILES) or record["error"]:
+            known[arm.name] = record
+    return known
+
+
+def choose(study: Study, done: dict[str, Record]) -> list[Arm]:
+    """The arms of the chosen learning rates: the most success on selection seeds, then the least validation loss, then the least rate."""
+    chosen: list[Arm] = []
+    for group in _groups(study.arms()).values():
+        by_rate: dict[float, list[Arm]] = {}
+        for arm in group:
+            by_rate.setdefault(arm.learning_rate, []).append(arm)
+
+        def cost(rate: float, by_rate: dict[float, list[Arm]] = by_rate) -> tuple[float, float, float]:
+            records = [done[arm.name] for arm in by_rate[rate]]
+            success = sum(list(record["selection_successes"].values())[-1] for record in records)
+            losses = [record["validation_loss"] for record in records]
+            known = [loss for loss in losses if loss is not None]
+            return -success, sum(known) if len(known) == len(losses) else float("inf"), rate
+
+        chosen += by_rate[min(by_rate, key=cost)]
+    return chosen
+
+
+def check_matched(records: Iterable[Record]) -> None:
+    """Raise DoprError where arms of one task, policy and seed did not begin alike."""
+    first: dict[tuple[Any, ...], Record] = {}
+    for record in records:
+        other = first.setdefault((record["task"], record["policy"], record["seed"]), record)
+        for key in ("initial_weights_sha256", "first_batches_sha256", "first_loss", "selection_states_sha256"):
+            if key == "selection_states_sha256" and None in (record[key], other[key]):
+                continue  # an arm that diverged was not rolled out
+            if record[key] != other[key]:
+                raise DoprError(
+                    f"{_text(record)} and {_text(other)} are no matched pair: {key} is {record[key]} and {other[key]}. "
+                    "Were they run on different machines or versions?"
+                )
+
+
+def check_states(tests: dict[str, list[EpisodeRecord]]) -> None:
+    """Raise DoprError where a test seed did not begin in one state in all arms of a task."""
+    first: dict[tuple[str, int], str] = {}
+    for name, records in tests.items():
+        for record in records:
+            if record.initial_state_sha256 is None:
+                continue
+            state = first.setdefault((name.split("-")[0], record.seed), record.initial_state_sha256)
+            if state != record.initial_state_sha256:
+                raise DoprError(
+                    f"test seed {record.seed} began from another state in {name}: were the versions the same?"
+                )
+
+
+def _horizons(study: Study, task: str, own: list[int] | None) -> tuple[int, ...]:
+    longest = get_task(task).max_steps
+    asked = own or study.horizons
+    return tuple(check_horizons(asked, longest) if asked else default_horizons(longest, 4))
+
+
+def _check(arms: Sequence[Arm]) -> None:
+    """Every store with every policy, before anything is run."""
+    seen = set()
+    for arm in arms:
+        config = arm.config()
+        key = (arm.entry.store, label(arm.policy_entry))
+        if key not in seen:
+            seen.add(key)
+            make_policy(config.policy, load_data(config).spec)
+
+
+def _train(
+    arms: Sequence[Arm],
+    done: dict[str, Record],
+    horizons: dict[str, tuple[int, ...]],
+    out: Path,
+    options: dict[str, Any],
+) -> None:
+    missing = [arm for arm in arms if arm.name not in done]
+    jobs = [
+        TrainJob(
+            arm.key, _absolute(asdict(arm.config())), arm.config_sha256(), str((out / "runs" / arm.name).resolve()),
+            horizons[arm.entry.task],
+        )
+        for arm in missing
+    ]  # fmt: skip
+    with progress("arms", len(arms), "arms", done=len(arms) - len(missing)) as meter:
+        for position, trained in answers(jobs, **options):
+            arm = missing[position]
+            _keep(arm, trained, out)
+            done[arm.name] = trained.record
+            meter.advance(note=arm.name)
+
+
+def _keep(arm: Arm, trained: Trained, out: Path) -> None:
+    if trained.files:
+        with replacing(out / "policies" / arm.name) as beside:
+            beside.mkdir()
+            for name, content in trained.files.items():
+                (beside / name).write_bytes(content)
+    path = out / ARMS
+    with path.open("ab") as file:
+        whole = path.read_bytes().rfind(b"\n") + 1  # what a kill cut short is dropped
+        file.truncate(whole)
+        os.write(file.fileno(), (json.dumps(trained.record, allow_nan=False) + "\n").encode())
+
+
+def _test(
+    chosen: Sequence[Arm],
+    done: dict[str, Record],
+    horizons: dict[str, tuple[int, ...]],
+    episodes: int,
+    out: Path,
+    options: dict[str, Any],
+) -> None:
+    missing = []
+    for arm in chosen:
+        identity = _identity(arm, done, horizons, episodes)
+        path = out / "test" / arm.name / "test.json"
+        if _usable(done, arm) and not (path.exists() and json.loads(path.read_text()) == identity):
+            missing.append(arm)
+    jobs = [
+        TestJob(
+            arm.key,
+            {name: (out / "policies" / arm.name / name).read_bytes() for name in POLICY_FILES},
+            arm.entry.task,
+            episodes,
+            horizons[arm.entry.task],
+            options["threads"],
+        )
+        for arm in missing
+    ]
+    with progress("test", len(chosen), "arms", done=len(chosen) - len(missing)) as meter:
+        for position, lines in answers(jobs, **options):
+            arm = missing[position]
+            with replacing(out / "test" / arm.name) as beside:
+                beside.mkdir()
+                (beside / "episodes.jsonl").write_text("".join(line + "\n" for line in lines))
+                write_json(beside / "test.json", _identity(arm, done, horizons, episodes))
+            meter.advance(note=arm.name)
+
+
+def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, ...]], episodes: int) -> Record:
+    return {
+        "weights_sha256": done[arm.name]["weights_sha256"],
+        "episodes": episodes,
+        "horizons": list(horizons[arm.entry.task]),
+    }
+
+
+def _usable(done: dict[str, Record], arm: Arm) -> bool:
+    return not done[arm.name]["error"]
+
+
+def _groups(arms: Sequence[Arm]) -> dict[tuple[str, str, str], list[Arm]]:
+    """Arms of one task, policy and optimizer."""
+    groups: dict[tuple[str, str, str], list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault((arm.key["task"], arm.key["policy"], arm.key["optimizer"]), []).append(arm)
+    return groups
+
+
+def _absolute(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with its store where a worker with another working directory finds it."""
+    return {**config, "data": {**config["data"], "store": str(Path(config["data"]["store"]).resolve())}}
+
+
+def _text(record: Record) -> str:
+    return f"{record['task']} {record['policy']} {record['optimizer']} lr {record['learning_rate']:g} seed {record['seed']}"
+
+
+__all__ = ["ARMS", "REPORT", "STUDY", "TABLE", "check_matched", "choose", "finished", "run_study", "states_sha256"]

@@ -1,0 +1,57 @@
+"""Rollouts for choosing: a checkpoint, a learning rate. Their initial states are of the range that selection has."""
+
+from collections.abc import Mapping, Sequence
+
+from dopr_robot.envs import get_task
+from dopr_robot.evaluation import EpisodeRecord, Evaluation
+from dopr_robot.evaluation.evaluator import figures
+from dopr_robot.policies import Policy
+
+
+class SelectionRollout:
+    """Rolls a policy out from the same initial states at every call; what ``training.train`` takes as ``rollout``.
+
+    Args:
+        task: a name of :func:`dopr_robot.envs.get_task`.
+        episodes: how many.
+        horizons: control steps; None: the task's longest alone.
+        num_envs: copies; the records do not depend on it.
+
+    Attributes:
+        records: of the last call, in the order of the episodes.
+
+    Raises:
+        UserError: no such task, or its package is not installed.
+    """
+
+    def __init__(
+        self, task: str, episodes: int, horizons: Sequence[int] | None = None, num_envs: int | None = None
+    ) -> None:
+        self.spec = get_task(task)
+        self.spec.check_installed()
+        self.episodes = episodes
+        self.horizons = list(horizons or [self.spec.max_steps])
+        self.num_envs = num_envs
+        self.records: list[EpisodeRecord] = []
+
+    def __call__(self, policy: Policy) -> Mapping[str, float]:
+        """``success_rate`` at the longest horizon, and the task's own figures."""
+        self.records = rolled_out(policy, self.spec.id, self.episodes, self.horizons, "selection", self.num_envs)
+        found = figures(self.records, self.spec.kind, self.horizons, use="selection")
+        means = {name: value["mean"] for name, value in found["metrics"].items()}
+        return {"success_rate": found["curve"][-1]["success_rate"], **means}
+
+
+def rolled_out(
+    policy: Policy, task: str, episodes: int, horizons: Sequence[int], use: str, num_envs: int | None = None
+) -> list[EpisodeRecord]:
+    """Records of a policy's episodes in one thread, in the order of the episodes; the policy is left in the mode it was in."""
+    training = policy.training
+    policy.eval()
+    evaluation = Evaluation(policy, task, episodes=episodes, horizons=horizons, use=use)
+    records: list[EpisodeRecord] = []
+    try:
+        evaluation.rollout().run(evaluation.jobs, records.append, num_envs, workers=1)
+    finally:
+        policy.train(training)
+    return sorted(records, key=lambda record: record.episode)

@@ -1,0 +1,161 @@
+"""The table of a study, from records alone."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dopr_robot.envs import get_task
+from dopr_robot.evaluation import EpisodeRecord, comparison
+from dopr_robot.evaluation.statistics import success_matrix, wilson
+from dopr_robot.study.config import Arm, Study, entry_name, label
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer on one task with one policy, at its chosen learning rate.
+
+    Attributes:
+        task, policy, optimizer: as in ``arms.jsonl``.
+        learning_rate: the chosen one; ``rates``: all that were tried.
+        arms: the chosen ones, one a seed; ``records``: theirs, of ``arms.jsonl``.
+        tests: their episodes on test seeds, one list a seed; empty where a run diverged.
+        success: bool ``[seeds, episodes, horizons]``; a run that diverged has none.
+        tried: success on selection seeds ``{learning rate: [one a seed]}``.
+    """
+
+    task: str
+    policy: str
+    optimizer: str
+    learning_rate: float
+    rates: tuple[float, ...]
+    records: tuple[Record, ...]
+    tests: tuple[Sequence[EpisodeRecord], ...]
+    success: np.ndarray
+    tried: Mapping[float, list[float]]
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best rate is the smallest or the largest of several that were tried: a better one may lie beyond."""
+        return len(self.rates) > 1 and self.learning_rate in (self.rates[0], self.rates[-1])
+
+
+def methods(
+    study: Study,
+    chosen: Sequence[Arm],
+    done: Mapping[str, Record],
+    tests: Mapping[str, Sequence[EpisodeRecord]],
+    horizons: Mapping[str, Sequence[int]],
+) -> list[Method]:
+    """Every method, in the study's order."""
+    groups: dict[tuple[str, str, str], list[Arm]] = {}
+    for arm in chosen:
+        groups.setdefault((arm.key["task"], arm.key["policy"], arm.key["optimizer"]), []).append(arm)
+    made = []
+    for (task, policy, optimizer), arms in groups.items():
+        kind, shape = get_task(task).kind, (study.evaluation.test_episodes, len(horizons[task]))
+        episodes = tuple(tests.get(arm.name, ()) for arm in arms)
+        success = [
+            success_matrix(records, kind, horizons[task]) if records else np.zeros(shape, bool) for records in episodes
+        ]
+        tried: dict[float, list[float]] = {}
+        for arm in study.arms():
+            if (arm.key["task"], arm.key["policy"], arm.key["optimizer"]) == (task, policy, optimizer):
+                record = done[arm.name]
+                rate = list(record["selection_successes"].values())[-1] / record["selection_episodes"]
+                tried.setdefault(arm.learning_rate, []).append(rate)
+        records = tuple(done[arm.name] for arm in arms)
+        made.append(
+            Method(
+                task, policy, optimizer, arms[0].learning_rate, tuple(study.rates(arms[0].optimizer_entry)), records,
+                episodes, np.stack(success), tried,
+            )
+        )  # fmt: skip
+    return made
+
+
+def references(study: Study) -> dict[str, str]:
+    """What each optimizer is compared with: ``dopr_<base>`` with its base where that is an arm, others with the first."""
+    labels = [label(entry) for entry in study.optimizers]
+    found = {}
+    for entry in study.optimizers:
+        base = entry_name(entry).removeprefix("dopr_")
+        reference = base if base in labels and base != label(entry) else labels[0]
+        if reference != label(entry):
+            found[label(entry)] = reference
+    return found
+
+
+def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+    """One row a method and horizon: the content of ``table.csv``.
+
+    Success has a 95 % interval: Wilson's for one seed, otherwise a bootstrap over seeds and episodes. The difference is paired, on
+    common seeds and initial states; its p-value is McNemar's exact test for one seed, an exact permutation of seeds for several.
+    ``p_holm`` corrects over all differences of the study.
+    """
+    by_name = {(m.task, m.policy, m.optimizer): m for m in all_methods}
+    against = references(study)
+    made: list[dict[str, Any]] = []
+    for method in all_methods:
+        reference = by_name.get((method.task, method.policy, against.get(method.optimizer, "")))
+        own = comparison.difference_curve(method.success, np.zeros_like(method.success))
+        pair = comparison.difference_curve(method.success, reference.success) if reference else None
+        losses = [record["validation_loss"] for record in method.records]
+        known = [loss for loss in losses if loss is not None]
+        speeds = [record["cost"]["seconds_per_step"] for record in method.records if record["cost"]["seconds_per_step"]]
+        for h, horizon in enumerate(horizons[method.task]):
+            successes, episodes = int(method.success[:, :, h].sum()), method.success[:, :, h].size
+            one_seed = len(method.records) == 1
+            low, high = wilson(successes, episodes) if one_seed else (float(own.low[h]), float(own.high[h]))
+            made.append(
+                {
+                    "task": method.task,
+                    "policy": method.policy,
+                    "optimizer": method.optimizer,
+                    "learning_rate": method.learning_rate,
+                    "at_edge": method.at_edge,
+                    "seeds": len(method.records),
+                    "diverged": sum(record["error"] is not None for record in method.records),
+                    "validation_loss": float(np.mean(known)) if known else None,
+                    "validation_loss_min": min(known) if known else None,
+                    "validation_loss_max": max(known) if known else None,
+                    "horizon": horizon,
+                    "episodes": episodes,
+                    "success": successes / episodes,
+                    "success_low": low,
+                    "success_high": high,
+                    "reference": reference.optimizer if reference else None,
+                    "difference": float(pair.difference[h]) if pair else None,
+                    "difference_low": float(pair.low[h]) if pair else None,
+                    "difference_high": float(pair.high[h]) if pair else None,
+                    "p": _p(method.success[:, :, h], reference.success[:, :, h]) if reference else None,
+                    "p_holm": None,
+                    "seconds_per_step": float(np.mean(speeds)) if speeds else None,
+                    "state_bytes": max(record["state_bytes"] for record in method.records),
+                }
+            )
+    tested = [row for row in made if row["p"] is not None]
+    for row, adjusted in zip(tested, comparison.holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = adjusted
+    return made
+
+
+def _p(first: np.ndarray, second: np.ndarray) -> float:
+    """p-value of equal success, from successes ``[seeds, episodes]``."""
+    if len(first) == 1:
+        return comparison.mcnemar(first[0], second[0])["p_value"]
+    return comparison.seeds_test(first.mean(axis=1), second.mean(axis=1))
+
+
+def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV; nothing where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in table)
+    return text.getvalue()

@@ -1,0 +1,157 @@
+"""What a worker does: train one arm, test one arm. Jobs and answers are plain values, so that they travel between machines."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dopr_robot.errors import DoprError, UserError
+from dopr_robot.evaluation import EpisodeRecord
+from dopr_robot.evaluation.statistics import succeeded
+from dopr_robot.policies import load_policy
+from dopr_robot.study.selection import SelectionRollout, rolled_out
+from dopr_robot.training import Interrupted, config_from, read_metrics, train
+
+FIGURES = ("validation_loss", "validation_loss_without_ema", "success_rate")
+POLICY_FILES = ("policy.json", "policy.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """An arm to train.
+
+    Attributes:
+        key: what distinguishes it.
+        config, config_sha256: of the run.
+        folder: the run's, on the worker's file system; where it holds a part of the run, that is gone on with.
+        horizons: control steps; the rate is chosen at the longest.
+    """
+
+    key: dict[str, Any]
+    config: dict[str, Any]
+    config_sha256: str
+    folder: str
+    horizons: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Its line of ``arms.jsonl``, and the files of its policy by name."""
+
+    record: dict[str, Any]
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class TestJob:
+    """An arm to test, from its policy's files."""
+
+    __test__ = False  # no test of pytest's
+
+    key: dict[str, Any]
+    files: dict[str, bytes]
+    task: str
+    episodes: int
+    horizons: tuple[int, ...]
+    threads: int
+
+
+def work(job: TrainJob | TestJob) -> Any:
+    """Do a job, in any process on any machine."""
+    return train_arm(job) if isinstance(job, TrainJob) else test_arm(job)
+
+
+def train_arm(job: TrainJob) -> Trained:
+    """Train an arm to its end and roll it out on selection seeds.
+
+    A run that diverges is a result, not a fault: it has no success, and ``error`` says what happened.
+
+    Raises:
+        UserError, Interrupted: as :func:`dopr_robot.training.train`.
+    """
+    config, folder = config_from(job.config), Path(job.folder)
+    rollout = SelectionRollout(config.task or "", config.training.rollout_episodes, job.horizons)
+    error, files, selection, weights = None, {}, [], None
+    try:
+        checkpoint = train(config, folder, rollout)
+        if not rollout.records:  # trained to the end by a worker that did not come to tell
+            rollout(load_policy(checkpoint))
+        selection = rollout.records
+        files = {name: (checkpoint / name).read_bytes() for name in POLICY_FILES}
+        weights = sha256(files["policy.safetensors"]).hexdigest()
+        state_bytes = (checkpoint / "training_state" / "state.safetensors").stat().st_size
+    except (UserError, Interrupted):
+        raise
+    except DoprError as broken:
+        error, state_bytes = str(broken), 0
+    start = json.loads((folder / "start.json").read_text())
+    curve, seconds, skipped = _curve(read_metrics(folder))
+    kind, last = rollout.spec.kind, curve[-1] if curve else {}
+    record = {
+        **job.key,
+        "config_sha256": job.config_sha256,
+        **start,
+        "weights_sha256": weights,
+        "selection_states_sha256": states_sha256(selection),
+        "selection_episodes": rollout.episodes,
+        "selection_successes": {
+            str(h): int(succeeded(selection, kind, h).sum()) if selection else 0 for h in job.horizons
+        },
+        "validation_loss": None if error else last.get("validation_loss"),
+        "validation_loss_without_ema": None if error else last.get("validation_loss_without_ema"),
+        "curve": curve,
+        "skipped_steps": skipped,
+        "state_bytes": state_bytes,
+        "error": error,
+        # Clocks and machines, apart from what has to be the same everywhere.
+        "cost": {
+            "seconds_per_step": seconds[-1] / last["step"] if curve and last["step"] else None,
+            "seconds": seconds,
+            "peak_cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        },
+    }
+    return Trained(record, files)
+
+
+def test_arm(job: TestJob) -> list[str]:
+    """Lines of ``episodes.jsonl`` of an arm on test seeds."""
+    torch.set_num_threads(job.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in job.files.items():
+            (Path(folder) / name).write_bytes(content)
+        policy = load_policy(folder)
+        records = rolled_out(policy, job.task, job.episodes, job.horizons, "final")
+    return [record.to_json() for record in records]
+
+
+test_arm.__test__ = False  # type: ignore[attr-defined]
+
+
+def states_sha256(records: Sequence[EpisodeRecord]) -> str | None:
+    """Checksum of the initial states, seed by seed; None without records."""
+    if not records:
+        return None
+    digest = sha256()
+    for record in records:
+        digest.update(f"{record.seed} {record.initial_state_sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _curve(lines: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float], int]:
+    """Validation loss and success by step, the training seconds at each of these steps, and the number of steps left out."""
+    points: dict[int, dict[str, Any]] = {}
+    clock: dict[int, float] = {}
+    elapsed, skipped = 0.0, 0
+    for line in lines:
+        elapsed = line.get("seconds", elapsed)
+        skipped += "skipped" in line
+        told: dict[str, Any] = {key: line[key] for key in FIGURES if key in line}
+        if told:
+            points.setdefault(line["step"], {"step": line["step"]}).update(told)
+            clock[line["step"]] = elapsed
+    return list(points.values()), list(clock.values()), skipped
