@@ -189,7 +189,7 @@ def resample(recording: Recording, hz: float) -> Recording:
         for index, episode in enumerate(recording.episodes):
             steps = len(next(iter(episode.arrays.values())))
             count = int(np.floor((steps - 1) / ratio + 1e-9)) + 1
-            edges = np.arange(count + 1) * ratio  # in old steps
+            edges = (np.arange(count + 1) * ratio).astype(np.float64)  # in old steps
             arrays = {}
             for key, value in episode.arrays.items():
                 observed = key in known or (not known and key != "action")

@@ -72,6 +72,7 @@ class Store:
         self._lock: FileLock | None = None
         self._whole_part = whole_part
         self._ends = self._read_ends()
+        self._held: dict[str, NDArray[Any]] = {}
 
     # Opening
 
@@ -220,6 +221,14 @@ class Store:
         """
         rows = slice(start, self.num_steps if stop is None else stop)
         return {key: self._read_key(key, rows) for key in (self.keys if keys is None else keys)}
+
+    def hold(self, key: str) -> NDArray[Any]:
+        """A key's rows in memory, read-only, read at the first call and kept as long as the store has as many."""
+        held = self._held.get(key)
+        if held is None or len(held) != self.num_steps:
+            held = self._held[key] = self.read([key])[key]
+            held.flags.writeable = False
+        return held
 
     def array(self, key: str) -> zarr.Array:
         """The zarr array of a key; its rows beyond :attr:`num_steps` are not part of the store."""

@@ -199,10 +199,10 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
                 mean = sum(course.unlogged) / len(course.unlogged)
                 note = f"loss {mean:.4f}"
                 values = {"loss": mean, "lr": float(schedule.get_last_lr()[0]), "gradient_norm": norm}
-                values |= {"seconds": course.seconds, "steps_per_s": (step - course.skipped) / course.seconds}
+                values["steps_per_s"] = (step - course.skipped) / course.seconds
                 course.unlogged = []
                 if log is not None:
-                    log.write(step, values)
+                    log.write(step, values, course.seconds)
             if due(options.spectrum_every) and log is not None and isinstance(optimizer, DoPr):
                 optimizer.log_spectrum(log.board, step)
             if data.validation is not None and due(options.validate_every):
@@ -211,7 +211,8 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
                     plain = validation_loss(policy, data.validation, max_windows=options.validation_windows)
                     with averaged(policy, average):
                         averages = validation_loss(policy, data.validation, max_windows=options.validation_windows)
-                    log.write(step, {"validation_loss": averages, "validation_loss_without_ema": plain})
+                    values = {"validation_loss": averages, "validation_loss_without_ema": plain}
+                    log.write(step, values, course.seconds)
                 if options.early_stop == "validation_loss":
                     course.look(shared(accelerator, averages))
             if rollout is not None and due(options.rollout_every):
@@ -220,7 +221,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
                     with averaged(policy, average):
                         figures = rollout(policy)
                     rate = figures["success_rate"]
-                    log.write(step, figures)
+                    log.write(step, figures, course.seconds)
                     note = f"{rate:.0%} succeeded"
                 course.success[step] = shared(accelerator, rate)
                 if options.early_stop == "success_rate":

@@ -1,4 +1,6 @@
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr_robot.datasets import Store, Windows, batch_indices, split_episodes, statistics
-from dopr_robot.errors import UserError
+from dopr_robot.errors import DamagedError, UserError
 
 
 @pytest.fixture
@@ -53,6 +55,103 @@ def test_windows_read_only_the_keys_asked_for(pusht_path, monkeypatch):
     assert len(windows) == 25650 - 206 * (16 - 1 - 7 - 1)
     batch = windows.batch([0, 5])
     assert batch["observation"]["state"].shape == (2, 2, 5) and batch["action"].shape == (2, 16, 2)
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Images in several shards, written in two goes, so that a shard was replaced half-way."""
+    monkeypatch.setattr("dopr_robot.datasets.store.SHARD_BYTES", 20 * 16 * 16 * 3 * 8)
+    rng = np.random.default_rng(0)
+    for lengths in ((30, 4), (17, 50, 9)):
+        with Store.open(tmp_path / "i.zarr") if lengths[0] != 30 else Store.create(tmp_path / "i.zarr") as store:
+            for length in lengths:
+                frames = rng.normal(size=(length, 16, 16, 3))
+                store.append(
+                    {"image": frames, "state": rng.normal(size=(length, 3)), "action": rng.normal(size=(length, 2))}
+                )
+    return Store.open(tmp_path / "i.zarr")
+
+
+def image_windows(store, **options):
+    return Windows(store, ["image", "state"], n_obs_steps=2, horizon=5, n_action_steps=3, **options)
+
+
+def assert_alike(first, second):
+    np.testing.assert_array_equal(first["action"], second["action"])
+    for key, value in first["observation"].items():
+        np.testing.assert_array_equal(value, second["observation"][key])
+        assert value.dtype == second["observation"][key].dtype
+
+
+def test_streamed_windows_equal_those_in_memory(images):
+    held, streamed = image_windows(images), image_windows(images, memory_bytes=10_000)
+    assert held.streamed == [] and streamed.streamed == ["image"]
+    for indices in batch_indices(len(held), 16, 0, 0):
+        assert_alike(held.batch(indices), streamed.batch(indices))
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_batches_read_ahead_are_the_streams_in_its_order_and_few_at_a_time(images, start):
+    held, streamed = image_windows(images), image_windows(images, memory_bytes=10_000)
+    stream = batch_indices(len(held), 16, seed=1, epoch=0)
+    taken = 0
+
+    def counted():
+        nonlocal taken
+        for indices in stream[start:]:
+            taken += 1
+            yield indices
+
+    for number, indices in enumerate(streamed.ahead(counted(), lambda all: [all[0::2], all[1::2]], steps=2), start=1):
+        assert np.array_equal(indices, stream[start + number - 1]) and taken <= number + 2
+        if number != 2:  # a step may be left out
+            assert_alike(streamed.batch(indices[0::2]), held.batch(indices[0::2]))
+        assert_alike(streamed.batch(indices[1::2]), held.batch(indices[1::2]))
+    assert number == len(stream) - start and not streamed._coming
+
+
+def test_a_stream_that_is_dropped_leaves_no_thread(images):
+    streamed = image_windows(images, memory_bytes=10_000)
+    before = threading.active_count()
+    stream = streamed.ahead(iter(batch_indices(len(streamed), 16, 0, 0)))
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before and not streamed._coming
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: file.unlink(), r"image: a file is missing .*\(episode 0\)"),
+        (lambda file: file.write_bytes(file.read_bytes()[:200]), r"image: cannot be read .*\(episode 0\)"),
+        (
+            lambda file: file.write_bytes(b"\x00" * 64 + file.read_bytes()[64:]),
+            r"image: cannot be read .*\(episode 0\)",
+        ),
+    ],
+)
+def test_damage_is_named_while_streaming(images, spoil, said):
+    streamed = image_windows(images, memory_bytes=10_000)
+    spoil(Path(images.path) / "data" / "image" / "c" / "0" / "0" / "0" / "0")
+    with pytest.raises(DamagedError, match=said):
+        streamed.batch(np.arange(8))
+    assert streamed.batch([len(streamed) - 1])["action"].shape == (1, 5, 2)
+
+
+def test_windows_of_a_store_share_what_they_hold(images):
+    train, validation = (image_windows(images, episodes=[e]) for e in (0, 1))
+    assert train._held["image"] is validation._held["image"]
+
+
+def test_somebody_elses_store_beyond_the_memory_is_refused(images, tmp_path, monkeypatch):
+    from dopr_robot.datasets.formats import convert
+
+    convert(images.path, tmp_path / "dp.zarr", write_as="diffusion_policy")
+    monkeypatch.setattr("dopr_robot.datasets.windows._physical_bytes", lambda: 400_000)
+    with pytest.raises(
+        UserError, match=r"'image' takes 0\.0 GiB and cannot be streamed from this layout: dopr convert"
+    ):
+        image_windows(Store.open(tmp_path / "dp.zarr"), memory_bytes=10_000)
 
 
 def test_numbers_that_do_not_fit_are_refused(store):
