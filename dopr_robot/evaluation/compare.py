@@ -208,7 +208,7 @@ def look(folders: Sequence[Path], labels: Sequence[str], level: float = 0.05) ->
     common, horizon = common_seeds(runs), max(runs[0].results["horizons"])
     methods = group(runs, common, runs[0].results["kind"], [horizon])
     found = comparison.mcnemar(methods[0].success[0, :, 0], methods[1].success[0, :, 0])
-    value = comparison.evidence(found["only_first"], found["only_second"])
+    value = float(comparison.evidence(found["only_first"], found["only_second"]))
     decided = value >= 1 / level
     better = labels[0] if found["only_first"] > found["only_second"] else labels[1]
     state = f"decided: {better} is better" if decided else "undecided"

@@ -56,29 +56,40 @@ def simulate(rng, seeds, episodes, horizons, spread):
 
 
 def test_under_no_difference_false_alarms_are_rare():
-    """2,000 synthetic comparisons of two equally good policies at eight horizons each."""
+    """2,000 synthetic comparisons of two equally good policies at eight horizons each, and a look after every episode."""
     rng = np.random.default_rng(4)
-    horizons = np.arange(10, 90, 10)
-    trials, alarms = 2000, {"mcnemar": 0, "holm": 0, "sequential": 0}
-    for _ in range(trials):
-        first, second = simulate(rng, 1, 100, horizons, spread=0.0)
-        p_values = [comparison.mcnemar(first[0, :, h], second[0, :, h])["p_value"] for h in range(len(horizons))]
-        alarms["mcnemar"] += p_values[3] <= 0.05
-        alarms["holm"] += min(comparison.holm(p_values)) <= 0.05
-        alarms["sequential"] += comparison.sequential_decision(first[0, :, 3], second[0, :, 3]) is not None
-    shares = {name: count / trials for name, count in alarms.items()}
+    horizons, trials = np.arange(10, 90, 10), 2000
+    # The trials take the place of training seeds.
+    difficulty = 0.5 * rng.normal(size=(trials, 100, 1))
+    first, second = (40 * np.exp(difficulty + 0.5 * rng.normal(size=(trials, 100, 1))) <= horizons for _ in range(2))
+    won, lost = (first & ~second).cumsum(axis=1), (second & ~first).cumsum(axis=1)
+    p_values = comparison.mcnemar_p_value(won[:, -1], lost[:, -1])
+    alarms = {
+        "mcnemar": p_values[:, 3] <= 0.05,
+        "holm": np.array([min(comparison.holm(row)) for row in p_values]) <= 0.05,
+        "sequential": (comparison.evidence(won[:, :, 3], lost[:, :, 3]) >= 20).any(axis=1),
+    }
+    shares = {name: alarm.mean() for name, alarm in alarms.items()}
     assert all(share <= 0.05 for share in shares.values()), shares
     assert shares["mcnemar"] > 0.01  # the exact test is careful, not blind
+    trial = int(np.argmax(alarms["sequential"]))
+    decided = comparison.sequential_decision(first[trial, :, 3], second[trial, :, 3])
+    assert decided == int(np.argmax(comparison.evidence(won[trial, :, 3], lost[trial, :, 3]) >= 20)) + 1
 
 
-def test_the_band_of_the_difference_holds_the_truth():
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (2, 0.3), (3, 0.3), (5, 0.3)])
+def test_the_band_of_the_difference_holds_the_truth(seeds, spread):
+    """Over episodes alone and over training seeds, whose few a plain bootstrap would take for many."""
     rng = np.random.default_rng(5)
-    horizons = np.arange(10, 90, 10)
-    missed = 0
-    for trial in range(300):
-        found = comparison.difference_curve(*simulate(rng, 1, 100, horizons, spread=0.0), resamples=400, seed=trial)
+    horizons, trials = np.arange(10, 90, 10), 150
+    missed, at_one = 0, 0
+    for trial in range(trials):
+        sides = simulate(rng, seeds, 100, horizons, spread)
+        found = comparison.difference_curve(*sides, resamples=400, seed=trial)
         missed += bool(((found.band_low > 0) | (found.band_high < 0)).any())
-    assert missed / 300 <= 0.08  # nominal 0.05; standard error 0.013
+        at_one += bool(found.low[3] > 0 or found.high[3] < 0)
+    # Nominal 0.05, standard error 0.018.
+    assert missed / trials <= 0.10 and at_one / trials <= 0.11
 
 
 def test_several_training_seeds_widen_the_interval():
@@ -105,7 +116,7 @@ def test_power_against_simulation():
     only_first, only_second, n = 0.2, 0.08, 150
     draws = rng.choice(3, p=[only_first, only_second, 1 - only_first - only_second], size=(4000, n))
     wins, losses = (draws == 0).sum(axis=1), (draws == 1).sum(axis=1)
-    seen = np.mean([stats.binomtest(int(w), int(w + t)).pvalue <= 0.05 for w, t in zip(wins, losses, strict=True)])
+    seen = np.mean(comparison.mcnemar_p_value(wins, losses) <= 0.05)
     assert comparison.power(0.12, 0.28, n) == pytest.approx(seen, abs=0.025)
     assert comparison.power(0.0, 0.3, n) <= 0.05
 
