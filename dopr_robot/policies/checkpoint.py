@@ -26,7 +26,11 @@ DESCRIPTION = "policy.json"
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write both files into an existing folder. The caller moves the folder into its place."""
     policy.normalizer.check()
-    weights = {key: value.detach().contiguous().cpu() for key, value in policy.state_dict().items()}
+    # Copies, since safetensors refuses weights that share memory, and modules may have such.
+    weights = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in policy.state_dict().items()
+    }
     save_file(weights, folder / WEIGHTS)
     description = {"format_version": FORMAT_VERSION, **policy.spec.to_json(), "policy": asdict(policy.config)}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")

@@ -73,7 +73,7 @@ class Normalizer(nn.Module):
                     raise UserError(
                         f"statistics of {key!r} have shape {list(value.shape)}, expected {list(buffer.shape)}"
                     )
-                buffer.copy_(torch.from_numpy(value))
+                buffer.copy_(torch.as_tensor(value))
 
     def normalize(self, key: str, value: Tensor) -> Tensor:
         """Environment's units to network's; ``value`` is ``[..., *shape]``."""

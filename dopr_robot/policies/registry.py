@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dopr_robot.policies import robomimic
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.objectives import OBJECTIVES
 from dopr_robot.policies.options import options
@@ -53,7 +54,20 @@ def _register_pairs() -> None:
             )
 
 
+def _register_robomimic() -> None:
+    algorithms = {"bc": (robomimic.BC, 1), "bc_rnn_gmm": (robomimic.BC_RNN_GMM, 10)}
+    algorithms["bc_transformer_gmm"] = (robomimic.BC_TRANSFORMER_GMM, 10)
+    for name, (sections, steps) in algorithms.items():
+        summary = (
+            f"robomimic's {name.replace('_', '-').upper().replace('TRANSFORMER', 'Transformer')} (extra robomimic)"
+        )
+        defaults = {"n_obs_steps": steps, "horizon": steps, "robomimic": sections}
+        entry = PolicyEntry(summary, robomimic.RobomimicConfig, robomimic.Robomimic, defaults)
+        POLICIES.register(f"robomimic_{name}", entry)
+
+
 _register_pairs()
+_register_robomimic()
 
 
 def make_policy(config: Mapping[str, Any], spec: PolicySpec) -> Policy:
