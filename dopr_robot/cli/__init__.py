@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    return module.run(parser.parse_args(rest))
+    return module.run(parser.parse_intermixed_args(rest))
 
 
 def _overview() -> str:

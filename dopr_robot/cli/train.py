@@ -74,14 +74,14 @@ def selection_rollout(config: Any) -> Any:
 def start(config: Any, folder: Path) -> None:
     """Make the run folder, with the configuration in it, once the configuration is known to fit its store."""
     from dopr_robot.policies import make_policy
-    from dopr_robot.training import import_tracker, load_data, write_config
+    from dopr_robot.training import build_optimizer, import_tracker, load_data, write_config
 
     if config.training.tracker:
         import_tracker(config.training.tracker)
     if config.training.rollout_every:
         selection_rollout(config)
     data = load_data(config)
-    make_policy(config.policy, data.spec)
+    build_optimizer(make_policy(config.policy, data.spec), config)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").exists():
         write_config(config, folder)

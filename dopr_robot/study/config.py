@@ -22,10 +22,12 @@ from dopr_robot.training.config import TrainingConfig
 
 @dataclass
 class TaskEntry:
-    """A task of a study: its name, its demonstrations, and horizons in control steps of its own."""
+    """A task of a study: its name, its demonstrations, which of their keys are observed (null: as the store says), and horizons in
+    control steps of its own."""
 
     task: str = ""
     store: str = ""
+    observations: list[str] | None = None
     horizons: list[int] | None = None
 
 
@@ -159,7 +161,7 @@ class Arm:
             {
                 "name": self.name,
                 "task": get_task(self.entry.task).id,
-                "data": {**study.data, "store": self.entry.store},
+                "data": {**study.data, "store": self.entry.store, "observations": self.entry.observations},
                 "policy": self.policy_entry,
                 "optimizer": {**optimizer, "lr": self.learning_rate},
                 "training": {**study.training, "seed": self.seed},

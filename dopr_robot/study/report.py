@@ -10,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord, plots
@@ -104,8 +104,11 @@ def curves_figure(group: Sequence[Method], longest: int) -> Figure:
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         panels[1, 2].set_xscale("log")
         for axes, set_log in ((panels[0, 1], "set_yscale"), (panels[1, 1], "set_xscale")):
-            if all(point > 0 for method in group for point in _values(method, "validation_loss")):
+            losses = [loss for method in group for loss in _values(method, "validation_loss")]
+            if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
                 getattr(axes, set_log)("log")
+        for axes in panels[0]:
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 

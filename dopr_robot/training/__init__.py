@@ -10,7 +10,7 @@ from dopr_robot.training.config import (
     write_config,
 )
 from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
-from dopr_robot.training.loop import train
+from dopr_robot.training.loop import build_optimizer, train
 from dopr_robot.training.metrics import import_tracker, read_metrics
 from dopr_robot.training.processes import from_main
 from dopr_robot.training.signals import Interrupted, deferred_signals
@@ -20,6 +20,7 @@ __all__ = [
     "Interrupted",
     "RunConfig",
     "TrainingData",
+    "build_optimizer",
     "compose_config",
     "config_from",
     "deferred_signals",

@@ -216,12 +216,12 @@ def compose_config(experiment: str | None = None, overrides: Sequence[str] = ())
         UserError: a value of the wrong type or outside its range.
     """
     parsed = _parse(overrides)
+    chosen: dict[str, str] = {group: str(parsed.pop(group)) for group in ("policy", "optimizer") if group in parsed}
     if experiment is not None and experiment.endswith((".yaml", ".yml")):
-        config = config_from(_read(Path(experiment)))
+        config = config_from({**_read(Path(experiment)), **chosen})
         return _typed(_override(OmegaConf.create(asdict(config)), parsed), experiment)
     if experiment is not None and experiment not in experiment_names():
         raise UnknownNameError("experiment", experiment, experiment_names())
-    chosen: dict[str, str] = {group: str(parsed.pop(group)) for group in ("policy", "optimizer") if group in parsed}
     config = _typed(_override(_composed(experiment, chosen), parsed), "the configuration")
     config.name = config.name or experiment
     return config
@@ -297,7 +297,7 @@ def _override(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     known = _leaves(OmegaConf.to_container(config, resolve=True))
     for key, value in values.items():
         if key not in known:
-            raise UnknownNameError("config key", key, known)
+            raise UnknownNameError("config key", key, ["experiment", "policy", "optimizer", *known])
         try:
             OmegaConf.update(config, key, value)
         except OmegaConfBaseException as error:

@@ -46,6 +46,10 @@ def load_data(config: RunConfig) -> TrainingData:
         raise UserError(
             f"{store.path} does not say which keys are observations: data.observations=[...] (keys: {', '.join(store.keys)})"
         )
+    if config.data.action in observations:
+        raise UserError(
+            f"data.observations has {config.data.action!r}, which is the action that is learned: leave one of the two out"
+        )
     for key in (*observations, config.data.action):
         if key not in store.keys:
             raise UserError(f"{store.path} has no key {key!r}: it has {', '.join(store.keys)}")
@@ -73,7 +77,9 @@ def load_data(config: RunConfig) -> TrainingData:
     )
     for key, found in data.statistics.items():
         if not all(np.isfinite(value).all() for value in found.values()):
-            raise UserError(f"{store.path} holds NaN or inf in {key!r}: dopr info {store.path} --check names the episodes")
+            raise UserError(
+                f"{store.path} holds NaN or inf in {key!r}: dopr info {store.path} --check names the episodes"
+            )
     if len(data.train) < config.training.batch_size:
         raise UserError(
             f"training.batch_size={config.training.batch_size} is more than the {len(data.train)} windows of {store.path}: "

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
+from torch.optim import Optimizer
 
 from dopr_robot.datasets import batch_indices
 from dopr_robot.errors import DoprError, UserError
@@ -80,7 +81,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     policy.to(device)
     if policy.fits:
         policy.fit(whole_split(data.train, device))
-    optimizer = make_optimizer(model=policy, **config.optimizer)
+    optimizer = build_optimizer(policy, config)
     schedule = get_scheduler(
         options.schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
     )
@@ -105,7 +106,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             average.load_state_dict(state["average"])
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(
-                f"checkpoint {start} of {folder} is of other settings: {str(error).splitlines()[0]}"
+                f"checkpoint {start} of {folder} is of other settings: {' '.join(str(error).split())[:200]}"
             ) from None
         average.to(device)
         course = Course(**state["course"])
@@ -247,6 +248,14 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     if not checkpoints.steps():
         raise DoprError(f"no checkpoint was written: the last {course.skipped_in_a_row} steps had to be left out")
     return checkpoints.folder / str(checkpoints.steps()[-1])
+
+
+def build_optimizer(policy: Policy, config: RunConfig) -> Optimizer:
+    """The optimizer that the configuration names. Raises UserError for a value that it does not take."""
+    try:
+        return make_optimizer(model=policy, **config.optimizer)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"optimizer {config.optimizer.get('name')}: {error}") from None
 
 
 def noise(config: RunConfig, step: int, part: int, parts: int) -> Any:

@@ -50,9 +50,9 @@ class MetricsLog:
                 project=PROJECT, name=folder.name, config=dict(config or {}), resume="allow", **options
             )
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line and flush it."""
-        self.event(step, values)
+    def write(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """Append one line and flush it; ``seconds`` of training went before."""
+        self.event(step, {**values, "seconds": seconds})
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
         if self.tracker is not None:
@@ -69,6 +69,8 @@ class MetricsLog:
 
     def __exit__(self, *_: object) -> None:
         self.board.close()
+        if self.tracker is not None:
+            self.tracker.finish()
         if self.tracker is not None:
             self.tracker.finish()
 

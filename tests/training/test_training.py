@@ -13,44 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from dopr_robot.datasets import Attributes, Store
+from dopr_robot.datasets import Store
 from dopr_robot.errors import DamagedError, UnknownNameError, UserError
 from dopr_robot.policies import load_policy
 from dopr_robot.training import Checkpoints, compose_config, find_damage, load_config, load_data, train
 from dopr_robot.training.state import load_state, save_state
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    """Twelve episodes of a point that is driven to the origin."""
-    path = tmp_path_factory.mktemp("store") / "point.zarr"
-    rng = np.random.default_rng(0)
-    with Store.create(path, Attributes(task="somewhere/Point-v0", control_hz=10, observations=("state",))) as made:
-        for seed in range(12):
-            position = rng.normal(size=2)
-            states, actions = [], []
-            for _ in range(30):
-                states.append(position)
-                actions.append(-0.2 * position)
-                position = position + actions[-1]
-            made.append({"state": np.float32(states), "action": np.float32(actions)}, seed=seed, success=True)
-    return path
-
-
-def config(store: Path, *overrides: str):
-    return compose_config(
-        None,
-        [
-            f"data.store={store}", "training.steps=12", "training.batch_size=32", "training.checkpoint_every=5",
-            "training.warmup_steps=2", "training.log_every=3", "training.validate_every=6", "policy.network.dim=16",
-            "policy.network.layers=1", "policy.network.heads=2", "policy.horizon=8", "policy.n_action_steps=4",
-            "data.validation_fraction=0.2", *overrides,
-        ],
-    )  # fmt: skip
-
-
-def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return load_state(checkpoint / "training_state" / "state")["policy"]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -58,7 +25,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def run(store, tmp_path_factory) -> Path:
+def run(store, config, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(config(store), folder)
     return folder
@@ -88,7 +55,7 @@ def test_the_checkpoint_acts_with_the_average_and_trains_on_with_the_last_weight
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "dopr_adamw", "dopr_muon"])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(store, tmp_path, optimizer):
+def test_a_resumed_run_ends_as_an_uninterrupted_one(store, tmp_path, optimizer, config, weights):
     whole = config(store, f"optimizer={optimizer}")
     train(whole, tmp_path / "whole")
     train(whole, tmp_path / "cut")
@@ -103,7 +70,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(store, tmp_path, optimizer):
     assert steps == [3, 6, 6, 9, 12, 12]
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(store, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(store, tmp_path, caplog, config):
     train(config(store), tmp_path)
     newest = tmp_path / "checkpoints" / "12" / "training_state" / "state.safetensors"
     newest.write_bytes(newest.read_bytes()[:-8])
@@ -136,7 +103,7 @@ def test_sigterm_saves_the_state_and_says_how_to_go_on(store, tmp_path):
     assert saved and find_damage(tmp_path / "runs" / "cut" / "checkpoints" / str(saved[-1])) is None
 
 
-def test_arms_that_differ_in_the_optimizer_share_weights_data_and_noise(store, tmp_path):
+def test_arms_that_differ_in_the_optimizer_share_weights_data_and_noise(store, tmp_path, config):
     """At a learning rate of zero nothing is learned, so the losses of two optimizers have to agree to the bit."""
     losses = []
     for name in ("adamw", "dopr_muon"):
@@ -147,7 +114,7 @@ def test_arms_that_differ_in_the_optimizer_share_weights_data_and_noise(store, t
     assert losses[0] == losses[1]
 
 
-def test_statistics_come_from_the_training_split_alone(store):
+def test_statistics_come_from_the_training_split_alone(store, config):
     data = load_data(config(store))
     assert data.validation is not None
     assert not set(data.train.episodes) & set(data.validation.episodes)
@@ -210,7 +177,7 @@ def test_a_wrong_setting_is_refused_with_the_right_one(experiment, override, mes
         ("policy.n_action_steps=8", "at most horizon"),
     ],
 )
-def test_a_configuration_that_does_not_fit_the_store_is_refused(store, override, message, tmp_path):
+def test_a_configuration_that_does_not_fit_the_store_is_refused(store, override, message, tmp_path, config):
     with pytest.raises(UserError) as caught:
         train(config(store, override), tmp_path / "run")
     assert message in str(caught.value) and "\n" not in str(caught.value)

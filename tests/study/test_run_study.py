@@ -1,0 +1,132 @@
+"""A study from file to report, on one machine and on a cluster."""
+
+import csv
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dopr_robot.cli import main
+from dopr_robot.cli.collect import collect
+from dopr_robot.errors import UserError
+from dopr_robot.study import load_study, run_study
+from dopr_robot.study.run import finished
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    collect("QuadrotorTrack", 3, folder / "q.zarr")
+    (folder / "study.yaml").write_text(f"""
+tasks: [{{task: QuadrotorTrack, store: {folder / "q.zarr"}, horizons: [10, 30]}}]
+policies: [{{name: regression_mlp, network: {{dim: 16, blocks: 1}}}}]
+optimizers: [adamw, dopr_adamw]
+learning_rates: [1e-3, 3e-3]
+training: {{steps: 8, batch_size: 32, warmup_steps: 2, checkpoint_every: 2}}
+evaluation: {{selection_episodes: 2, test_episodes: 4}}
+""")
+    return folder / "study.yaml"
+
+
+@pytest.fixture(scope="module")
+def out(path) -> Path:
+    return run_study(load_study(path), path.parent / "inline", workers=1)
+
+
+def records(out: Path) -> list[dict]:
+    """Lines of ``arms.jsonl`` in the order of the arms, without what a clock says."""
+    lines = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
+    return sorted(
+        ({key: value for key, value in line.items() if key != "cost"} for line in lines),
+        key=lambda line: (line["optimizer"], line["learning_rate"], line["seed"]),
+    )
+
+
+def test_what_a_study_leaves(out, path):
+    arms = records(out)
+    assert len(arms) == 4 and len({arm["weights_sha256"] for arm in arms}) == 4
+    assert len({(arm["initial_weights_sha256"], arm["first_batches_sha256"], arm["first_loss"]) for arm in arms}) == 1
+    assert len({arm["selection_states_sha256"] for arm in arms}) == 1
+    assert [point["step"] for point in arms[0]["curve"]] == [2, 4, 6, 8]
+    assert all("success_rate" in point and "validation_loss" in point for point in arms[0]["curve"])
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert [(row["optimizer"], row["horizon"]) for row in rows] == [
+        (name, horizon) for name in ("adamw", "dopr_adamw") for horizon in ("10", "30")
+    ]
+    assert all(row["episodes"] == "4" for row in rows)
+    assert rows[0]["reference"] == "" and rows[2]["reference"] == "adamw" and rows[2]["p"]
+    page = (out / "report.html").read_text()
+    assert "<svg" in page and "src=" not in page and "learning_rates" in page
+    tests = sorted(each.name for each in (out / "test").iterdir())
+    assert len(tests) == 2
+    seeds = [json.loads(line)["seed"] for line in (out / "test" / tests[0] / "episodes.jsonl").read_text().splitlines()]
+    assert min(seeds) >= 3 * 2**29
+
+
+def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeypatch):
+    from dopr_robot.study import run
+
+    asked = []
+    answers = run.answers
+    monkeypatch.setattr(run, "answers", lambda jobs, **options: (asked.extend(jobs), answers(jobs, **options))[1])
+    before = (out / "arms.jsonl").read_bytes()
+    (out / "arms.jsonl").write_bytes(before + b'{"task": "Quadr')  # what a kill leaves
+    run_study(load_study(path), out, workers=1)
+    assert not asked
+    run_study(load_study(path, ["optimizers=[adamw, dopr_adamw, sgd]", "learning_rates=[3e-3]"]), out, workers=1)
+    assert [job.key["optimizer"] for job in asked if hasattr(job, "folder")] == ["sgd"]
+    assert (out / "arms.jsonl").read_bytes().startswith(before) and len(records(out)) == 5
+    with pytest.raises(UserError, match="of other settings"):
+        run_study(load_study(path, ["training.steps=9"]), out, workers=1)
+
+
+def test_a_run_that_diverges_is_a_result(path, tmp_path):
+    options = ["optimizers=[sgd]", "learning_rates=[1e12]", "training.max_bad_steps=2", "training.gradient_clip=null"]
+    out = run_study(load_study(path, options), tmp_path / "out", workers=1)
+    (arm,) = records(out)
+    assert "had to be left out" in arm["error"] and arm["selection_successes"] == {"10": 0, "30": 0}
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert {(row["success"], row["diverged"], row["validation_loss"]) for row in rows} == {("0.0", "1", "")}
+
+
+def test_the_command_runs_a_study_in_a_pool_with_the_same_records(path, out, tmp_path, capsys):
+    assert main(["compare", str(path), "--workers", "2", "--out", str(tmp_path / "pool")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "pool")
+    own = finished(load_study(path).arms(), out)
+    assert records(tmp_path / "pool") == [arm for arm in records(out) if arm["optimizer"] != "sgd"] and len(own) == 4
+
+
+def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(path, out, tmp_path):
+    """Ray, a head without work and two nodes, one of which is taken away while it trains."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory = 80 * 2**20
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    lost = threading.Event()
+
+    def lose_a_node() -> None:
+        runs = tmp_path / "ray" / "runs"
+        while not (runs.exists() and len(list(runs.glob("*/metrics.jsonl"))) >= 2):  # both nodes are at work
+            time.sleep(0.02)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        lost.set()
+
+    thread = threading.Thread(target=lose_a_node, daemon=True)
+    thread.start()
+    try:
+        run_study(load_study(path), tmp_path / "ray", ray=cluster.address)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert lost.is_set()
+    assert records(tmp_path / "ray") == [arm for arm in records(out) if arm["optimizer"] != "sgd"]
+    for folder in (out / "test").iterdir():
+        if "sgd" not in folder.name:
+            assert (tmp_path / "ray" / "test" / folder.name / "episodes.jsonl").read_bytes() == (
+                folder / "episodes.jsonl"
+            ).read_bytes()

@@ -1,0 +1,127 @@
+"""What a study file may say, and what is made of it."""
+
+import pytest
+
+from dopr_robot.errors import DoprError, UserError
+from dopr_robot.study.config import label, load_study
+from dopr_robot.study.run import check_matched, choose
+from dopr_robot.study.table import references
+
+FILE = """
+tasks: [{task: QuadrotorTrack, store: q.zarr}]
+policies: [regression_mlp, {name: regression_mlp, network: {dim: 32}}]
+optimizers: [adamw, {name: dopr_adamw, damping: 0.3}, muon, dopr_muon]
+learning_rates: [1e-3, 3e-3]
+seeds: [0, 1]
+training: {steps: 40}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    made = tmp_path / "study.yaml"
+    made.write_text(FILE)
+    return made
+
+
+def test_arms_are_every_combination_and_differ_in_what_they_name(path):
+    study = load_study(path)
+    arms = study.arms()
+    assert len(arms) == 2 * 4 * 2 * 2 == len({arm.name for arm in arms}) == len({arm.config_sha256() for arm in arms})
+    assert [arm.seed for arm in arms] == [0] * 16 + [1] * 16
+    config = arms[-1].config()
+    assert config.task == "dopr_robot/QuadrotorTrack-v0" and config.data.store == "q.zarr"
+    assert (config.optimizer["name"], config.optimizer["lr"], config.training.seed) == ("dopr_muon", 3e-3, 1)
+    assert config.policy["network"]["dim"] == 32 and config.training.steps == 40
+    assert (config.training.threads, config.training.rollout_every, config.training.rollout_episodes) == (1, 10, 50)
+    assert next(arm for arm in arms if "0.3" in arm.name).config().optimizer["damping"] == 0.3
+
+
+def test_settings_on_the_command_line_go_over_the_file(path):
+    study = load_study(path, ["training.steps=8", "seeds=[3]", "training.schedule=constant"])
+    assert study.training["steps"] == 8 and study.seeds == [3] and study.training["validate_every"] == 2
+    assert study.arms()[0].config().training.schedule == "constant"
+
+
+def test_a_budget_gives_every_optimizer_as_many_rates_around_its_own(path):
+    study = load_study(path, ["learning_rates={budget: 3, factor: 2}"])
+    assert study.rates("adamw") == [1.5e-4, 3e-4, 6e-4] and study.rates("muon") == [5e-4, 1e-3, 2e-3]
+
+
+def test_what_is_compared_with_what(path):
+    assert references(load_study(path)) == {"dopr_adamw damping=0.3": "adamw", "muon": "adamw", "dopr_muon": "muon"}
+    assert label({"name": "a", "network": {"dim": 3}}) == "a network.dim=3"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer=adamw", "did you mean 'optimizers'"),
+        ("optimizers=[]", "a study needs optimizers"),
+        ("optimizers=[adamw, adamw]", "names one twice"),
+        ("learning_rates=[0]", "positive ones"),
+        ("learning_rates={adamw: [1], dopr_adamw: [1], muon: [1, 2], dopr_muon: [1]}", "more rates than others"),
+        ("learning_rates={adamw: [1]}", "has none for dopr_adamw damping=0.3"),
+        ("learning_rates=3", "a study needs learning_rates"),
+        ("evaluation.test_episodes=0", "at least 1"),
+        ("evaluation.episodes=3", "unknown key of evaluation 'episodes'"),
+        ("tasks=[PickPlace]", "of the form"),
+        ("seeds=[a]", "seeds"),
+        ("training", "not of the form key=value"),
+    ],
+)
+def test_a_file_that_makes_no_study_is_refused_in_one_line(path, override, message):
+    with pytest.raises(UserError) as caught:
+        load_study(path, [override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.stepz=3", "did you mean 'training.steps'"),
+        ("optimizers=[adamww]", "did you mean 'adamw'"),
+        ("policies=[regresion_mlp]", "did you mean 'regression_mlp'"),
+        ("optimizers=[{name: adamw, dampin: 3}]", "unknown config key 'optimizer.dampin'"),
+        ("tasks=[{task: QuadrotorTrak, store: a}]", "did you mean 'QuadrotorTrack'"),
+    ],
+)
+def test_names_that_an_arm_does_not_know_are_refused(path, override, message):
+    with pytest.raises(UserError, match=message):
+        study = load_study(path, [override])
+        study.arms()[0].config()
+
+
+def record(**changes):
+    common = {"task": "T", "policy": "p", "seed": 0, "optimizer": "adamw", "learning_rate": 1e-3, "error": None}
+    hashes = {
+        "initial_weights_sha256": "a",
+        "first_batches_sha256": "b",
+        "first_loss": 1.0,
+        "selection_states_sha256": "c",
+    }
+    return {**common, **hashes, **changes}
+
+
+@pytest.mark.parametrize(
+    "key", ["initial_weights_sha256", "first_batches_sha256", "first_loss", "selection_states_sha256"]
+)
+def test_arms_that_did_not_begin_alike_are_no_matched_pair(key):
+    check_matched([record(), record(optimizer="muon"), record(optimizer="muon", seed=1, **{key: "other"})])
+    with pytest.raises(DoprError, match=f"no matched pair: {key}"):
+        check_matched([record(), record(optimizer="muon", **{key: "other"})])
+
+
+def test_the_rate_with_the_most_success_is_chosen_then_the_least_loss(path):
+    study = load_study(path, ["policies=[regression_mlp]", "optimizers=[adamw, muon]"])
+    successes = {("adamw", 1e-3): 5, ("adamw", 3e-3): 7, ("muon", 1e-3): 4, ("muon", 3e-3): 4}
+    losses = {("adamw", 1e-3): 0.1, ("adamw", 3e-3): 0.9, ("muon", 1e-3): 0.3, ("muon", 3e-3): 0.2}
+    done = {}
+    for arm in study.arms():
+        key = (arm.key["optimizer"], arm.learning_rate)
+        found = {"selection_successes": {"10": 0, "20": successes[key]}, "validation_loss": losses[key]}
+        done[arm.name] = record(**arm.key, **found)
+    assert {(arm.key["optimizer"], arm.learning_rate) for arm in choose(study, done)} == {
+        ("adamw", 3e-3),
+        ("muon", 3e-3),
+    }
