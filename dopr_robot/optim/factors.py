@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dopr_robot.optim.layers import Layer, PackedProjection
 
+_CACHED = 1 << 17  # entries: half a MiB of float32, less than a core's second-level cache
+
 
 class Factor:
     """Second moment and inverse of one parameter, over all its uses.
@@ -24,7 +26,7 @@ class Factor:
 
     Attributes:
         state: what a checkpoint keeps: the second moments ``matrix`` [groups, d, d] and ``diagonal`` [V], and the inverse in one of
-            the forms of ``inverses``: ``inverse``; ``basis, core, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
+            the forms of ``inverses``: ``inverse``; ``basis, left, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
         due: whether inputs are to be recorded for the next step.
         refreshed: the step at which the inverse was formed last.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, at the last refresh.
@@ -157,30 +159,37 @@ class Factor:
             self.turned = 1 - (torch.dot(g, m) / (g.norm() * m.norm()).clamp_min(1e-30)).square()
 
     def _multiply_(self, gradient: Tensor, layer: Layer) -> None:
-        view = layer.view(gradient).to(self.dtype)  # [groups, rows, width], the gradient itself for a linear layer
-        bias = layer.bias.grad if layer.bias is not None else None
+        rows = layer.view(gradient)  # [groups, rows, ..., width]
+        if rows.data_ptr() != gradient.data_ptr():  # not dense in memory
+            dense = gradient.contiguous()
+            self._multiply_(dense, layer)
+            gradient.copy_(dense)
+            return
         if layer.bias is not None:
-            column = view.new_zeros(view.shape[:2]) if bias is None else bias.view(view.shape[:2]).to(self.dtype)
-            view = torch.cat([view, column.unsqueeze(-1)], dim=-1)
-        result = self._times_inverse(view)
-        if layer.bias is not None:
-            if bias is not None:
-                bias.copy_(result[..., -1].reshape(bias.shape))
-            result = result[..., :-1]
-        if result.data_ptr() != gradient.data_ptr():
-            gradient.copy_(layer.unview(result))
+            column = rows.new_zeros(rows.shape[:2]) if layer.bias.grad is None else layer.bias.grad.view(rows.shape[:2])
+            flat = torch.cat([rows.reshape(*rows.shape[:2], -1), column.unsqueeze(-1)], dim=-1)
+            result = self._times_inverse(flat.to(self.dtype))
+            rows.copy_(result[..., :-1].view(rows.shape))
+            if layer.bias.grad is not None:
+                column.copy_(result[..., -1])
+            return
+        # A convolution's rows have to be gathered: on a CPU in parts that stay in its cache, twice as fast as all at once.
+        for part in rows.split(max(1, _CACHED // rows[:, :1].numel()), 1) if rows.dim() > 3 and rows.is_cpu else [rows]:
+            result = self._times_inverse(part.reshape(part.shape[0], -1, part.shape[-1]).to(self.dtype))
+            if result.data_ptr() != part.data_ptr():
+                part.copy_(result.view(part.shape))
 
-    def _times_inverse(self, view: Tensor) -> Tensor:
-        """``view @ inverse`` [groups, rows, d]; in place where the inverse is of low rank."""
+    def _times_inverse(self, rows: Tensor) -> Tensor:
+        """``rows @ inverse`` [groups, n, d]; in place where the inverse is of low rank."""
         if "inverse" in self.state:
-            return view @ self.state["inverse"]
-        basis, core, scale = self.state["basis"], self.state["core"], self.state["scale"]
-        inner = view @ basis @ core
-        if view.shape[0] == 1 and not view.is_cuda:  # the scale as a number: one pass over the gradient less
-            number = float(scale)
-            view[0].addmm_(inner[0].mul_(number), basis[0].mT, beta=number)
-            return view
-        return view.baddbmm_(inner, basis.mT).mul_(scale.view(-1, 1, 1))
+            return rows @ self.state["inverse"]
+        basis, left, scale = self.state["basis"], self.state["left"], self.state["scale"]
+        if len(rows) == 1 and rows.is_cpu:  # the scale as a number: one pass over the gradient less
+            matrix = rows[0]
+            matrix.addmm_(matrix @ left[0], basis[0].mT, beta=float(scale))
+            return rows
+        inner = rows @ left
+        return rows.mul_(scale.view(-1, 1, 1)).baddbmm_(inner, basis.mT)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a checkpoint's state, on the weight's device."""

@@ -83,7 +83,9 @@ def _cholesky_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     triangle, info = torch.linalg.cholesky_ex(damped)
     failed = info > 0
     # What a failed factorisation leaves may have a zero on its diagonal, which the inversion would raise for.
-    whole = torch.where(failed.view(-1, 1, 1), torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device), triangle)
+    whole = torch.where(
+        failed.view(-1, 1, 1), torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device), triangle
+    )
     return torch.cholesky_inverse(whole), failed
 
 
@@ -100,8 +102,8 @@ def _start(group: Sequence[Factor], rank: int) -> tuple[Tensor, int]:
 def _leading_inverse(moment: Tensor, damping: Tensor, start: tuple[Tensor, int]) -> tuple[dict[str, Tensor], Tensor]:
     """The inverse where the ``rank`` leading directions Q of S are treated exactly, and the others by their mean eigenvalue t:
 
-    ``(S + damping I)^-1 ~ scale (I + Q core Q^T)`` with ``scale = 1/(t + damping)`` and
-    ``core = (Q^T S Q + damping I)^-1 / scale - I``.
+    ``(S + damping I)^-1 ~ scale I + left Q^T`` with ``scale = 1/(t + damping)`` and
+    ``left = Q ((Q^T S Q + damping I)^-1 - scale I)``.
 
     Q comes from one round of subspace iteration a refresh, begun where the last one ended.
     """
@@ -114,9 +116,8 @@ def _leading_inverse(moment: Tensor, damping: Tensor, start: tuple[Tensor, int])
     rest = (trace - kept).clamp_min(0) / (moment.shape[-1] - basis.shape[-1])
     inverse, failed = damped_inverse(inside, damping)
     scale = 1 / (rest + damping)
-    core = inverse / scale.view(-1, 1, 1)
-    core.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return {"basis": basis, "core": core, "scale": scale}, failed
+    inverse.diagonal(dim1=-2, dim2=-1).sub_(scale.unsqueeze(-1))
+    return {"basis": basis, "left": basis @ inverse, "scale": scale}, failed
 
 
 def _trace(matrices: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """How each kind of layer uses its weight: which vectors it multiplies, and how its gradient looks as a matrix.
 
 Every supported layer is, seen from its weight, one or several matrices that multiply vectors z. A :class:`Layer` says so for one
-weight of one module: :meth:`Layer.inputs` turns what the module was called with into ``[groups, n, d]``, and :meth:`Layer.view` turns
-the weight's gradient into ``[groups, rows, d]``, so that activation preconditioning is ``view @ inverse`` for all of them.
+weight of one module: :meth:`Layer.inputs` turns what the module was called with into ``[groups, n, d]``, and :meth:`Layer.view` shows
+the weight's gradient as ``[groups, rows, ..., d]``, so that activation preconditioning is ``view @ inverse`` for all of them.
 """
 
 import math
@@ -69,12 +69,8 @@ class Layer:
         return x.reshape(1, -1, x.shape[-1])
 
     def view(self, gradient: Tensor) -> Tensor:
-        """The weight's gradient as ``[groups, rows, width]``."""
+        """The weight's gradient as ``[groups, rows, ..., width]``; a view on it where it is dense in memory."""
         return gradient.unsqueeze(0)
-
-    def unview(self, matrix: Tensor) -> Tensor:
-        """The inverse of :meth:`view`: ``[groups, rows, width]`` in the weight's shape."""
-        return matrix.squeeze(0)
 
 
 class TransposedLinear(Layer):
@@ -85,9 +81,6 @@ class TransposedLinear(Layer):
 
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.t().unsqueeze(0)
-
-    def unview(self, matrix: Tensor) -> Tensor:
-        return matrix.squeeze(0).t()
 
 
 class Convolution(Layer):
@@ -116,15 +109,9 @@ class Convolution(Layer):
         return x.permute(1, 0, 3, 2).reshape(self.groups, -1, x.shape[2])
 
     def view(self, gradient: Tensor) -> Tensor:
-        taps = gradient.reshape(
-            self.groups, -1, gradient.shape[1], math.prod(gradient.shape[2:])
-        )  # [g, out/g, in/g, k]
-        return taps.transpose(2, 3).reshape(self.groups, -1, gradient.shape[1])
-
-    def unview(self, matrix: Tensor) -> Tensor:
         shape = self.weight.shape
-        taps = matrix.reshape(self.groups, shape[0] // self.groups, math.prod(shape[2:]), shape[1])
-        return taps.transpose(2, 3).reshape(shape)
+        taps = gradient.reshape(self.groups, shape[0] // self.groups, shape[1], math.prod(shape[2:]))
+        return taps.transpose(2, 3)  # [g, out/g, taps, in/g]
 
 
 class UnfoldedConvolution(Convolution):
@@ -153,9 +140,6 @@ class UnfoldedConvolution(Convolution):
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.reshape(self.groups, -1, self.width())
 
-    def unview(self, matrix: Tensor) -> Tensor:
-        return matrix.reshape(self.weight.shape)
-
 
 class TransposedConvolution(Convolution):
     """A transposed convolution: each input vector of channels meets one matrix ``[out x kernel, in]``, without approximation."""
@@ -167,9 +151,6 @@ class TransposedConvolution(Convolution):
 
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.reshape(self.groups, self.width(), -1).mT
-
-    def unview(self, matrix: Tensor) -> Tensor:
-        return matrix.mT.reshape(self.weight.shape)
 
 
 class Embedding(Layer):
@@ -195,9 +176,6 @@ class Embedding(Layer):
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.t().unsqueeze(0)
 
-    def unview(self, matrix: Tensor) -> Tensor:
-        return matrix.squeeze(0).t()
-
 
 class PackedProjection(Layer):
     """The packed query, key and value projections ``[3E, E]`` of ``nn.MultiheadAttention``.
@@ -215,9 +193,6 @@ class PackedProjection(Layer):
 
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.reshape(self.groups, -1, gradient.shape[1])
-
-    def unview(self, matrix: Tensor) -> Tensor:
-        return matrix.reshape(self.weight.shape)
 
 
 class Projection(Layer):

@@ -111,6 +111,7 @@ class ActivationPreconditioner:
             "exclude": exclude,
         }
         self.factors, self._left = find_factors(model, **self._choice, parameters=parameters)
+        self._parameters = list(model.parameters())
         if not self.factors:
             reasons = "; ".join(sorted(set(self._left.values()))[:3])
             raise ValueError(
@@ -135,7 +136,7 @@ class ActivationPreconditioner:
                 self.factors, [factor for factor in self.factors if factor.seen], self.process_group
             )
             moments = [factor.batch_moments() for factor in due]
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
             bad = self._bad([*gradients, *(moment for parts in moments for moment in parts.values())])
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
             self.found_inf = bad if bad.is_cuda and all(factor.ready for factor in due) else None
@@ -201,6 +202,7 @@ class ActivationPreconditioner:
         """Precondition these parameters from the next forward on; the ones preconditioned so far keep their statistics."""
         known = {factor.name: factor for factor in self.factors}
         factors, self._left = find_factors(self.model, **self._choice, parameters=parameters)
+        self._parameters = list(self.model.parameters())
         self.factors = [known.get(factor.name, factor) for factor in factors]
         for handle in self._hooks:
             handle.remove()
