@@ -48,7 +48,7 @@ def collect(task: str, episodes: int, out: Path, *, seed: int = 0, noise: float 
     if episodes < 1:
         raise UserError(f"--episodes {episodes} has to be at least 1")
     own = block("demonstrations", seed, BLOCK)
-    store = Store.open(out) if out.exists() else Store.create(out, _attributes(spec))
+    store = Store.open(out) if out.exists() else Store.create(out, _attributes(spec, 1.0 if noise is None else noise))
     with store:
         if store.attributes.task != spec.id:
             raise UserError(
@@ -74,11 +74,12 @@ def collect(task: str, episodes: int, out: Path, *, seed: int = 0, noise: float 
     )
 
 
-def _attributes(spec: Any) -> Any:
+def _attributes(spec: Any, noise: float) -> Any:
     from importlib.metadata import version
 
     from dopr_robot import __version__
     from dopr_robot.datasets import ActionAttributes, Attributes
+    from dopr_robot.evaluation.replay import COLLECTED
 
     return Attributes(
         task=spec.id,
@@ -96,4 +97,5 @@ def _attributes(spec: Any) -> Any:
         simulator_version=version("mujoco"),
         source=f"dopr-robot {__version__}, expert of {spec.id}",
         licence="Apache-2.0",
+        carried={COLLECTED: {"noise": noise}},  # a replay injects it again
     )

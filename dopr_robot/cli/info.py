@@ -1,14 +1,17 @@
 """What is in a store, a run or a checkpoint.
 
-For a store: keys with shapes and ranges, lengths of the episodes, success, what an action means, and what is odd. --check reads
-everything: exit code 0 for a good store (oddities are warnings), 1 for damage, one line each, 2 for what is no store.
+For a store: keys with shapes and ranges (~: of a sample, where a key is large), lengths of the episodes, success, what an action means,
+and what is odd. --check reads everything, and replays a few episodes where the task's simulator is installed: exit code 0 for a good
+store (oddities are warnings), 1 for damage, one line each, 2 for what is no store. --html writes a page with plots and pictures.
 
   dopr info data/pick_place.zarr
   dopr info data/pick_place.zarr --check
+  dopr info data/pick_place.zarr --html pick_place.html
   dopr info runs/pick_place --json
 """
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a store, a run folder or a checkpoint folder")
     parser.add_argument("--check", action="store_true", help="read everything in a store and report damage")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about a store")
 
 
 def run(args: argparse.Namespace) -> int:
     if is_store(args.path):
+        if args.html is not None:
+            return _page(args.path, args.html)
         return _check(args.path) if args.check else _show_store(args.path, args.json)
-    if args.check:
-        raise UserError(f"{args.path} is no store: --check reads stores")
+    for option in ("check", "html"):
+        if getattr(args, option):
+            raise UserError(f"{args.path} is no store: --{option} reads stores")
     return _show_policy(Path(args.path), args.json)
 
 
@@ -44,26 +51,89 @@ def is_store(path: str) -> bool:
 
 
 def _check(path: str) -> int:
-    from dopr_robot.datasets import check
+    from dopr_robot.datasets import Store, check
+    from dopr_robot.errors import DamagedError
+    from dopr_robot.evaluation.replay import replaying
 
-    report = check(path)
+    why_not = None
+    with contextlib.ExitStack() as stack:
+        replay = None
+        try:
+            store = Store.open(path)
+            if not (store.seeds >= 0).any():
+                why_not = "no episode has a seed"
+            else:
+                replay = stack.enter_context(replaying(store.attributes))
+        except DamagedError:
+            why_not = "it is damaged"
+        except UserError as error:
+            why_not = str(error)
+        report = check(path, replay=replay)
     for finding in report.damage:
         print(finding)
     for finding in report.warnings:
         print(f"warning: {finding}")
     if not report.damage:
-        print(f"{path}: good" + (f", {len(report.warnings)} warnings" if report.warnings else ""))
+        replayed = "replayed" if why_not is None else f"not replayed: {why_not}"
+        print(f"{path}: good" + (f", {len(report.warnings)} warnings" if report.warnings else "") + f" ({replayed})")
     return 1 if report.damage else 0
 
 
-def _show_store(path: str, as_json: bool) -> int:
-    from dopr_robot.datasets import Store, statistics
+def _page(path: str, out: Path) -> int:
+    from dopr_robot.datasets import Store
+    from dopr_robot.evaluation.store_report import key_rows, write_store_report
 
+    if not out.parent.is_dir():
+        raise UserError(f"the folder {out.parent} does not exist")
     store = Store.open(path)
-    if as_json:
-        from dopr_robot.datasets import check
+    if not store.num_episodes:
+        raise UserError(f"{path} holds no episode yet")
+    write_store_report(out, store, key_rows(store, _ranges(store)), _warnings(store) or [])
+    print(out)
+    return 0
 
+
+LARGE_BYTES = 256 * 1024**2
+SAMPLE = 8
+"""Episodes that the range of a large key is taken from."""
+
+
+def _bytes(store: Any, key: str) -> int:
+    import numpy as np
+
+    info = store.keys[key]
+    return store.num_steps * int(np.prod(info.shape)) * info.dtype.itemsize
+
+
+def _ranges(store: Any) -> dict[str, Any]:
+    """Statistics of the numeric keys; of a sample of episodes where a key is large."""
+    import numpy as np
+
+    from dopr_robot.datasets import statistics
+
+    numeric = [name for name, key in store.keys.items() if key.dtype.kind in "fiub"] if store.num_steps else []
+    large = [key for key in numeric if _bytes(store, key) > LARGE_BYTES]
+    sample = np.unique(np.linspace(0, store.num_episodes - 1, SAMPLE).astype(int)) if large else []
+    return statistics(store, [key for key in numeric if key not in large]) | statistics(store, large, sample)
+
+
+def _warnings(store: Any) -> list[str] | None:
+    """What is odd or damaged; None where a store is so large that only --check reads it."""
+    from dopr_robot.datasets import check
+
+    if sum(_bytes(store, key) for key in store.keys) > 4 * LARGE_BYTES:
+        return None
+    report = check(store.path)
+    return [str(finding) for finding in (*report.damage, *report.warnings)]
+
+
+def _show_store(path: str, as_json: bool) -> int:
+    from dopr_robot.datasets import Store, check
+
+    if as_json:
+        # A damaged store is described as far as it is whole; the damage is among the warnings.
         found = check(path)
+        store = Store.open(path, whole_part=True)
         summary = {
             "kind": "store",
             "episodes": store.num_episodes,
@@ -76,8 +146,11 @@ def _show_store(path: str, as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from dopr_robot.evaluation.store_report import action_text, key_rows
+
+    store = Store.open(path)
     about = store.attributes
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     rate = f" at {about.control_hz:g} Hz" if about.control_hz else ""
     console.print(
         f"{path}: {store.num_episodes} episodes, {store.num_steps:,} steps{rate}, {about.task or 'task unknown'}"
@@ -85,28 +158,27 @@ def _show_store(path: str, as_json: bool) -> int:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("key", "shape", "dtype", "least", "largest", ""):
         table.add_column(column, justify="right" if column in ("least", "largest") else "left")
-    numeric = [name for name, key in store.keys.items() if key.dtype.kind in "fiub"]
-    ranges = statistics(store, numeric) if store.num_steps else {}
-    for name, key in store.keys.items():
-        least, largest = (
-            f"{getattr(ranges[name][side], side)():.4g}" if name in ranges else "" for side in ("min", "max")
-        )
-        use = "observation" if name in store.observations else "action" if name == "action" else ""
-        table.add_row(name, str(list(key.shape)), str(key.dtype), least, largest, use)
+    for row in key_rows(store, _ranges(store)):
+        sampled = "~" if row.least and _bytes(store, row.name) > LARGE_BYTES else ""
+        table.add_row(row.name, row.shape, row.dtype, sampled + row.least, sampled + row.largest, row.use)
     console.print(table)
     if store.num_episodes:
         lengths = store.episode_lengths
         console.print(f"lengths  {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}  |{histogram(lengths)}|")
         known = store.success[store.success >= 0]
-        if len(known):
-            console.print(f"success  {known.mean():.1%} of {len(known)} episodes that say")
-    action = about.action
-    if action.meaning:
-        kind = "" if action.absolute is None else ", absolute" if action.absolute else ", relative"
-        units = action.units if isinstance(action.units, str) else " ".join(action.units or ())
-        console.print(f"action   {action.meaning}{kind}" + (f" ({units})" if units else ""))
+        console.print(
+            f"success  {known.mean():.1%} of {len(known)} episodes that say" if len(known) else "success  unknown"
+        )
+    console.print(f"action   {action_text(store)}")
     if about.source:
         console.print(f"source   {about.source}" + (f", {about.licence}" if about.licence else ""))
+    for line in about.provenance:
+        console.print(f"done     {line}")
+    warnings = _warnings(store) if store.num_episodes else []
+    if warnings is None:
+        console.print("warnings were not looked for in so large a store: --check reads everything")
+    for line in warnings or []:
+        console.print(f"warning: {line}")
     return 0
 
 

@@ -1,8 +1,8 @@
 """A video of a policy's rollouts, or of a store's demonstrations.
 
 A policy is rolled out from the initial states that `dopr eval` begins with. Demonstrations are shown by their recorded images
-where the store has some, and else replayed: the task is reset to the episode's seed and the recorded actions are executed again,
-without the noise that was injected when they were collected.
+where the store has some, and else replayed: the task is reset to the episode's seed and its actions are executed again, with the noise
+that was injected when they were collected.
 
   dopr render runs/pick_place --out policy.mp4 --episodes 4
   dopr render data/pick_place.zarr --out demonstrations.mp4
@@ -89,7 +89,9 @@ def _pixels(frame: Any) -> Any:
 
 
 def _replayed(store: Any, index: int, stride: int) -> tuple[list[Any], int]:
+    from dopr_robot.datasets import Episode
     from dopr_robot.envs import make_vec
+    from dopr_robot.evaluation.replay import executed_actions
 
     seed, task = int(store.seeds[index]), store.attributes.task
     if task is None or seed < 0:
@@ -98,8 +100,10 @@ def _replayed(store: Any, index: int, stride: int) -> tuple[list[Any], int]:
     try:
         env.reset(seed=[seed])  # type: ignore[arg-type]
         frames, done, success = [env.render()[0]], False, False  # type: ignore[index]
-        for number, action in enumerate(store.episode(index, ["action"])["action"], start=1):
-            _, _, terminated, truncated, info = env.step(action[None])
+        space = env.single_action_space  # type: ignore[attr-defined]
+        recorded = Episode(store.episode(index, ["action"]), seed)
+        for number, action in enumerate(executed_actions(store.attributes, recorded), start=1):
+            _, _, terminated, truncated, info = env.step(action.clip(space.low, space.high)[None])
             done, success = bool(terminated[0] or truncated[0]), bool(info["success"][0])
             if number % stride == 0 or done:
                 frames.append(env.render()[0])  # type: ignore[index]

@@ -269,6 +269,13 @@ class Store:
         if not self.is_own:
             raise UserError(f"{self.path}: made by another program and never modified: dopr convert it first")
         self._acquire()
+        # Rows of zeros are written too: a missing file is then a loss, and `dopr info --check` sees it.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self._append(arrays, seed, success, meta or {})
+
+    def _append(
+        self, arrays: Mapping[str, ArrayLike], seed: int | None, success: bool | None, meta: Mapping[str, Any]
+    ) -> None:
         episode = {key: as_array(value) for key, value in arrays.items()}
         known = self.keys if self.num_episodes else {}
         length = check_episode(self.path, self.num_episodes, episode, known)
@@ -281,7 +288,7 @@ class Store:
                 self._group["data"], key, value.shape[1:], value.dtype
             )
             _write_rows(array, start, value)
-        values: dict[str, Any] = {"seed": UNKNOWN if seed is None else int(seed), **(meta or {})}
+        values: dict[str, Any] = {"seed": UNKNOWN if seed is None else int(seed), **meta}
         values["success"] = UNKNOWN if success is None else int(success)
         for name, value in values.items():
             entry = as_array(value)[None]
@@ -511,5 +518,4 @@ def _write_rows(array: Any, start: int, rows: NDArray[Any]) -> None:
     stop = start + len(rows)
     if array.shape[0] != stop:
         array.resize((stop, *array.shape[1:]))
-    # Rows of zeros are written too: a missing file is then a loss, and `dopr info --check` sees it.
-    array.with_config({"write_empty_chunks": True})[start:stop] = rows
+    array[start:stop] = rows

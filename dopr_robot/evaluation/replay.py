@@ -1,0 +1,65 @@
+"""A demonstration played again from its recorded start: does the simulator still do what it did?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr_robot.datasets import Attributes, Episode
+from dopr_robot.datasets.check import Replay
+from dopr_robot.envs import get_task, make_vec
+from dopr_robot.envs.registration import load_expert
+from dopr_robot.errors import UserError
+
+COLLECTED = "collect"
+"""Where ``dopr collect`` notes, in a store's carried attributes, the noise under which the recorded actions were executed."""
+
+
+def executed_actions(about: Attributes, episode: Episode) -> NDArray[Any]:
+    """What was executed while ``action`` was recorded, ``[T, A]``, before clipping: the noise is a function of the seed."""
+    actions = episode.arrays["action"].copy()
+    noise = float((about.carried.get(COLLECTED) or {}).get("noise", 0.0))
+    if noise and about.task is not None and episode.seed is not None:
+        scale = load_expert(get_task(about.task)).noise * noise
+        random = np.random.default_rng((episode.seed, 1))
+        for action in actions:
+            action += scale * random.standard_normal(len(scale))
+    return actions
+
+
+@contextmanager
+def replaying(about: Attributes) -> Iterator[Replay]:
+    """What replays the episodes of a store, for :func:`dopr_robot.datasets.check`.
+
+    The task is reset to an episode's seed and its actions are executed, with the noise that was injected when they were collected
+    (a function of the seed). The result is the largest difference of each observation, over all steps, in its own units; it is
+    empty for an episode without a seed.
+
+    Raises UserError where the task is unknown, or its simulator not installed.
+    """
+    if about.task is None:
+        raise UserError("the task is unknown")
+    env = make_vec(get_task(about.task).id, 1)
+    space = env.single_action_space  # type: ignore[attr-defined]
+
+    def replay(episode: Episode) -> dict[str, float]:
+        if episode.seed is None or "action" not in episode.arrays:
+            return {}
+        observation, _ = env.reset(seed=[episode.seed])  # type: ignore[arg-type]
+        keys = [key for key in observation if key in episode.arrays]
+        drift = dict.fromkeys(keys, 0.0)
+        for step, action in enumerate(executed_actions(about, episode)):
+            for key in keys:
+                difference = np.abs(episode.arrays[key][step].astype(np.float64) - observation[key][0])
+                drift[key] = max(drift[key], float(difference.max(initial=0.0)))
+            observation, *_ = env.step(np.clip(action, space.low, space.high)[None])
+        return drift
+
+    try:
+        yield replay
+    finally:
+        env.close()
