@@ -1,7 +1,7 @@
 """Tasks: Gymnasium environments with demonstrations' experts. Importing this registers every task and loads no simulator."""
 
 from dopr_robot.envs import specs
-from dopr_robot.envs.adapters import pusht
+from dopr_robot.envs.adapters import aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite
 from dopr_robot.envs.demonstrations import Demonstration, Expert, demonstrations
 from dopr_robot.envs.registration import (
     TASKS,
@@ -16,7 +16,8 @@ from dopr_robot.envs.registration import (
 )
 
 specs.register()
-pusht.register()
+for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite):
+    _adapter.register()
 
 __all__ = [
     "TASKS",

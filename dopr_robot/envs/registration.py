@@ -50,12 +50,15 @@ class TaskSpec:
         observations: shape of one step of every observation.
         action: what an action means.
         entry_point: ``module:callable`` that makes one ``gymnasium.Env``.
-        vector_entry_point: ``module:callable`` that makes the batched one, or None where Gymnasium's vectorisation serves.
+        arguments: keywords that the entry point always gets.
+        vector_entry_point: ``module:callable`` that makes the batched one, or None: copies of the single one in worker processes.
+        in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more.
         expert: ``module:callable`` of the expert, or None.
         metrics: further figures in ``info`` and how an episode sums them up.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
         package: module that has to be importable, and the extra that brings it.
         extra: see ``package``.
+        source: where the task comes from.
         options: names of the keywords that vary the task, with what each does.
         cameras: of pictures that an observation can have beside the state (``obs=("state", "wrist")``).
         length: the one of ``options`` that sets how long the task is (how many cubes), a positive integer; None: there is none.
@@ -69,12 +72,15 @@ class TaskSpec:
     observations: Mapping[str, tuple[int, ...]]
     action: ActionSpec
     entry_point: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     vector_entry_point: str | None = None
+    in_process: bool = False
     expert: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
     package: str = "mujoco"
     extra: str | None = None
+    source: str = "ours"
     options: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     length: str | None = None
@@ -138,7 +144,7 @@ def make(name: str, **kwargs: Any) -> gymnasium.Env:
     """
     spec = get_task(name)
     spec.check_installed()
-    return _load(spec.entry_point)(**kwargs)
+    return _load(spec.entry_point)(**{**spec.arguments, **kwargs})
 
 
 def make_vec(
@@ -154,8 +160,13 @@ def make_vec(
     spec.check_installed()
     if spec.vector_entry_point is not None:
         return _load(spec.vector_entry_point)(num_envs=num_envs, autoreset_mode=autoreset_mode, **kwargs)
-    single = _load(spec.entry_point)
-    return gymnasium.vector.SyncVectorEnv([lambda: single(**kwargs)] * num_envs, autoreset_mode=autoreset_mode)
+    arguments = {**spec.arguments, **kwargs}
+    if spec.in_process:
+        single = _load(spec.entry_point)
+        return gymnasium.vector.SyncVectorEnv([lambda: single(**arguments)] * num_envs, autoreset_mode=autoreset_mode)
+    from dopr_robot.envs.workers import WorkerVectorEnv
+
+    return WorkerVectorEnv(spec, num_envs, autoreset_mode=autoreset_mode, **arguments)
 
 
 def load_expert(spec: TaskSpec) -> Any:

@@ -3,56 +3,54 @@
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
-from dopr_robot.envs import demonstrations, get_task, list_tasks, load_expert, make, make_vec
+from dopr_robot.envs import demonstrations, get_task, list_tasks, make, make_vec
 from dopr_robot.errors import UserError
 
 OWN = [spec.id for spec in list_tasks() if spec.id.startswith("dopr_robot/")]
 
 
 @pytest.mark.parametrize("task", OWN)
-def test_gymnasium_finds_nothing_to_complain_of(task):
-    env = gymnasium.make(task)
-    check_env(env.unwrapped, skip_render_check=True)
+def test_gymnasium_makes_the_batched_class(task):
+    assert gymnasium.make(task).unwrapped.vector.num_envs == 1
     assert gymnasium.make_vec(task, num_envs=3).num_envs == 3
 
 
 @pytest.mark.parametrize("task", OWN)
 def test_an_episode_depends_on_its_seed_and_actions_alone(task):
-    """One copy alone, five copies on one thread and five on two: the same to the bit."""
+    """One copy alone, 7 and 64 copies, on one thread and on two, all disturbed: the same to the bit."""
     rng = np.random.default_rng(0)
     low, high = (np.array(bound) for bound in (get_task(task).action.low, get_task(task).action.high))
-    actions = (low + (high - low) * rng.uniform(0.4, 0.6, (20, 5, len(low)))).astype(np.float32)
+    actions = (low + (high - low) * rng.uniform(0.45, 0.55, (8, 64, len(low)))).astype(np.float32)
+    options = {"disturbance": 2.0, "observation_noise": 0.01, "action_delay": 2}
     traces = {}
-    for threads in (1, 2):
-        env = make_vec(task, 5, threads=threads)
-        env.reset(seed=[11, 12, 13, 14, 15])
-        traces[threads] = np.stack([env.step(action)[0]["state"] for action in actions])
+    for copies, threads in ((64, 2), (64, 1), (7, 2), (1, 1)):
+        env = make_vec(task, copies, threads=threads, **options)
+        first, _ = env.reset(seed=list(range(11, 11 + copies)))
+        steps = [first["state"], *(env.step(action[:copies])[0]["state"] for action in actions)]
+        traces[copies, threads] = np.stack(steps)[:, :copies]
         env.close()
-    assert np.array_equal(traces[1], traces[2])
-    single = make(task)
+    for trace in traces.values():
+        assert np.array_equal(trace, traces[64, 2][:, : trace.shape[1]])
+    single = make(task, **options)
     single.reset(seed=13)
-    for step, action in enumerate(actions):
-        observation, _, terminated, _, _ = single.step(action[2])
-        assert np.array_equal(observation["state"], traces[1][step, 2])
-        if terminated:
-            break
+    for step, action in enumerate(actions, start=1):
+        assert np.array_equal(single.step(action[2])[0]["state"], traces[64, 2][step, 2])
     single.close()
 
 
 @pytest.mark.parametrize("task", OWN)
 def test_the_expert_succeeds(task):
-    episodes = list(demonstrations(task, range(1000, 1040), keep_failures=True))
-    assert sum(episode.success for episode in episodes) >= 39
+    episodes = list(demonstrations(task, range(1000, 1010), keep_failures=True))
+    assert sum(episode.success for episode in episodes) >= 9
     low, high = np.float32(get_task(task).action.low), np.float32(get_task(task).action.high)
     for episode in episodes:
         assert ((episode.arrays["action"] >= low) & (episode.arrays["action"] <= high)).all()
 
 
-@pytest.mark.parametrize("task", OWN)
+@pytest.mark.parametrize("task", ["PickPlace", "CartPoleSwingUp", "HumanoidBalance"])
 def test_demonstrations_do_not_depend_on_the_number_of_copies(task):
-    few, many = ([d.arrays["state"] for d in demonstrations(task, range(3), num_envs=n)] for n in (1, 8))
+    few, many = ([d.arrays["state"] for d in demonstrations(task, range(2), num_envs=n, max_steps=60)] for n in (1, 3))
     assert all(np.array_equal(a, b) for a, b in zip(few, many, strict=True))
 
 
@@ -108,7 +106,3 @@ def test_inverse_kinematics_reaches_what_forward_kinematics_confirms():
     data.qpos[:7] = q[3]
     mujoco.mj_forward(env.unwrapped.model, data)
     assert np.abs(data.site("grasp").xpos - position[3]).max() < 1e-9
-
-
-def test_every_expert_of_ours_is_found():
-    assert all(load_expert(get_task(task)) for task in OWN)

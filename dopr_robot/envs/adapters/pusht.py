@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dopr_robot.envs.adapters.adapter import Adapter
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, register_task
 
 SPEC = TaskSpec(
@@ -24,6 +25,8 @@ SPEC = TaskSpec(
     metrics={"coverage": "max"},
     package="gym_pusht",
     extra="pusht",
+    in_process=True,
+    source="github.com/huggingface/gym-pusht",
 )
 
 
@@ -50,42 +53,23 @@ def make_pusht(
     return PushT(env)
 
 
-class PushT(gymnasium.Wrapper):
-    """Dict observations in float32, as the demonstrations have them, and ``success`` in every info."""
+class PushT(Adapter):
+    """The demonstrations' state."""
 
     def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
+        super().__init__(env, SPEC)
+        self.action_dtype = np.dtype(np.float64)
         low, high = env.observation_space.low, env.observation_space.high  # type: ignore[attr-defined]
         # The block can be pushed over the table's edge, which the package's own bounds do not allow for.
         margin = np.array([512, 512, 512, 512, 0])
-        self.observation_space = spaces.Dict(
-            {
-                "state": spaces.Box(
-                    (low - margin).astype(np.float32), (high + margin).astype(np.float32), dtype=np.float32
-                )
-            }
-        )
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation(observation), self._info(info)
+        bounds = (low - margin).astype(np.float32), (high + margin).astype(np.float32)
+        self.observation_space = spaces.Dict({"state": spaces.Box(*bounds, dtype=np.float32)})
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(np.asarray(action, np.float64))
-        return (
-            self._observation(observation),
-            _settled(float(reward)),
-            bool(terminated),
-            bool(truncated),
-            self._info(info),
-        )
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, _settled(reward), terminated, truncated, info
 
-    @staticmethod
-    def _observation(state: np.ndarray) -> dict[str, np.ndarray]:
-        return {"state": state.astype(np.float32)}
-
-    @staticmethod
-    def _info(info: dict[str, Any]) -> dict[str, Any]:
+    def judge(self, info: dict[str, Any], terminated: bool) -> dict[str, Any]:
         return {"success": bool(info["is_success"]), "coverage": _settled(info.get("coverage", 0.0))}
 
 

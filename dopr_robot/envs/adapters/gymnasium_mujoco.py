@@ -1,0 +1,64 @@
+"""Gymnasium's MuJoCo tasks that end when the robot falls: success is not to have fallen."""
+
+import gymnasium
+
+from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
+
+TASKS = {
+    # id: observation, names of the action, bound of the action, control steps a second, what fails
+    "Humanoid-v5": (348, 17, 0.4, 1 / 0.015, "the torso leaves heights from 1 to 2 m"),
+    "Ant-v5": (105, 8, 1.0, 20.0, "the torso leaves heights from 0.2 to 1 m"),
+    "Walker2d-v5": (17, 6, 1.0, 125.0, "the torso leaves heights from 0.8 to 2 m or leans 1 rad"),
+    "Hopper-v5": (11, 3, 1.0, 125.0, "the torso sinks below 0.7 m or leans 0.2 rad"),
+    "InvertedPendulum-v5": (4, 1, 3.0, 25.0, "the pole leans 0.2 rad"),
+    "InvertedDoublePendulum-v5": (9, 1, 1.0, 20.0, "the tip sinks below 1 m"),
+}
+HORIZON = 1000
+
+
+def register() -> None:
+    """Add the tasks."""
+    for task_id, (size, joints, bound, hertz, failure) in TASKS.items():
+        register_task(
+            TaskSpec(
+                id=task_id,
+                kind="sustain",
+                control_hz=hertz,
+                max_steps=HORIZON,
+                description=f"do not fall while the reward pays for speed or for standing; failed once {failure}",
+                observations={"state": (size,)},
+                action=ActionSpec(
+                    meaning="joint torque" if not task_id.startswith("Inverted") else "force on the cart",
+                    absolute=True,
+                    units="share of the motor's strength",
+                    names=tuple(f"motor{index}" for index in range(joints)),
+                    low=(-bound,) * joints,
+                    high=(bound,) * joints,
+                ),
+                entry_point="dopr_robot.envs.adapters.gymnasium_mujoco:make",
+                arguments={"task_id": task_id},
+                source="gymnasium.farama.org/environments/mujoco",
+            )
+        )
+
+
+def make(
+    task_id: str,
+    *,
+    max_steps: int = HORIZON,
+    render_mode: str | None = None,
+    width: int = 320,
+    height: int = 240,
+) -> gymnasium.Env:
+    """One environment of a task."""
+    prepare_rendering(render_mode)
+    env = gymnasium.make(
+        task_id,
+        max_episode_steps=max_steps,
+        render_mode=render_mode,
+        width=width,
+        height=height,
+        disable_env_checker=True,
+    )
+    return Adapter(env, get_task(task_id))

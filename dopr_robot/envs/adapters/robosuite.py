@@ -1,0 +1,163 @@
+"""robosuite's tasks, and whatever environment a robomimic file's metadata names."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
+from dopr_robot.errors import UserError
+
+_ONE_ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+_TWO_ARMS = (*_ONE_ARM, "robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
+_SIZES = {"pos": 3, "quat": 4, "qpos": 2}
+
+TASKS = {
+    # name here: robosuite's name, size of the object's observation, longest horizon in the literature, what success is
+    "Lift": ("Lift", 10, 400, "lift the cube 4 cm above the table"),
+    "Can": ("PickPlaceCan", 14, 400, "bring the can into its bin"),
+    "Square": ("NutAssemblySquare", 14, 400, "put the square nut over its peg"),
+    "ToolHang": ("ToolHang", 44, 700, "put the frame together and hang the tool on it"),
+    "Transport": ("TwoArmTransport", 41, 700, "two arms fetch a hammer, hand it over and bin the trash"),
+}
+
+
+def register() -> None:
+    """Add the tasks: ``robosuite/<name>-v0``."""
+    for name, (package_name, size, steps, description) in TASKS.items():
+        arms = 2 if name == "Transport" else 1
+        keys = _TWO_ARMS if arms == 2 else _ONE_ARM
+        names = [f"{axis}{arm}" for arm in range(arms) for axis in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")]
+        register_task(
+            TaskSpec(
+                id=f"robosuite/{name}-v0",
+                kind="attain",
+                control_hz=20,
+                max_steps=steps,
+                description=f"{description}; success as the package checks it",
+                observations={"object": (size,)} | {key: (_SIZES[key.rsplit("_", 1)[-1]],) for key in keys},
+                action=ActionSpec(
+                    meaning="end-effector displacement and turn (OSC_POSE), and gripper",
+                    absolute=False,
+                    units=(*("5 cm",) * 3, *("0.5 rad",) * 3, "closed") * arms,
+                    names=tuple(names),
+                    low=(-1.0,) * 7 * arms,
+                    high=(1.0,) * 7 * arms,
+                ),
+                entry_point="dopr_robot.envs.adapters.robosuite:make",
+                arguments={"task_id": f"robosuite/{name}-v0", "package_name": package_name},
+                options={"env_args": "environment metadata of a robomimic file (a JSON object): its name and keywords"},
+                package="robosuite",
+                extra="robosuite",
+                source="robosuite.ai; horizons of robomimic.github.io",
+            )
+        )
+
+
+def make(
+    task_id: str,
+    package_name: str,
+    *,
+    env_args: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    render_mode: str | None = None,
+    width: int = 320,
+    height: int = 240,
+) -> gymnasium.Env:
+    """One environment: the task's own, or the one that ``env_args`` describes (``{"env_name": ..., "env_kwargs": {...}}``)."""
+    prepare_rendering(render_mode)
+    import robosuite
+
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    spec = get_task(task_id)
+    described = dict(env_args or {})
+    name = str(described.get("env_name", package_name))
+    options = dict(described.get("env_kwargs", {})) or _defaults(name)
+    if name not in robosuite.ALL_ENVIRONMENTS:
+        raise UserError(
+            f"robosuite {robosuite.__version__} has no environment {name!r} (it has: {', '.join(sorted(robosuite.ALL_ENVIRONMENTS))})"
+        )
+    options["controller_configs"] = _composite(options)
+    options |= {
+        "has_renderer": False,
+        "has_offscreen_renderer": render_mode is not None,
+        "use_camera_obs": False,
+        "ignore_done": True,
+        "hard_reset": False,
+    }
+    env = Robosuite(robosuite.make(name, **options), render_mode, width, height)
+    return RobosuiteAdapter(gymnasium.wrappers.TimeLimit(env, max_steps or spec.max_steps), spec)
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    robots = ["Panda", "Panda"] if name.startswith("TwoArm") else ["Panda"]
+    return {"robots": robots, "control_freq": 20, "reward_shaping": False}
+
+
+def _composite(options: Mapping[str, Any]) -> Any:
+    """The controllers in the form of robosuite 1.5; what a file of 1.4 says is kept for every arm."""
+    from robosuite.controllers import load_composite_controller_config
+    from robosuite.controllers.composite.composite_controller_factory import refactor_composite_controller_config
+
+    configs = options.get("controller_configs")
+    robots = options["robots"] if isinstance(options["robots"], list) else [options["robots"]]
+    if configs is None:
+        return load_composite_controller_config(controller="BASIC", robot=robots[0])
+    if isinstance(configs, Mapping) and "body_parts" not in configs:
+        return refactor_composite_controller_config(dict(configs), robots[0], ["right"])
+    return configs
+
+
+class Robosuite(gymnasium.Env):
+    """robosuite's environment as a Gymnasium one; its randomness comes from the seed."""
+
+    def __init__(self, env: Any, render_mode: str | None, width: int, height: int) -> None:
+        self.env = env
+        self.render_mode, self._size = render_mode, (width, height)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(env.control_freq)}
+        low, high = env.action_spec
+        self.action_space = gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                key: gymnasium.spaces.Box(-np.inf, np.inf, np.shape(value), np.float64)
+                for key, value in env.observation_spec().items()
+            }
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.env.rng = np.random.default_rng(seed)
+            for sampler in _samplers(getattr(self.env, "placement_initializer", None)):
+                sampler.rng = self.env.rng
+            for robot in self.env.robots:
+                robot.rng = self.env.rng
+        return self.env.reset(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _ = self.env.step(action)
+        return observation, float(reward), False, False, {"success": bool(self.env._check_success())}
+
+    def render(self) -> Any:
+        width, height = self._size
+        return self.env.sim.render(camera_name="agentview", width=width, height=height)[::-1]
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def _samplers(sampler: Any) -> list[Any]:
+    """A placement sampler and those inside it."""
+    if sampler is None:
+        return []
+    return [sampler, *(inner for part in getattr(sampler, "samplers", {}).values() for inner in _samplers(part))]
+
+
+class RobosuiteAdapter(Adapter):
+    """robosuite's ``object-state`` under robomimic's name, ``object``."""
+
+    def observe(self, observation: Any) -> dict[str, Any]:
+        return {key: observation["object-state" if key == "object" else key] for key in self.task.observations}

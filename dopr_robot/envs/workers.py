@@ -1,0 +1,270 @@
+"""A simulator's single environments as one ``gymnasium.vector.VectorEnv``, in processes of their own.
+
+A simulator may leak, crash, or hold an OpenGL context that belongs to one process: here each worker makes its environments, and their
+contexts, itself. A worker is a fresh interpreter (no fork, so no inherited locks or contexts), ends with the process that started it,
+and is replaced when it dies.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from dopr_robot.envs.registration import TaskSpec
+from dopr_robot.errors import DoprError, UserError
+
+START_S, STEP_S = 600.0, 300.0
+"""Longest time that a worker may take to load its simulator, and for a step or a reset, in seconds."""
+
+
+class SimulatorError(DoprError):
+    """A simulator raised, hung or died; what it said is the message."""
+
+
+class WorkerVectorEnv(VectorEnv):
+    """N copies of a task in worker processes, as :func:`dopr_robot.envs.make_vec` gives it.
+
+    Where a worker dies, hangs or raises, the call raises :class:`SimulatorError` and a new worker stands ready: its copies have to be
+    reset, the others go on.
+
+    Args:
+        task: which.
+        num_envs: copies.
+        autoreset_mode: as Gymnasium defines it. With ``DISABLED``, a finished copy stands still until ``reset`` with a ``reset_mask``.
+        workers: processes; None: one a core, at most one a copy.
+        **kwargs: of the single environment.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.task, self.num_envs = task, num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.render_mode = kwargs.get("render_mode")
+        count = min(num_envs, workers or len(os.sched_getaffinity(0)))
+        shares = np.array_split(np.arange(num_envs), count)
+        self._workers = [_Worker(task.entry_point, kwargs, [int(copy) for copy in share]) for share in shares]
+        try:
+            made = [worker.answer(START_S) for worker in self._workers]
+        except BaseException:
+            self.close()
+            raise
+        self.single_observation_space, self.single_action_space, metadata = made[0]
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.metadata = {**metadata, "autoreset_mode": self.autoreset_mode}
+        self.observation: dict[str, NDArray[Any]] = {
+            key: np.zeros(space.shape or (), space.dtype)
+            for key, space in self.observation_space.items()  # type: ignore[attr-defined]
+        }
+        """What every copy showed last, ``[N, ...]``; a scripted expert reads it."""
+        self._waiting = np.ones(num_envs, bool)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Start episodes: all, or those of ``options["reset_mask"]``."""
+        mask = np.ones(self.num_envs, bool)
+        if options and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"])
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + copy for copy in range(self.num_envs)]
+        seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise UserError(f"{len(seeds)} seeds for {self.num_envs} copies: give one a copy")
+        self._start(np.flatnonzero(mask), seeds)
+        return self._observations(), self._info()
+
+    def step(self, actions: Any) -> tuple[dict[str, NDArray[Any]], Any, Any, Any, dict[str, Any]]:
+        """One step of every copy that is not waiting for its reset."""
+        action = np.asarray(actions)
+        if action.shape != self.action_space.shape:
+            raise UserError(
+                f"actions have shape {list(action.shape)}, {self.task.id} expects {list(self.action_space.shape or ())}"
+            )
+        bad = ~np.isfinite(action).reshape(self.num_envs, -1).all(1) & ~self._waiting
+        if bad.any():
+            copy = int(np.argmax(bad))
+            raise UserError(f"the action of copy {copy} is not finite: {action[copy]}")
+        fresh = (
+            self._waiting.copy() if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
+        )
+        self._start(np.flatnonzero(fresh), [None] * self.num_envs)
+        running = np.flatnonzero(~self._waiting & ~fresh)
+        reward, terminated, truncated = (
+            np.zeros(self.num_envs),
+            np.zeros(self.num_envs, bool),
+            np.zeros(self.num_envs, bool),
+        )
+        for copy, answer in self._ask("step", {int(copy): action[copy] for copy in running}).items():
+            observation, reward[copy], terminated[copy], truncated[copy], self._infos[copy] = answer
+            self._see(copy, observation)
+        done = terminated | truncated
+        self._waiting |= done
+        info = self._info()
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and done.any():
+            final = {"final_obs": self._observations(), "_final_obs": done, "final_info": info, "_final_info": done}
+            self._start(np.flatnonzero(done), [None] * self.num_envs)
+            info = {**self._info(), **final}
+        return self._observations(), reward, terminated, truncated, info
+
+    def render(self) -> tuple[NDArray[np.uint8], ...]:  # type: ignore[override]
+        """A frame of every copy."""
+        frames = self._ask("render", dict.fromkeys(range(self.num_envs)))
+        return tuple(frames[copy] for copy in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.end()
+
+    def _start(self, copies: NDArray[np.intp], seeds: Sequence[int | None]) -> None:
+        for copy, (observation, info) in self._ask("reset", {int(copy): seeds[copy] for copy in copies}).items():
+            self._see(copy, observation)
+            self._infos[copy] = info
+            self._waiting[copy] = False
+
+    def _see(self, copy: int, observation: Mapping[str, Any]) -> None:
+        for key, values in self.observation.items():
+            values[copy] = observation[key]
+
+    def _observations(self) -> dict[str, NDArray[Any]]:
+        return {key: values.copy() for key, values in self.observation.items()}
+
+    def _info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {}
+        for copy, single in enumerate(self._infos):
+            info = self._add_info(info, single, copy)
+        return info
+
+    def _ask(self, what: str, copies: Mapping[int, Any]) -> dict[int, Any]:
+        """The same of several copies, all workers at once."""
+        asked = []
+        failed: SimulatorError | None = None
+        for worker in self._workers:
+            own = {copy: copies[copy] for copy in worker.copies if copy in copies}
+            if own:
+                worker.ask(what, own)
+                asked.append(worker)
+        answers: dict[int, Any] = {}
+        for worker in asked:
+            try:
+                answers |= worker.answer(STEP_S)
+            except SimulatorError as error:
+                self._waiting[worker.copies] = True
+                failed = failed or error
+                worker.replace()
+        if failed:
+            raise failed
+        return answers
+
+
+class _Worker:
+    """One process and the copies that live in it."""
+
+    def __init__(self, entry_point: str, kwargs: Mapping[str, Any], copies: list[int]) -> None:
+        self.entry_point, self.kwargs, self.copies = entry_point, dict(kwargs), copies
+        self._begin()
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair()
+        code = f"from dopr_robot.envs.workers import serve; serve({theirs.fileno()})"
+        # -P: the working directory's own folders are no packages.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+        self.connection = Connection(ours.detach())
+        self.ask("make", (self.entry_point, self.kwargs, self.copies))
+
+    def ask(self, what: str, about: Any) -> None:
+        with suppress(OSError):  # where it has died, the answer says so
+            self.connection.send((what, about))
+
+    def answer(self, seconds: float) -> Any:
+        """Raises what the user did wrong, and SimulatorError for everything else."""
+        try:
+            if not wait([self.connection], seconds):
+                raise SimulatorError(f"the simulator's process did not answer within {seconds:g} s")
+            kind, payload = self.connection.recv()
+        except (EOFError, OSError):
+            code = self.process.wait()
+            raise SimulatorError(f"the simulator's process ended (exit code {code})") from None
+        if kind == "error":
+            raise SimulatorError(payload)
+        if kind == "user_error":
+            raise payload
+        return payload
+
+    def replace(self) -> None:
+        """End this process and begin another."""
+        self.end()
+        self._begin()
+        self.answer(START_S)
+
+    def end(self) -> None:
+        self.connection.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """A worker's life: make the environments, then answer until the other end is closed."""
+    connection = Connection(descriptor)
+    envs: dict[int, gymnasium.Env] = {}
+
+    def make(about: Any) -> Any:
+        entry_point, kwargs, copies = about
+        module, name = entry_point.split(":")
+        for copy in copies:
+            envs[copy] = getattr(import_module(module), name)(**kwargs)
+        first = envs[copies[0]]
+        assert isinstance(first.observation_space, spaces.Dict)
+        return first.observation_space, first.action_space, dict(first.metadata)
+
+    def reset(seeds: Mapping[int, int | None]) -> Any:
+        return {copy: envs[copy].reset(seed=seed) for copy, seed in seeds.items()}
+
+    def step(actions: Mapping[int, Any]) -> Any:
+        return {copy: envs[copy].step(action) for copy, action in actions.items()}
+
+    def render(copies: Mapping[int, None]) -> Any:
+        return {copy: envs[copy].render() for copy in copies}
+
+    answers: dict[str, Callable[[Any], Any]] = {"make": make, "reset": reset, "step": step, "render": render}
+    while True:
+        try:
+            what, about = connection.recv()
+        except (EOFError, OSError, KeyboardInterrupt):
+            os._exit(0)  # without the simulators' finalisers, which print or crash
+        try:
+            reply = "ok", answers[what](about)
+        except UserError as error:
+            reply = "user_error", UserError(str(error))
+        except Exception as error:
+            text = traceback.format_exception_only(error)[-1].strip().splitlines() or [type(error).__name__]
+            reply = "error", text[0]
+        connection.send(reply)
