@@ -98,6 +98,11 @@ class Episode:
     def step(self, reward: float, terminated: bool, truncated: bool, info: Mapping[str, Any]) -> EpisodeRecord | None:
         """Take note of one step; the record if it decided the episode."""
         self.steps += 1
+        figures = {"reward": reward} | {key: float(info[key]) for key in self.metrics if key in info}
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                error = f"FloatingPointError: the task's {name} is {value} at step {self.steps}"
+                return self.record("exception", error=error)
         self.return_ += reward
         for key, values in self.values.items():
             if key in info:

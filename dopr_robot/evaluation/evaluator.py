@@ -1,15 +1,17 @@
 """One evaluation: a policy on a task, into a folder of records, results and pictures."""
 
 import contextlib
+import errno
 import json
+import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import UserError
+from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import plots, seeds, statistics
 from dopr_robot.evaluation.group import Observer
 from dopr_robot.evaluation.plan import Evaluation
@@ -60,6 +62,7 @@ def evaluate(
 
     Raises:
         UserError: ``out`` holds an evaluation and ``resume`` is not set, or one of something else.
+        DoprError: the disk is full.
         Exception: whatever stopped the work, KeyboardInterrupt included; ``results.json`` then says ``"partial": true``.
     """
     out = Path(out)
@@ -70,6 +73,9 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     clock, steps = time.perf_counter(), 0
     faults: list[str] = list(before.get("faults", []))
+    if validation_loss is not None and not math.isfinite(validation_loss):
+        faults.append(f"the validation loss is {validation_loss}")
+        validation_loss = None
 
     def results() -> dict[str, Any]:
         wall = time.perf_counter() - clock
@@ -94,46 +100,70 @@ def evaluate(
             "versions": versions(),
         }
 
-    write_json(out / RESULTS, results())  # from here on a kill leaves a folder that --resume knows
     jobs = [job for job in evaluation.jobs if job.episode not in done]
-    with (
-        RecordWriter(out / RECORDS) as writer,
-        progress("eval", evaluation.episodes, "episodes", done=len(done)) as meter,
-    ):
+    with _told_when_full(out, done, evaluation.episodes):
+        write_json(out / RESULTS, results())  # from here on a kill leaves a folder that --resume knows
+        with (
+            RecordWriter(out / RECORDS) as writer,
+            progress("eval", evaluation.episodes, "episodes", done=len(done)) as meter,
+        ):
 
-        def keep(record: EpisodeRecord) -> None:
-            nonlocal steps
-            writer.append(record)
-            done[record.episode] = record
-            steps += record.length
-            meter.advance(note=f"{sum(r.outcome == 'success' for r in done.values())} succeeded")
+            def keep(record: EpisodeRecord) -> None:
+                nonlocal steps
+                writer.append(record)
+                done[record.episode] = record
+                steps += record.length
+                meter.advance(note=f"{sum(r.outcome == 'success' for r in done.values())} succeeded")
 
-        try:
-            faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
-        except BaseException:
-            with contextlib.suppress(OSError):  # a full disk: the records that fitted are there
-                write_json(out / RESULTS, results())
-            raise
-        writer.sort()
-    final = results()
-    records = read_records(out / RECORDS)
-    against = None
+            try:
+                faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
+            except BaseException:
+                with contextlib.suppress(Exception):  # what stopped the work is what is to be told
+                    _write(evaluation, out, results(), list(done.values()))
+                raise
+            writer.sort()
+        records, final = read_records(out / RECORDS), results()
+        if video:
+            write_json(out / RESULTS, final)  # before the pictures, which may fail
+            show(evaluation, records, video, out / VIDEO, out / STILLS)
+        return _write(evaluation, out, final, records, lengths)
+
+
+def _write(
+    evaluation: Evaluation,
+    out: Path,
+    results: dict[str, Any],
+    records: Sequence[EpisodeRecord],
+    lengths: Mapping[int, Path] | None = None,
+) -> dict[str, Any]:
+    """Write results, curve and report, and return the results."""
+    spec, against = evaluation.spec, None
     if lengths:
         by_length = {length: read_records(folder / RECORDS) for length, folder in lengths.items()}
-        by_length[evaluation.length or 1] = records
-        final["lengths"] = statistics.by_length(by_length, evaluation.spec.kind, evaluation.horizon)
-        against = plots.lengths_figure(by_length, final["lengths"], evaluation.spec)
+        by_length[evaluation.length or 1] = list(records)
+        results = results | {"lengths": statistics.by_length(by_length, spec.kind, evaluation.horizon)}
+        against = plots.lengths_figure(by_length, results["lengths"], spec)
         plots.save(against, out / LENGTHS)
-    write_json(out / RESULTS, final)
-    curve = figure(evaluation, records)
-    plots.save(curve, out / FIGURE)
-    if video:
-        show(evaluation, records, video, out / VIDEO, out / STILLS)
-    spec = evaluation.spec
+    write_json(out / RESULTS, results)
+    curve = figure(evaluation, records) if records else None
+    if curve is not None:
+        plots.save(curve, out / FIGURE)
     write_evaluation_report(
-        out / REPORT, final, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS, against
+        out / REPORT, results, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS, against
     )
-    return final
+    return results
+
+
+@contextlib.contextmanager
+def _told_when_full(out: Path, done: Mapping[int, EpisodeRecord], asked: int) -> Iterator[None]:
+    """Raise DoprError, saying what is kept, where the disk has no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        kept = f"{len(done)} of {asked} episodes are kept"
+        raise DoprError(f"{out}: {error.strerror}; {kept}: make room, then the same call with --resume") from error
 
 
 def figures(

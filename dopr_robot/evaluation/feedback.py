@@ -108,8 +108,7 @@ def measure_feedback(
             done = {
                 "identity": identity,
                 "step": int(checkpoint.name) if checkpoint.name.isdigit() else None,
-                "validation_loss": loss,
-                **{key: results[key] for key in ("curve", "outcomes", "restricted_mean_steps")},
+                **{key: results[key] for key in ("validation_loss", "curve", "outcomes", "restricted_mean_steps")},
                 **describe(tracer, read_records(folder / RECORDS), evaluation),
                 "action_gap_on_demonstrations": _quartiles(
                     gaps_on_demonstrations(policy, demonstrations) if foreseeing else np.zeros(0)

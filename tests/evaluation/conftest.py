@@ -29,12 +29,13 @@ class PointEnv(gym.Env):
         self,
         sustain: bool = False,
         broken_seeds: Collection[int] = (),
+        blurred_seeds: Collection[int] = (),
         goals: int = 1,
         render_mode: str | None = None,
     ) -> None:
         self.sustain = sustain
         self.goals = goals
-        self.broken_seeds = broken_seeds
+        self.broken_seeds, self.blurred_seeds = broken_seeds, blurred_seeds
         self.render_mode = render_mode
         self.action_space = Box(-0.1, 0.1, (2,), np.float32)
         self.observation_space = Dict(position=Box(-9, 9, (2,), np.float64), goal=Box(-9, 9, (2,), np.float64))
@@ -58,6 +59,8 @@ class PointEnv(gym.Env):
         self.position = self.position + action + self.np_random.normal(0, 0.13 if self.sustain else 0.01, 2)
         distance = float(np.linalg.norm(self.position - self.goal))
         info: dict[str, Any] = {"closeness": -distance}
+        if self.seed in self.blurred_seeds and self.steps == 3:
+            info["closeness"] = float("nan")
         if self.sustain:
             info["success"] = distance < 0.6
             terminated = not info["success"]
@@ -149,6 +152,7 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
         "metrics": {"closeness": "max"},
         "package": "gymnasium",
         "extra": "point",
+        "in_process": True,
     }
     specs = (
         TaskSpec(

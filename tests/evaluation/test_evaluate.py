@@ -9,7 +9,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from dopr_robot.errors import UserError
+from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import Evaluation, evaluate, read_records, seeds
 from dopr_robot.evaluation.showcase import choose
 
@@ -109,6 +109,10 @@ def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_
     partial = json.loads((tmp_path / "e" / "results.json").read_text())
     assert partial["partial"] is True and 0 < partial["episodes"] < 40 == partial["episodes_asked"]
     assert len(lines(tmp_path / "e")) == partial["episodes"]
+    assert (
+        f"{partial['episodes']} of 40 episodes. The same call with --resume"
+        in (tmp_path / "e" / "report.html").read_text()
+    )
     kept = lines(tmp_path / "e")
     with (tmp_path / "e" / "episodes.jsonl").open("a") as file:
         file.write(kept[0][:50])  # as a kill in the middle of a line would leave it
@@ -123,7 +127,7 @@ def test_a_full_disk_keeps_what_fitted(reach, results, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
     try:
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(DoprError, match=r"too large; \d+ of 40 episodes are kept: make room"):
             evaluate(reach, out, video=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -143,6 +147,15 @@ def test_exceptions_count_as_failures_in_every_rate(reach, policy, point_tasks, 
     spared = [record for record in whole if record.seed not in broken]
     assert found["curve"][-1]["successes"] == sum(record.outcome == "success" for record in spared)
     assert found["curve"][-1]["episodes"] == 40
+
+
+def test_figures_that_are_no_numbers_are_told_and_do_not_stop_the_work(policy, point_tasks, tmp_path):
+    seed = seeds.block("final", 0, 1)[0]
+    evaluation = Evaluation(policy, point_tasks[0], episodes=3, env_options={"blurred_seeds": [seed]})
+    found = evaluate(evaluation, tmp_path / "e", video=0, validation_loss=float("nan"))
+    assert found["validation_loss"] is None and found["faults"] == ["the validation loss is nan"]
+    first = read_records(tmp_path / "e" / "episodes.jsonl")[0]
+    assert first.outcome == "exception" and first.error == "FloatingPointError: the task's closeness is nan at step 3"
 
 
 def test_an_evaluation_is_not_overwritten(reach, results, tmp_path):

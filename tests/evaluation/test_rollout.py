@@ -94,6 +94,23 @@ def test_records_against_a_plain_loop(make_point, point_policy):
     assert record.metrics["closeness"] == pytest.approx(max(closeness), rel=1e-4)
 
 
+@pytest.mark.parametrize("num_envs", [1, 7])
+def test_a_policy_that_remembers_is_given_each_episodes_own_memory(make_point, point_policy, num_envs):
+    class Remembering(point_policy):
+        remembers = True
+
+        def act(self, observation, generator, memory):
+            actions = super().act(observation, generator)
+            for row, each in enumerate(memory):
+                each.setdefault("plans", []).append(actions[row])
+                actions[row] = torch.stack(each["plans"]).mean(dim=0)
+            return actions
+
+    records, _ = run(Remembering(), make_point(), num_envs=num_envs)
+    alone = [run(Remembering(), make_point(), episodes=number + 1, num_envs=1)[0][number] for number in (0, 9)]
+    assert [records[0].to_json(), records[9].to_json()] == [record.to_json() for record in alone]
+
+
 def test_sustain(policy, make_point):
     records, _ = run(policy, make_point(sustain=True), kind="sustain", horizon=40)
     assert {record.outcome for record in records} == {"success", "failure"}
