@@ -100,9 +100,13 @@ def show(evaluation: Evaluation, records: Sequence[EpisodeRecord], number: int, 
     """Film ``number`` episodes into a grid, and make a sheet of stills of those among them that failed.
 
     Args:
-        video, stills: where the grid (mp4) and the sheet (png) go. No sheet where nothing failed.
+        video, stills: where the grid (mp4) and the sheet (png) go. No sheet where nothing failed; neither where every episode broke off
+            before its first step.
     """
-    clips = film(evaluation, records, choose(records, evaluation.spec.kind, number))
+    clips = [clip for clip in film(evaluation, records, choose(records, evaluation.spec.kind, number)) if clip.frames]
+    if not clips:
+        logger.warning("no video: every episode broke off before its first step")
+        return
     hz = evaluation.spec.control_hz
     write_grid(video, clips, columns=math.ceil(len(clips) ** 0.5), fps=hz / stride_for(hz))
     sheet = still_sheet([clip for clip in clips if clip.outcome != "success"][:STILL_ROWS])

@@ -158,6 +158,16 @@ def test_figures_that_are_no_numbers_are_told_and_do_not_stop_the_work(policy, p
     assert first.outcome == "exception" and first.error == "FloatingPointError: the task's closeness is nan at step 3"
 
 
+def test_a_policy_that_never_acts_is_evaluated_to_the_end(point_policy, point_tasks, tmp_path):
+    class Broken(point_policy):
+        def act(self, observation, generator):
+            return super().act(observation, generator) * float("nan")
+
+    found = evaluate(Evaluation(Broken(), point_tasks[0], episodes=3), tmp_path / "e", video=3)
+    assert found["outcomes"]["exception"] == 3 and found["curve"][-1]["success_rate"] == 0
+    assert {path.name for path in (tmp_path / "e").iterdir()} == FILES - {"rollouts.mp4", "failures.png"}
+
+
 def test_an_evaluation_is_not_overwritten(reach, results, tmp_path):
     before = (tmp_path / "whole" / "results.json").read_bytes()
     with pytest.raises(UserError, match="--resume goes on with it"):
