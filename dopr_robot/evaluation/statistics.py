@@ -148,12 +148,16 @@ def mean_with_interval(values: np.ndarray, low: float = -math.inf, high: float =
 
 
 def metrics(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
-    """Mean over episodes of each of the task's figures; an episode that broke off before its first step has none."""
+    """Mean over episodes of each of the task's figures; an episode that broke off before its first step has none.
+
+    The interval of a figure that is never negative (a distance) does not reach below 0.
+    """
     names = sorted({name for record in records for name in record.metrics})
-    return {
-        name: mean_with_interval(np.array([record.metrics[name] for record in records if name in record.metrics]))
-        for name in names
-    }
+    found = {}
+    for name in names:
+        values = np.array([record.metrics[name] for record in records if name in record.metrics])
+        found[name] = mean_with_interval(values, low=0.0 if values.min() >= 0 else -math.inf)
+    return found
 
 
 def stages(records: Sequence[EpisodeRecord], horizon: int, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -137,6 +137,7 @@ def test_outcomes_causes_metrics_and_stages():
     assert summary["outcomes"] == {"success": 1, "timeout": 1, "failure": 1, "exception": 1}
     assert summary["causes"] == {"dropped": 1, "RuntimeError": 1}
     assert summary["metrics"]["coverage"]["mean"] == 0.5
+    assert summary["metrics"]["coverage"]["ci95"][0] == 0  # no coverage is negative
     assert [stage["successes"] for stage in summary["stages"]] == [2, 1]
 
 
