@@ -4,6 +4,9 @@ What is recorded: calls in training mode with gradient enabled, of weights that 
 An activation checkpoint runs its layers twice, and counts once. Its first run is either without gradient (the reentrant kind:
 not recorded, the second one is) or with gradient (the other kind: recorded, the second one is not). A second run is known by
 happening inside a backward pass.
+
+In a compiled model the hooks run uncompiled, a graph break at each watched layer: whether a factor is due changes from step to step,
+and a guard on it would have every pattern of the cycle compiled anew.
 """
 
 import threading
@@ -56,6 +59,7 @@ class Recorder(Hook):
         self.find_mask = find_mask
         self.max_tokens = max_tokens
 
+    @torch._disable_dynamo
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if self.factor.due and self.wanted():
             self.record([args[0] if args else next(iter(kwargs.values()))])
@@ -93,10 +97,13 @@ class AttentionRecorder(Hook):
     """
 
     def __init__(self, module: nn.MultiheadAttention, recorders: Mapping[str, Recorder]) -> None:
+        # A compiler takes the function as one operation, in which the name F.linear means nothing: it has to stay outside.
+        torch._dynamo.disallow_in_graph(F.multi_head_attention_forward)  # type: ignore[no-untyped-call]
         self.module = module
         self.recorders = recorders
         self.watch: _Watch | None = None
 
+    @torch._disable_dynamo
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         streams = dict(zip(("query", "key", "value"), args, strict=False)) | {
             name: kwargs[name] for name in ("query", "key", "value") if name in kwargs
@@ -125,6 +132,7 @@ class AttentionEnd(Hook):
     def __init__(self, recorder: AttentionRecorder) -> None:
         self.recorder = recorder
 
+    @torch._disable_dynamo
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.recorder.watch is not None:
             self.recorder.watch.end()
@@ -151,6 +159,7 @@ class _Watch:
         self.recorder.record([x.transpose(0, 1) if len(self.shape) == 2 else x])
 
     def begin(self) -> None:
+        """From here on ``F.linear`` leads to this watch too."""
         global _open_watches
         with _lock:
             _open_watches += 1
@@ -166,6 +175,7 @@ class _Watch:
                 F.linear = _linear
 
 
+@torch._disable_dynamo
 def _watched_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     for watch in getattr(_local, "watches", []):
         if weight is watch.weight:
