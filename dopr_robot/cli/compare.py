@@ -215,3 +215,4 @@ def print_comparison(result: dict[str, Any]) -> None:
         print(f"episodes needed to see a difference (80 % power) of {', '.join(needed)}")
     if result["sequential"]:
         print(f"\n{result['sequential']['verdict']}")
+        print("(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)")
