@@ -39,6 +39,7 @@ $(VENV_SIM)/.test: pyproject.toml constraints-sim.txt
 	$(PYTHON) -m venv $(VENV_SIM)
 	$(VENV_SIM)/bin/python -m pip install -q --upgrade pip
 	$(VENV_SIM)/bin/python -m pip install -q -c constraints-sim.txt -e ".[test-sim]"
+	$(VENV_SIM)/bin/python -m pip download -q --no-deps -d $(VENV_SIM)/wheels robosuite==1.4.1  # carries human demonstrations
 	touch $@
 
 clean:

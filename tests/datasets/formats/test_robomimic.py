@@ -169,6 +169,7 @@ def test_robomimics_own_reader_opens_an_export(store, tmp_path):
         seq_length=4,
         pad_seq_length=True,
         hdf5_cache_mode=None,
+        load_next_obs=False,  # as its behaviour cloning has it
     )
     assert len(data) == store.num_steps
     row = 0
