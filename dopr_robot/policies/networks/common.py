@@ -3,7 +3,6 @@
 import math
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -53,13 +52,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """``x [B, N, dim]`` looks at itself, or at ``memory [B, M, dim]``."""
         memory = x if memory is None else memory
+        # [B, N, dim] to [B, heads, N, dim / heads] and back; einops would take a tenth of a small network's time.
         query, key, value = (
-            rearrange(project(source), "b n (h d) -> b h n d", h=self.heads)
+            project(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project, source in ((self.query, x), (self.key, memory), (self.value, memory))
         )
         dropout = self.dropout if self.training else 0.0
         x = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=self.causal)
-        return self.out(rearrange(x, "b h n d -> b n (h d)"))
+        return self.out(x.transpose(1, 2).flatten(2))
 
 
 class AttentionBlock(nn.Module):
