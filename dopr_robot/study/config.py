@@ -220,12 +220,17 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         if "=" not in text:
             raise UserError(f"{text!r} is not of the form key=value")
     try:
-        merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.create(values)
+        for text in overrides:
+            key = text.split("=", 1)[0]
+            value = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
+            OmegaConf.update(merged, key, value, merge=False, force_add=True)
         plain: Any = OmegaConf.to_container(merged, resolve=True)
         _check_keys(plain)
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), plain))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+        place = getattr(error, "full_key", None)
+        raise UserError(f"{path}: {f'{place}: ' if place else ''}{str(error).splitlines()[0]}") from None
     assert isinstance(made, Study)
     return made
 

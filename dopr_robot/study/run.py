@@ -57,12 +57,11 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
     out.mkdir(parents=True, exist_ok=True)
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
-    lock = FileLock(out / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(out / ".lock").acquire(timeout=0)
     except Timeout:
         raise UserError(f"{out} is being worked on by another process") from None
-    with lock:
+    with held:
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml())

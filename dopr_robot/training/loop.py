@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
@@ -24,6 +25,7 @@ from dopr_robot.files import write_json
 from dopr_robot.optim import DoPr, make_optimizer
 from dopr_robot.policies import Policy, make_policy
 from dopr_robot.progress import progress
+from dopr_robot.training.average import WeightAverage
 from dopr_robot.training.checkpoints import Checkpoints
 from dopr_robot.training.config import RunConfig, write_config
 from dopr_robot.training.course import Course, episodes_text
@@ -35,6 +37,7 @@ from dopr_robot.training.processes import agree, check_device, explained_memory,
 from dopr_robot.training.signals import Interrupted, deferred_signals
 
 LOG = logging.getLogger(__name__)
+FUSED = ("adam", "adamw", "dopr_adam", "dopr_adamw")
 Rollout = Callable[[Policy], Mapping[str, float]]
 """Rolls the policy out and returns figures, ``success_rate`` among them."""
 
@@ -66,6 +69,10 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     data = load_data(config)
     if options.early_stop == "validation_loss" and data.validation is None:
         raise UserError("training.early_stop=validation_loss: the store has too few episodes to hold one out")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # another run of this process may have had another device or precision
     accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
     device, main = accelerator.device, accelerator.is_main_process
     parts = options.accumulate * accelerator.num_processes
@@ -86,14 +93,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
         options.schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
     )
     parameters = list(policy.parameters())
-    average = EMAModel(
-        parameters,
-        decay=options.ema_max_decay,
-        use_ema_warmup=True,
-        inv_gamma=1.0,
-        power=options.ema_power,
-        foreach=True,
-    )
+    average = WeightAverage(parameters, options.ema_power, options.ema_max_decay)
     scaler, course, start = accelerator.scaler, Course(), 0
 
     checkpoints = Checkpoints(folder / "checkpoints", options.keep_checkpoints)
@@ -108,7 +108,6 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             raise UserError(
                 f"checkpoint {start} of {folder} is of other settings: {' '.join(str(error).split())[:200]}"
             ) from None
-        average.to(device)
         course = Course(**state["course"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
@@ -136,7 +135,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             "course": course.to_state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        with averaged(policy, average):
+        with average.applied():
             checkpoints.save(step, policy, state, course.best_steps(options.keep_best))
 
     def due(every: int) -> bool:
@@ -177,7 +176,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
                     fault = f"the gradient's norm is {norm}"
             if fault is None:
                 prepared.step()
-                average.step(parameters)
+                average.update()
                 course.accept(value, time.perf_counter() - clock)
             else:
                 course.skip()
@@ -210,7 +209,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
                 averages: float | None = None
                 if log is not None:
                     plain = validation_loss(policy, data.validation, max_windows=options.validation_windows)
-                    with averaged(policy, average):
+                    with average.applied():
                         averages = validation_loss(policy, data.validation, max_windows=options.validation_windows)
                     values = {"validation_loss": averages, "validation_loss_without_ema": plain}
                     log.write(step, values, course.seconds)
@@ -219,7 +218,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             if rollout is not None and due(options.rollout_every):
                 rate: float | None = None
                 if log is not None:
-                    with averaged(policy, average):
+                    with average.applied():
                         figures = rollout(policy)
                     rate = figures["success_rate"]
                     log.write(step, figures, course.seconds)
@@ -252,8 +251,10 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
 
 def build_optimizer(policy: Policy, config: RunConfig) -> Optimizer:
     """The optimizer that the configuration names. Raises UserError for a value that it does not take."""
+    # The same step in one pass over the weights, where torch has it; it is no property of the method, so it is no setting.
+    fused: dict[str, Any] = {"fused": True} if config.optimizer.get("name") in FUSED else {}
     try:
-        return make_optimizer(model=policy, **config.optimizer)
+        return make_optimizer(model=policy, **config.optimizer, **fused)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer {config.optimizer.get('name')}: {error}") from None
 
@@ -275,21 +276,6 @@ def batch_stream(windows: int, batch_size: int, seed: int, start: int = 0) -> It
     while True:
         yield from batch_indices(windows, batch_size, seed, epoch)[skip:]
         epoch, skip = epoch + 1, 0
-
-
-class averaged:  # a word in a with statement: with averaged(policy, average)
-    """The policy with its averaged weights, inside a ``with`` block."""
-
-    def __init__(self, policy: Policy, average: EMAModel) -> None:
-        self.parameters = list(policy.parameters())
-        self.average = average
-
-    def __enter__(self) -> None:
-        self.average.store(self.parameters)
-        self.average.copy_to(self.parameters)
-
-    def __exit__(self, *_: object) -> None:
-        self.average.restore(self.parameters)
 
 
 def _exhausted(course: Course, config: RunConfig) -> str:

@@ -71,8 +71,6 @@ class MetricsLog:
         self.board.close()
         if self.tracker is not None:
             self.tracker.finish()
-        if self.tracker is not None:
-            self.tracker.finish()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ def test_two_processes_compute_what_one_does(store, config, weights, tmp_path):
     one = weights(train(config(store, *options), tmp_path / "one"))
     path = tmp_path / "config.yaml"
     path.write_text(config(store, *options).to_yaml())
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "dopr_robot.cli", "train", str(path), "name=two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)

@@ -50,7 +50,7 @@ def test_the_checkpoint_acts_with_the_average_and_trains_on_with_the_last_weight
     acting = {key: value for key, value in load_policy(run).state_dict().items() if "normalizer" not in key}
     state = load_state(run / "checkpoints" / "12" / "training_state" / "state")
     assert not same(acting, {key: state["policy"][key] for key in acting})
-    for parameter, shadow in zip(load_policy(run).parameters(), state["average"]["shadow_params"], strict=True):
+    for parameter, shadow in zip(load_policy(run).parameters(), state["average"]["shadow"], strict=True):
         assert torch.equal(parameter, shadow)
 
 

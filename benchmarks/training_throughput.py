@@ -1,0 +1,174 @@
+"""How many windows a second training takes, beside a plain loop around Diffusion Policy's own U-Net.
+
+Peer: their ``ConditionalUnet1D`` from a checkout of github.com/real-stanford/diffusion_policy, with the DDPM loss, clipping, AdamW and
+an average of the weights, in the shortest loop that does that, over tensors that lie in memory. Ours: ``training.train`` as a user
+runs it, with the same network sizes, batch, loss and threads. They take turns in one process; a figure is the median over turns.
+Further rows have our default policies, bf16, ``torch.compile`` and DoPr beside our plain AdamW run (``ratio``: that over this).
+
+    git clone https://github.com/real-stanford/diffusion_policy
+    python benchmarks/training_throughput.py --diffusion-policy diffusion_policy --json throughput.json
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dopr_robot.datasets import Attributes, Store
+from dopr_robot.policies import load_policy
+from dopr_robot.training import RunConfig, config_from, read_metrics, train
+
+STATE, ACTION, TO, H, TA = 20, 7, 2, 16, 8
+
+
+def write_store(path: Path) -> None:
+    """Thirty random episodes of an arm's size; the numbers do not matter for speed."""
+    rng = np.random.default_rng(0)
+    with Store.create(path, Attributes(task=None, control_hz=20, observations=("state",))) as store:
+        for seed in range(30):
+            arrays = {
+                "state": rng.normal(size=(200, STATE)).astype(np.float32),
+                "action": rng.uniform(-1, 1, (200, ACTION)).astype(np.float32),
+            }
+            store.append(arrays, seed=seed, success=True)
+
+
+def settings(
+    store: Path, args: argparse.Namespace, policy: Any, optimizer: str = "adamw", **training: Any
+) -> RunConfig:
+    """A run of ``args.steps`` steps without validation in between."""
+    return config_from(
+        {
+            "data": {"store": str(store), "validation_fraction": 0.0},
+            "policy": policy,
+            "optimizer": optimizer,
+            "training": {
+                "steps": args.steps, "batch_size": args.batch, "warmup_steps": 0, "log_every": 1,
+                "checkpoint_every": args.steps, "threads": args.threads, "device": args.device, **training,
+            },
+        }
+    )  # fmt: skip
+
+
+def ours(config: RunConfig, warm: int) -> float:
+    """Windows a second of our loop after its first ``warm`` steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, Path(folder))
+        clock = {line["step"]: line["seconds"] for line in read_metrics(Path(folder)) if "loss" in line}
+    steps = config.training.steps
+    return (steps - warm) * config.training.batch_size / (clock[steps] - clock[warm])
+
+
+def peer(args: argparse.Namespace) -> tuple[float, int]:
+    """Windows a second of the plain loop after its first ``args.warm`` steps, and the network's parameters."""
+    from diffusers import DDPMScheduler
+    from diffusion_policy.model.diffusion.conditional_unet1d import ConditionalUnet1D
+
+    torch.manual_seed(0)
+    network = ConditionalUnet1D(
+        ACTION, global_cond_dim=TO * STATE, diffusion_step_embed_dim=256, down_dims=args.channels, kernel_size=5, n_groups=8,
+        cond_predict_scale=True,
+    ).to(args.device)  # fmt: skip
+    average = copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    schedule = DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2")
+    state, action = (
+        torch.randn(6000, TO * STATE, device=args.device),
+        torch.rand(6000, H, ACTION, device=args.device) * 2 - 1,
+    )
+    clock = 0.0
+    for step in range(args.steps):
+        if step == args.warm:
+            clock = time.perf_counter()
+        chosen = torch.randint(len(state), (args.batch,), device=args.device)
+        noise = torch.randn(args.batch, H, ACTION, device=args.device)
+        steps = torch.randint(100, (args.batch,), device=args.device)
+        noisy = schedule.add_noise(action[chosen], noise, steps)
+        loss = F.mse_loss(network(noisy, steps, global_cond=state[chosen]), noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
+                mean.lerp_(weight, 0.01)
+        loss.item()
+    rate = (args.steps - args.warm) * args.batch / (time.perf_counter() - clock)
+    return rate, sum(p.numel() for p in network.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--diffusion-policy", type=Path, required=True, metavar="CHECKOUT")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write [{name, ours, peer, ratio}]")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warm", type=int, default=4, help="steps that are not counted")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--channels", type=lambda text: [int(part) for part in text.split(",")], default=[64, 128, 256])
+    parser.add_argument("--compile", action="store_true", help="a row with torch.compile (needs a C++ compiler)")
+    args = parser.parse_args()
+    sys.path.insert(0, str(args.diffusion_policy.resolve()))
+    torch.set_num_threads(args.threads)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "random.zarr"
+        write_store(store)
+        unet = {
+            "name": "diffusion_unet", "n_obs_steps": TO, "horizon": H, "n_action_steps": TA,
+            "network": {"channels": args.channels, "kernel_size": 5, "time_dim": 256},
+        }  # fmt: skip
+        plain = settings(store, args, unet)
+        sides: dict[str, list[float]] = {"ours": [], "peer": []}
+        for _ in range(args.turns):
+            sides["ours"].append(ours(plain, args.warm))
+            rate, parameters = peer(args)
+            sides["peer"].append(rate)
+        with tempfile.TemporaryDirectory() as run:
+            own = sum(p.numel() for p in load_policy(train(plain, Path(run))).parameters())
+        print(f"U-Net {args.channels}: {own:,} parameters, Diffusion Policy's {parameters:,}")
+        results.append(row("training_throughput/unet_vs_diffusion_policy", sides["ours"], sides["peer"]))
+        variants = {
+            "unet_bf16": settings(store, args, unet, precision="bf16"),
+            "unet_dopr_adamw": settings(store, args, unet, "dopr_adamw"),
+        }
+        if args.compile:
+            variants["unet_compile"] = settings(store, args, unet, compile=True)
+        for name, config in variants.items():
+            pairs = [(ours(config, args.warm), ours(plain, args.warm)) for _ in range(args.turns)]
+            results.append(row(f"training_throughput/{name}_vs_plain", *map(list, zip(*pairs, strict=True))))
+        for name in ("flow_transformer", "flow_mlp"):
+            config = settings(store, args, {"name": name, "n_obs_steps": TO, "horizon": H, "n_action_steps": TA})
+            pairs = [(ours(config, args.warm), peer(args)[0]) for _ in range(args.turns)]
+            results.append(
+                row(f"training_throughput/{name}_vs_diffusion_policy_unet", *map(list, zip(*pairs, strict=True)))
+            )
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def row(name: str, ours: list[float], peer: list[float]) -> dict[str, Any]:
+    """Medians over turns; the ratio is the median of the turns' ratios."""
+    found = {
+        "name": name,
+        "ours": statistics.median(ours),
+        "peer": statistics.median(peer),
+        "ratio": statistics.median(a / b for a, b in zip(ours, peer, strict=True)),
+    }
+    print(f"{name}: {found['ours']:.1f} windows/s beside {found['peer']:.1f}, ratio {found['ratio']:.2f}")
+    return found
+
+
+if __name__ == "__main__":
+    main()
