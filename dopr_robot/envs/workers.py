@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -189,9 +190,14 @@ class _Worker:
     def _begin(self) -> None:
         ours, theirs = socket.socketpair()
         code = f"from dopr_robot.envs.workers import serve; serve({theirs.fileno()})"
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         # -P: the working directory's own folders are no packages.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            [sys.executable, "-P", "-W", "ignore", "-c", code],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self.said,
+            stderr=self.said,
         )
         theirs.close()
         self.connection = Connection(ours.detach())
@@ -209,7 +215,9 @@ class _Worker:
             kind, payload = self.connection.recv()
         except (EOFError, OSError):
             code = self.process.wait()
-            raise SimulatorError(f"the simulator's process ended (exit code {code})") from None
+            self.said.seek(0)
+            last = self.said.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise SimulatorError(": ".join([f"the simulator's process ended (exit code {code})", *last])) from None
         if kind == "error":
             raise SimulatorError(payload)
         if kind == "user_error":
@@ -229,6 +237,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.said.close()
 
 
 def serve(descriptor: int) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Attributes, Episode
@@ -43,8 +44,10 @@ def replaying(about: Attributes) -> Iterator[Replay]:
     """
     if about.task is None:
         raise UserError("the task is unknown")
-    env = make_vec(get_task(about.task).id, 1)
-    space = env.single_action_space  # type: ignore[attr-defined]
+    options = (about.carried.get(COLLECTED) or {}).get("options", {})
+    env = make_vec(get_task(about.task).id, 1, **options)
+    space = env.single_action_space
+    assert isinstance(space, Box)
 
     def replay(episode: Episode) -> dict[str, float]:
         if episode.seed is None or "action" not in episode.arrays:

@@ -15,6 +15,9 @@ _ONE_ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 _TWO_ARMS = (*_ONE_ARM, "robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
 _SIZES = {"pos": 3, "quat": 4, "qpos": 2}
 
+RANDOM_MODELS = ("TwoArmTransport", "TwoArmHandover")
+"""Their hammer is drawn anew: the model has to be built again for each episode, or the episode would not depend on its seed alone."""
+
 TASKS = {
     # name here: robosuite's name, size of the object's observation, longest horizon in the literature, what success is
     "Lift": ("Lift", 10, 400, "lift the cube 4 cm above the table"),
@@ -86,7 +89,7 @@ def make(
         "has_offscreen_renderer": render_mode is not None,
         "use_camera_obs": False,
         "ignore_done": True,
-        "hard_reset": False,
+        "hard_reset": name in RANDOM_MODELS,
     }
     env = Robosuite(robosuite.make(name, **options), render_mode, width, height)
     return RobosuiteAdapter(gymnasium.wrappers.TimeLimit(env, max_steps or spec.max_steps), spec)
