@@ -52,44 +52,7 @@ def test_a_checkpoint_of_another_format_or_cut_short_is_refused(small, tmp_path)
         load_policy(tmp_path.parent)
 
 
-# The recipe of docs/policies.md, word for word: one file and one registration.
-OUTSIDER = '''
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-from dopr_robot.policies import POLICIES, Policy, PolicyConfig, PolicyEntry
-
-
-@dataclass
-class LinearGaussianConfig(PolicyConfig):
-    name: str = "linear_gaussian"
-    noise: float = 0.0
-
-
-class LinearGaussian(Policy):
-    """A linear map of the observations, with noise around it."""
-
-    def __init__(self, spec, config):
-        super().__init__(spec, config)
-        seen = sum(each.size for each in spec.observations.values()) * spec.n_obs_steps
-        self.linear = nn.Linear(seen, spec.horizon * spec.action_dim)
-
-    def _mean(self, observation):
-        flat = torch.cat([value.flatten(1) for value in observation.values()], dim=-1)
-        return self.linear(flat).unflatten(1, (self.horizon, self.action_dim))
-
-    def _loss(self, observation, action):
-        return {"l2": nn.functional.mse_loss(self._mean(observation), action)}
-
-    def _sample(self, observation, generator, held):
-        return self._mean(observation)
-
-
-def register():
-    POLICIES.register("linear_gaussian", PolicyEntry("linear Gaussian", LinearGaussianConfig, LinearGaussian))
-'''
+RECIPE = Path(__file__).parents[2] / "docs" / "policies.md"
 
 USE = """
 import numpy as np, torch
@@ -112,7 +75,8 @@ print(tuple(load_policy("checkpoint").act({"state": torch.zeros(4, 2, 3)}).shape
 def test_another_package_adds_a_policy_by_its_entry_point(tmp_path):
     site = tmp_path / "site"
     (site / "linear_gaussian-1.0.dist-info").mkdir(parents=True)
-    (site / "linear_gaussian.py").write_text(OUTSIDER)
+    own = RECIPE.read_text().split("## One of your own")[1]
+    (site / "linear_gaussian.py").write_text(own.split("```python\n")[1].split("```")[0])
     (site / "linear_gaussian-1.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: linear-gaussian\nVersion: 1.0\n"
     )
