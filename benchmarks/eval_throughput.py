@@ -97,18 +97,22 @@ def measure(name: str, policy: Policy, task: TaskSpec, episodes: int, copies: in
         "peer": lambda: plain_loop(policy, task, seeds, copies),
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
+    cpu = dict.fromkeys(sides, 0.0)
     found = {}
     for turn in range(turns):
         for side in sorted(sides, reverse=bool(turn % 2)):
-            clock = time.perf_counter()
+            clock, busy = time.perf_counter(), time.process_time()
             found[side] = sides[side]()
             seconds[side].append(time.perf_counter() - clock)
+            cpu[side] += time.process_time() - busy
     rates = {side: episodes / statistics.median(values) for side, values in seconds.items()}
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["peer"], strict=True))
     successes = {side: sum(values) for side, values in found.items()}
     print(
         f"{name}: {rates['ours']:.2f} episodes/s ({100 / rates['ours']:.1f} s for 100), plain loop {rates['peer']:.2f}, "
-        f"ratio {ratio:.2f}; succeeded {successes['ours']} and {successes['peer']} of {episodes}"
+        f"ratio {ratio:.2f} (of CPU time {cpu['peer'] / cpu['ours']:.2f}); "
+        f"succeeded {successes['ours']} and {successes['peer']} of {episodes}",
+        flush=True,
     )
     return {"name": f"eval_throughput/{name}", "ours": rates["ours"], "peer": rates["peer"], "ratio": ratio}
 

@@ -9,7 +9,9 @@ import subprocess
 import pytest
 
 from dopr_robot.cli import main
-from dopr_robot.evaluation import Evaluation, evaluate
+from dopr_robot.evaluation import Evaluation, evaluate, plots
+from dopr_robot.evaluation.lengths import evaluate_lengths
+from dopr_robot.evaluation.report import write_feedback_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
@@ -93,3 +95,47 @@ def test_a_comparison(tmp_path, make_run, monkeypatch):
     seen = look_at(tmp_path / "comparison" / "report.html", 360, tmp_path)
     assert seen["overflow"] <= 0 and seen["fetched"] == [] and len(seen["svgs"]) == 2
     assert "optimizer.name=a minus optimizer.name=b" in seen["text"]
+
+
+@needs_browser
+def test_success_versus_length(policy, point_tasks, tmp_path):
+    evaluate_lengths(Evaluation(policy, point_tasks[0], episodes=8), tmp_path / "e", [1, 2], video=0)
+    seen = look_at(tmp_path / "e" / "report.html", 360, tmp_path)
+    assert seen["overflow"] <= 0 and seen["fetched"] == [] and len(seen["svgs"]) == 2
+    assert "Against the length of the task" in seen["text"]
+
+
+def measured(step, loss, rate):
+    """What a measurement says of one checkpoint."""
+    along = [{"step": at, "episodes": 9, "q25": 0.8, "median": 1.0 + at / step, "q75": 3.0} for at in range(0, 25, 4)]
+    return {
+        "step": step,
+        "validation_loss": loss,
+        "curve": [{"horizon": 24, "success_rate": rate, "ci95": [rate / 2, (1 + rate) / 2]}],
+        "restricted_mean_steps": {"mean": 20.0, "ci95": [18.0, 22.0]},
+        "divergence": {"mean": 2.0, "ci95": [1.5, 2.5], "along": along, "along_successes": along, "along_others": []},
+        "action_gap": None,
+        "action_gap_on_demonstrations": None,
+        "actions_cut": 0.125,
+    }
+
+
+@needs_browser
+def test_test_time_feedback(tmp_path):
+    checkpoints = [measured(100, 0.5, 0.25), measured(200, None, 0.5)]
+    result = {
+        "task": "point/Reach-v0",
+        "kind": "attain",
+        "seed": 0,
+        "episodes": 9,
+        "horizons": [24],
+        "divergence_of_demonstrations": {"q25": 0.7, "median": 1.0, "q75": 1.4},
+        "checkpoints": checkpoints,
+        "rank_correlation": [],
+        "versions": {"torch": "2"},
+    }
+    write_feedback_report(tmp_path / "report.html", result, "go there", plots.feedback_figure(result, 10), None)
+    seen = look_at(tmp_path / "report.html", 360, tmp_path)
+    assert seen["overflow"] <= 0 and seen["fetched"] == [] and len(seen["svgs"]) == 1
+    assert "no basis for a rank correlation" in seen["text"] and "Not final figures" in seen["text"]
+    assert "0.50000" in seen["text"] and "25.0 %" in seen["text"] and "12.5 %" in seen["text"]
