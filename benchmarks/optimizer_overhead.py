@@ -31,6 +31,7 @@ from dopr_robot.optim import DoPr
 from dopr_robot.policies import PolicySpec, make_policy
 from dopr_robot.policies.spec import ArraySpec
 
+WARM = 2  # rounds before those that count
 CYCLE = 10  # phases that the worst step is looked for in: DoPr's default update_every
 
 
@@ -186,9 +187,9 @@ def build(make: Callable[[], tuple[nn.Module, Any]], names: list[str], device: t
 def measure(
     arms: list[Arm], batch: Any, steps: int, device: torch.device, precision: str, clock: Callable[[], float]
 ) -> None:
-    """``steps`` rounds beyond two cycles of warming up; a round is one step of every arm."""
+    """``steps`` rounds beyond ``WARM``; a round is one step of every arm."""
     gc.disable()
-    for number in range(2 * CYCLE + steps):
+    for number in range(WARM + steps):
         for offset in range(len(arms)):
             arms[(number + offset) % len(arms)].step(batch, device, precision, clock)
     gc.enable()
@@ -219,7 +220,7 @@ def syncs_in_an_ordinary_step(arm: Arm, batch: Any, precision: str) -> int:
 
 def summary(arm: Arm, bare: Arm) -> dict[str, float]:
     """Times in ms over the steps after warming up, and ratios to the bare base."""
-    mine, theirs = arm.times[2 * CYCLE :], bare.times[2 * CYCLE :]
+    mine, theirs = arm.times[WARM:], bare.times[WARM:]
     median = statistics.median(mine)
     phases = [statistics.median(mine[phase::CYCLE]) for phase in range(min(CYCLE, len(mine)))]
     return {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dopr_robot.optim.layers import Layer, PackedProjection
 
-_CACHED = 1 << 17  # entries: half a MiB of float32, less than a core's second-level cache
+_CACHED = 1 << 18  # entries: 1 MiB of float32, of a core's second-level cache
 
 
 class Factor:

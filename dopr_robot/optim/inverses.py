@@ -46,7 +46,7 @@ def rank_of(dim: int, rank: int | str | None) -> int | None:
     """How many leading directions of a moment of size ``dim`` are treated one by one; None: all of them."""
     if rank is None or dim <= 128:
         return None
-    kept = max(32, dim // 16) if isinstance(rank, str) else rank
+    kept = max(16, dim // 32) if isinstance(rank, str) else rank
     return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import DoPr
-from dopr_robot.policies import POLICIES, PolicySpec, make_policy
+from dopr_robot.policies import PolicySpec, make_policy
+from dopr_robot.policies.networks import NETWORKS
+from dopr_robot.policies.objectives import OBJECTIVES
 from dopr_robot.policies.spec import ArraySpec
 
 Case = tuple[nn.Module, Callable[[], Tensor]]
@@ -61,12 +63,15 @@ def policy(name: str) -> Case:
             for key, size in (("state", 5), ("action", 3))
         }
     )
-    batch: dict[str, Any] = {"observation": {"state": torch.rand(4, 2, 5)}, "action": torch.rand(4, 16, 3)}
+    batch: dict[str, Any] = {"observation": {"state": torch.rand(24, 2, 5)}, "action": torch.rand(24, 16, 3)}
+    if model.fits:
+        model.fit([batch])
     return model, lambda: model.loss(batch)[0]
 
 
 OTHERS = {"UNet2DConditionModel": unet2d_condition, "DiTTransformer2DModel": dit, "GPT-2": gpt2}
-CASES = OTHERS | {name: lambda name=name: policy(name) for name in POLICIES}
+OURS = [*(f"flow_{network}" for network in NETWORKS), *(f"{objective}_mlp" for objective in OBJECTIVES)]
+CASES = OTHERS | {name: lambda name=name: policy(name) for name in OURS}
 
 
 @pytest.mark.parametrize("case", CASES)
