@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ class Arm:
         )
         return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
 
+    @cached_property
     def config(self) -> RunConfig:
         """The run's configuration. Raises UserError where the study's settings do not make one."""
         study = self.study
@@ -170,7 +172,7 @@ class Arm:
 
     def config_sha256(self) -> str:
         """Of everything that decides the run."""
-        return hashlib.sha256(json.dumps(asdict(self.config()), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode()).hexdigest()
 
 
 def entry_name(entry: Any) -> str:

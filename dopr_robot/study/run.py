@@ -156,7 +156,7 @@ def _check(arms: Sequence[Arm]) -> None:
     """Every store with every policy, before anything is run."""
     seen = set()
     for arm in arms:
-        config = arm.config()
+        config = arm.config
         key = (arm.entry.store, label(arm.policy_entry))
         if key not in seen:
             seen.add(key)
@@ -173,7 +173,7 @@ def _train(
     missing = [arm for arm in arms if arm.name not in done]
     jobs = [
         TrainJob(
-            arm.key, _absolute(asdict(arm.config())), arm.config_sha256(), str((out / "runs" / arm.name).resolve()),
+            arm.key, _absolute(asdict(arm.config)), arm.config_sha256(), str((out / "runs" / arm.name).resolve()),
             horizons[arm.entry.task],
         )
         for arm in missing

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,7 @@ def _composed(experiment: str | None, chosen: Mapping[str, str]) -> DictConfig:
     for group, name in chosen.items():
         if name not in groups[group]:
             raise UnknownNameError(group, name, groups[group])
-    _fill_config_store()
+    _fill_config_store(experiment, chosen)
     selections = [f"+experiment={experiment}"] if experiment else []
     selections += [f"{group}={name}" for group, name in chosen.items()]
     try:
@@ -299,7 +300,7 @@ def _override(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
         if key not in known:
             raise UnknownNameError("config key", key, ["experiment", "policy", "optimizer", *known])
         try:
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key, value, merge=False)  # a mapping takes the place of the one before
         except OmegaConfBaseException as error:
             raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
     return config
@@ -327,11 +328,23 @@ def _leaves(node: Any, prefix: str = "") -> list[str]:
     return inner if node else [prefix[:-1]]
 
 
-def _fill_config_store() -> None:
+def _fill_config_store(experiment: str | None, chosen: Mapping[str, str]) -> None:
+    """Give Hydra what is composed: the schemas, and of the many policies and optimizers those that are named, since each costs time."""
     store = ConfigStore.instance()
-    for name, entry in POLICIES.items():
-        store.store(group="policy", name=name, node=entry.default_config(name))
-    for name in optimizer_names():
-        store.store(group="optimizer", name=name, node={"name": name, **optimizer_options(name)})
+    named = [*_named_in("train"), *(_named_in(f"experiment/{experiment}") if experiment else ()), *chosen.items()]
+    for group, name in named:
+        if group == "policy":
+            store.store(group=group, name=name, node=POLICIES[name].default_config(name))
+        else:
+            store.store(group=group, name=name, node={"name": name, **optimizer_options(name)})
     for group, schema in {"data": DataConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}.items():
         store.store(group=group, name="default", node=schema)
+
+
+@cache
+def _named_in(file: str) -> tuple[tuple[str, str], ...]:
+    """Policy and optimizer in the defaults list of one of our YAML files."""
+    values = yaml.safe_load(resources.files("dopr_robot").joinpath("configs", f"{file}.yaml").read_text())
+    pairs = (pair for entry in values.get("defaults", []) if isinstance(entry, dict) for pair in entry.items())
+    named = ((key.removeprefix("override ").lstrip("/"), name) for key, name in pairs)
+    return tuple((group, name) for group, name in named if group in ("policy", "optimizer"))

@@ -29,18 +29,18 @@ def test_arms_are_every_combination_and_differ_in_what_they_name(path):
     arms = study.arms()
     assert len(arms) == 2 * 4 * 2 * 2 == len({arm.name for arm in arms}) == len({arm.config_sha256() for arm in arms})
     assert [arm.seed for arm in arms] == [0] * 16 + [1] * 16
-    config = arms[-1].config()
+    config = arms[-1].config
     assert config.task == "dopr_robot/QuadrotorTrack-v0" and config.data.store == "q.zarr"
     assert (config.optimizer["name"], config.optimizer["lr"], config.training.seed) == ("dopr_muon", 3e-3, 1)
     assert config.policy["network"]["dim"] == 32 and config.training.steps == 40
     assert (config.training.threads, config.training.rollout_every, config.training.rollout_episodes) == (1, 10, 50)
-    assert next(arm for arm in arms if "0.3" in arm.name).config().optimizer["damping"] == 0.3
+    assert next(arm for arm in arms if "0.3" in arm.name).config.optimizer["damping"] == 0.3
 
 
 def test_settings_on_the_command_line_go_over_the_file(path):
     study = load_study(path, ["training.steps=8", "seeds=[3]", "training.schedule=constant"])
     assert study.training["steps"] == 8 and study.seeds == [3] and study.training["validate_every"] == 2
-    assert study.arms()[0].config().training.schedule == "constant"
+    assert study.arms()[0].config.training.schedule == "constant"
 
 
 def test_a_budget_gives_every_optimizer_as_many_rates_around_its_own(path):
@@ -89,7 +89,7 @@ def test_a_file_that_makes_no_study_is_refused_in_one_line(path, override, messa
 def test_names_that_an_arm_does_not_know_are_refused(path, override, message):
     with pytest.raises(UserError, match=message):
         study = load_study(path, [override])
-        study.arms()[0].config()
+        study.arms()[0].config
 
 
 def record(**changes):
