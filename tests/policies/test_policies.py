@@ -6,6 +6,7 @@ import torch
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
 from dopr_robot.policies.networks import Transformer, TransformerConfig, UNet, UNetConfig
+from dopr_robot.training import compose_config
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,10 @@ def test_mistakes_are_told_in_one_line(spec, small, batch, generators, tmp_path)
         policy.act(seen, generators(0, 1))
     with pytest.raises(RuntimeError, match="statistics"):
         save_policy(make_policy({"name": "flow_mlp"}, spec), tmp_path)
+
+
+def test_options_that_are_mappings_are_set_from_the_command_line():
+    settings = ["policy.encoder.embed={task: 2}", "policy.rotations={action: {3: axis_angle}}"]
+    policy = compose_config(None, [*settings, "policy.normalization={state: meanstd}"]).policy
+    assert policy["encoder"]["embed"] == {"task": 2} and policy["rotations"] == {"action": {3: "axis_angle"}}
+    assert policy["normalization"] == {"state": "meanstd"}
