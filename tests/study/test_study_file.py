@@ -89,7 +89,7 @@ def test_a_file_that_makes_no_study_is_refused_in_one_line(path, override, messa
 def test_names_that_an_arm_does_not_know_are_refused(path, override, message):
     with pytest.raises(UserError, match=message):
         study = load_study(path, [override])
-        study.arms()[0].config
+        assert study.arms()[0].config
 
 
 def record(**changes):
