@@ -6,7 +6,6 @@ The command turns a :class:`UserError` into that line on stderr and exit code 2;
 import difflib
 from collections.abc import Iterable
 
-
 LISTED = 20
 """A message with a hint lists the known names up to so many."""
 
