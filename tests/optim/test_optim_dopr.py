@@ -363,6 +363,28 @@ def test_grad_scaler_scales_nothing_that_is_seen_and_skips_overflow():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+def test_every_implementation_of_adamw_takes_the_same_steps_with_and_without_a_scaler(kind, attached, scaled):
+    """A fused base unscales by itself, inside its step: the preconditioner then sees scaled gradients."""
+    model = make_model()
+    plain = copy.deepcopy(model)
+    base = torch.optim.AdamW(model.parameters(), lr=1e-2, **{kind: True})
+    optimizer = base if attached else DoPr(base, model, update_every=2)
+    if attached:
+        ActivationPreconditioner(model, update_every=2).attach(base)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+    for step in range(4):
+        scaler.scale(loss_of(model, step)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    train(plain, adamw(plain, update_every=2), range(4))
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_accelerate_prepare():
     accelerate = pytest.importorskip("accelerate")
     model = make_model()
