@@ -1,15 +1,17 @@
 import os
 import signal
 
-# A shell without job control starts what it puts into the background with Ctrl-C ignored, and tests send one.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Before torch is imported anywhere: two xdist workers with a pool each would fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts what it puts into the background with Ctrl-C ignored, and tests send one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
