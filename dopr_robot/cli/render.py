@@ -91,19 +91,20 @@ def _pixels(frame: Any) -> Any:
 def _replayed(store: Any, index: int, stride: int) -> tuple[list[Any], int]:
     from dopr_robot.datasets import Episode
     from dopr_robot.envs import make_vec
-    from dopr_robot.evaluation.replay import executed_actions
+    from dopr_robot.evaluation.replay import COLLECTED, executed_actions
 
     seed, task = int(store.seeds[index]), store.attributes.task
     if task is None or seed < 0:
         raise UserError(f"{store.path}: no images, and no task and seed to replay episode {index} from")
-    env = make_vec(task, 1, render_mode="rgb_array")
+    options = (store.attributes.carried.get(COLLECTED) or {}).get("options", {})
+    env = make_vec(task, 1, render_mode="rgb_array", **options)
     try:
         env.reset(seed=[seed])  # type: ignore[arg-type]
         frames, done, success = [env.render()[0]], False, False  # type: ignore[index]
         space = env.single_action_space  # type: ignore[attr-defined]
         recorded = Episode(store.episode(index, ["action"]), seed)
         for number, action in enumerate(executed_actions(store.attributes, recorded), start=1):
-            _, _, terminated, truncated, info = env.step(action.clip(space.low, space.high)[None])
+            _, _, terminated, truncated, info = env.step(action.clip(space.low, space.high)[None])  # type: ignore[attr-defined]
             done, success = bool(terminated[0] or truncated[0]), bool(info["success"][0])
             if number % stride == 0 or done:
                 frames.append(env.render()[0])  # type: ignore[index]

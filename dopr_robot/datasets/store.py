@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,21 +31,11 @@ from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
-from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, write_rows
+from dopr_robot.errors import DamagedError, MissingExtraError, UserError
 
-CHUNK_BYTES = 256 * 1024
-SHARD_BYTES = 8 * 1024 * 1024
-META_CHUNK = 1024
 UNKNOWN = -1
 """Stands in ``meta/seed`` and ``meta/success`` where nothing is known."""
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """Shape of one step (``()`` for a number) and dtype of a key under ``data/``."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
 
 class Store:
@@ -91,9 +80,9 @@ class Store:
         group = zarr.create_group(zarr.storage.LocalStore(where))
         group.create_group("data")
         meta = group.create_group("meta")
-        _create_array(meta, "seed", (), np.dtype(np.int64), per_step=False, fill_value=UNKNOWN)
-        _create_array(meta, "success", (), np.dtype(np.int8), per_step=False, fill_value=UNKNOWN)
-        _create_array(meta, "episode_ends", (), np.dtype(np.int64), per_step=False)
+        create_array(meta, "seed", (), np.dtype(np.int64), per_step=False, fill_value=UNKNOWN)
+        create_array(meta, "success", (), np.dtype(np.int8), per_step=False, fill_value=UNKNOWN)
+        create_array(meta, "episode_ends", (), np.dtype(np.int64), per_step=False)
         group.attrs[GROUP_KEY] = attributes.to_json()
         store = cls(str(path), group, attributes, own=True)
         store._acquire()
@@ -284,10 +273,10 @@ class Store:
                 del self._group[f"data/{key}"]
         start, stop, index = self.num_steps, self.num_steps + length, self.num_episodes
         for key, value in episode.items():
-            array = self._group.get(f"data/{key}") or _create_array(
+            array = self._group.get(f"data/{key}") or create_array(
                 self._group["data"], key, value.shape[1:], value.dtype
             )
-            _write_rows(array, start, value)
+            write_rows(array, start, value)
         values: dict[str, Any] = {"seed": UNKNOWN if seed is None else int(seed), **meta}
         values["success"] = UNKNOWN if success is None else int(success)
         for name, value in values.items():
@@ -295,14 +284,14 @@ class Store:
             held = self._group.get(f"meta/{name}")
             if held is None:
                 size = sum(map(len, entry.flat)) if entry.dtype.kind == "O" else entry.nbytes
-                held = _create_array(
+                held = create_array(
                     self._group["meta"], name, entry.shape[1:], entry.dtype, per_step=False, entry_bytes=size
                 )
-            _write_rows(held, index, entry)
+            write_rows(held, index, entry)
         for name, array in self._arrays("meta").items():
             if name != "episode_ends" and array.shape[0] <= index:  # an entry that this episode lacks
                 array.resize((index + 1, *array.shape[1:]))
-        _write_rows(self._group["meta/episode_ends"], index, np.array([stop], np.int64))
+        write_rows(self._group["meta/episode_ends"], index, np.array([stop], np.int64))
         self._ends = np.append(self._ends, stop)
 
     @contextlib.contextmanager
@@ -347,7 +336,9 @@ class Store:
             try:
                 members = node.members(max_depth=None)
             except Exception as error:
-                raise DamagedError(f"{self.path}: {group}: cannot be opened ({_one_line(error)})") from error
+                if "imagecodecs" not in str(error) or not _register_image_codecs():
+                    raise DamagedError(f"{self.path}: {group}: cannot be opened ({_one_line(error)})") from error
+                return self._arrays(group)
         return {name: array for name, array in sorted(members) if isinstance(array, zarr.Array)}
 
     def _known(self, name: str, dtype: type[np.integer[Any]]) -> NDArray[Any]:
@@ -406,52 +397,6 @@ class Store:
             raise DamagedError(f"{self.path}: {name}: cannot be read ({_one_line(error)})") from error
 
 
-def check_episode(where: str, index: int, episode: Mapping[str, NDArray[Any]], known: Mapping[str, KeyInfo]) -> int:
-    """Whether an episode is one, and like those before it (``known``, empty for the first).
-
-    Returns:
-        its number of steps.
-
-    Raises UserError, naming ``where``, the key and the episode.
-    """
-    if not episode:
-        raise UserError(f"{where}: an episode without any key cannot be appended (episode {index})")
-    lengths = {key: len(value) if value.ndim else 0 for key, value in episode.items()}
-    length = next(iter(lengths.values()))
-    for key, n in lengths.items():
-        if not all(part not in ("", ".", "..") for part in key.split("/")):
-            raise UserError(f"{where}: {key!r} is no name of a key: parts between slashes cannot be empty, . or ..")
-        if n != length or n == 0:
-            raise UserError(
-                f"{where}: {key}: has {n} steps and others {length}: all need the same number, above 0 (episode {index})"
-            )
-    if known and set(known) != set(episode):
-        missing, new = sorted(set(known) - set(episode)), sorted(set(episode) - set(known))
-        raise UserError(
-            f"{where}: keys differ from the first episode's: missing: {missing}, new: {new} (episode {index})"
-        )
-    for key, info in known.items():
-        value = episode[key]
-        if value.shape[1:] != info.shape or not (
-            value.dtype == info.dtype or {value.dtype.kind, info.dtype.kind} <= {"O", "T"}
-        ):
-            raise UserError(
-                f"{where}: {key}: is {value.dtype}{list(value.shape[1:])} a step, the first episode's "
-                f"{info.dtype}{list(info.shape)} (episode {index})"
-            )
-    return length
-
-
-def as_array(value: ArrayLike) -> NDArray[Any]:
-    """An array that zarr takes: in the machine's byte order; texts as Python objects, whatever numpy's version."""
-    array = np.asarray(value)
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
-    if array.dtype.kind in "UT":
-        return array.astype(object)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
 def _open_group(path: str) -> zarr.Group:
     try:
         if "://" in path or "::" in path:
@@ -473,49 +418,22 @@ def _open_group(path: str) -> zarr.Group:
         raise UserError(f"{path}: cannot be opened as a zarr store ({_one_line(error)})") from error
 
 
+def _register_image_codecs() -> bool:
+    """Make JPEG-XL and the like known, if their package is there and they are not known yet."""
+    try:
+        from imagecodecs.numcodecs import register_codecs
+    except ImportError:
+        raise MissingExtraError("an image codec of this store", "imagecodecs") from None
+    global _image_codecs_known
+    if _image_codecs_known:
+        return False
+    register_codecs(verbose=False)
+    _image_codecs_known = True
+    return True
+
+
+_image_codecs_known = False
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def _create_array(
-    group: Any,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: Any,
-    *,
-    per_step: bool = True,
-    fill_value: int | None = None,
-    entry_bytes: int = 8,
-) -> zarr.Array:
-    # An append rewrites the chunk that it touches: a large entry (a model's XML) gets one of its own.
-    chunk, shard = (
-        _layout(shape, dtype) if per_step else (min(META_CHUNK, max(1, CHUNK_BYTES // max(1, entry_bytes))), None)
-    )
-    text = dtype.kind == "O"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr says that texts have no final v3 specification
-        return group.create_array(
-            name,
-            shape=(0, *shape),
-            dtype=str if text else dtype,
-            chunks=(chunk, *(max(1, n) for n in shape)),
-            shards=(shard, *(max(1, n) for n in shape)) if shard else None,
-            # The checksum is what tells a reader, and `dopr info --check`, that a chunk is not what was written.
-            compressors=zarr.codecs.ZstdCodec(level=3, checksum=True),
-            fill_value=fill_value if fill_value is not None else ("" if text else 0),
-        )
-
-
-def _layout(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Steps in a chunk and in a shard. A large row (an image) is a chunk of its own: a window reads what it needs."""
-    row = max(1, int(np.prod(shape)) * dtype.itemsize)
-    chunk = max(1, CHUNK_BYTES // row) if row < 4096 else 1
-    shard = max(1, SHARD_BYTES // (chunk * row))
-    return chunk, chunk * shard
-
-
-def _write_rows(array: Any, start: int, rows: NDArray[Any]) -> None:
-    stop = start + len(rows)
-    if array.shape[0] != stop:
-        array.resize((stop, *array.shape[1:]))
-    array[start:stop] = rows

@@ -152,7 +152,7 @@ def spoil_ends(path):
     ],
 )
 def test_damage_is_named_and_repaired_to_the_last_whole_episode(tmp_path, monkeypatch, spoil, found):
-    monkeypatch.setattr("dopr_robot.datasets.store.SHARD_BYTES", 40 * 4800)  # several shards in six episodes
+    monkeypatch.setattr("dopr_robot.datasets.layout.SHARD_BYTES", 40 * 4800)  # several shards in six episodes
     path = make(tmp_path / "s.zarr")
     spoil(path)
     lines = [str(finding) for finding in check(path).damage]

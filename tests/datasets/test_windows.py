@@ -60,7 +60,7 @@ def test_windows_read_only_the_keys_asked_for(pusht_path, monkeypatch):
 @pytest.fixture
 def images(tmp_path, monkeypatch):
     """Images in several shards, written in two goes, so that a shard was replaced half-way."""
-    monkeypatch.setattr("dopr_robot.datasets.store.SHARD_BYTES", 20 * 16 * 16 * 3 * 8)
+    monkeypatch.setattr("dopr_robot.datasets.layout.SHARD_BYTES", 20 * 16 * 16 * 3 * 8)
     rng = np.random.default_rng(0)
     for lengths in ((30, 4), (17, 50, 9)):
         with Store.open(tmp_path / "i.zarr") if lengths[0] != 30 else Store.create(tmp_path / "i.zarr") as store:

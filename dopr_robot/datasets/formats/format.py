@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode
 from dopr_robot.datasets.recording import Episode, Recording, new_path, read_store, write_store
-from dopr_robot.datasets.store import KeyInfo, Store, as_array, check_episode
+from dopr_robot.datasets.store import Store
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.registry import Registry
 

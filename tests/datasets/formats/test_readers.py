@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import gymnasium
@@ -343,3 +345,27 @@ def test_an_unknown_codec_is_named(store, tmp_path):
     with pytest.raises(UserError, match="imagecodecs_none_such") as caught:
         convert(tmp_path / "out.zarr", tmp_path / "s.zarr")
     assert "\n" not in str(caught.value) and not (tmp_path / "s.zarr").exists()
+
+
+def test_images_in_jpeg_xl_are_read(tmp_path):
+    """The codec of UMI's stores, by imagecodecs itself."""
+    import zarr
+    from imagecodecs.numcodecs import Jpegxl, register_codecs
+
+    register_codecs(verbose=False)
+    y, x = np.mgrid[:32, :48]
+    images = np.stack([np.stack([x * 2 + n, y * 3, x + y], -1) for n in range(6)]).astype(np.uint8)
+    with pytest.warns(UserWarning):  # zarr's, that the codec is none of its own
+        group = zarr.create_group(tmp_path / "umi.zarr", zarr_format=2)
+        array = group.create_array(
+            "data/img", shape=images.shape, dtype=np.uint8, chunks=(1, 32, 48, 3), compressors=Jpegxl(lossless=True)
+        )
+        array[:] = images
+    group.create_array("data/action", data=np.zeros((6, 2), np.float32))
+    group.create_array("meta/episode_ends", data=np.array([2, 6]))
+    words = ["convert", str(tmp_path / "umi.zarr"), str(tmp_path / "s.zarr")]
+    code = f"from dopr_robot.cli import main; raise SystemExit(main({words!r}))"
+    # Another process: nothing has registered the codecs there.
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(Store.open(tmp_path / "s.zarr").read(["img"])["img"], images)
