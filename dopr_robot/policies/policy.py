@@ -79,6 +79,7 @@ class Policy(nn.Module, ABC):
             if key not in untouched and key not in self.images
         }
         self.normalizer = Normalizer(shapes, getattr(config, "normalization", common.normalization))
+        self._has_statistics = False
 
     @property
     def n_obs_steps(self) -> int:
@@ -148,7 +149,9 @@ class Policy(nn.Module, ABC):
 
         Raises:
             UserError: a key is missing or has another shape or dtype than the policy was made for.
+            RuntimeError: :meth:`fit_normalizer` was not called.
         """
+        self._check_statistics()
         self._check(batch["observation"])
         expected = (self.horizon, self.action_dim)
         if tuple(batch["action"].shape[1:]) != expected:
@@ -176,7 +179,9 @@ class Policy(nn.Module, ABC):
 
         Raises:
             UserError: a key is missing or has another shape or dtype than the policy was made for.
+            RuntimeError: :meth:`fit_normalizer` was not called.
         """
+        self._check_statistics()
         self._check(observation)
         rows = len(next(iter(observation.values())))
         if memory is not None and len(memory) != rows:
@@ -207,6 +212,11 @@ class Policy(nn.Module, ABC):
             key: self.normalizer.normalize(key, value) if key in self.normalizer.keys else value
             for key, value in read.items()
         }
+
+    def _check_statistics(self) -> None:
+        if not self._has_statistics:  # once, since looking costs a round trip to the device
+            self.normalizer.check()
+            self._has_statistics = True
 
     def _check(self, observation: Mapping[str, Tensor]) -> None:
         for key, spec in self.spec.observations.items():

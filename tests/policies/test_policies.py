@@ -61,6 +61,10 @@ def test_mistakes_are_told_in_one_line(spec, small, batch, generators, tmp_path)
         policy.act({**seen, "state": seen["state"][:, :1]}, generators(0))
     with pytest.raises(UserError, match="2 generators for a batch of 1"):
         policy.act(seen, generators(0, 1))
+    with pytest.raises(UserError, match=r"actions have shape \[1, 3, 2\], the policy expects \['B', 4, 2\]"):
+        policy.loss({"observation": seen, "action": torch.zeros(1, 3, 2)})
+    with pytest.raises(RuntimeError, match="no statistics for 'state'"):
+        make_policy({"name": "flow_mlp"}, spec).act(seen)
     with pytest.raises(RuntimeError, match="statistics"):
         save_policy(make_policy({"name": "flow_mlp"}, spec), tmp_path)
 
