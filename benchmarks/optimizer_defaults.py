@@ -35,7 +35,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "update_every=30": {"update_every": 30},
     "rank=None": {"rank": None},
     "rank=16": {"rank": 16},
-    "max_tokens=None": {"max_tokens": None},
+    "rank=32": {"rank": 32},
     "max_tokens=256": {"max_tokens": 256},
 }
 
