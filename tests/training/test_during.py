@@ -1,6 +1,7 @@
 """What happens between the steps: pieces of a batch, rollouts, the best checkpoints, reasons to stop, where figures go."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -107,6 +108,9 @@ def test_wandb_gets_the_figures(store, config, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(config(store, "training.tracker=wandb", "training.steps=3"), tmp_path / "named")
     (log,) = (tmp_path / "named" / "wandb").glob("offline-run-*-named/*.wandb")
+    until = time.monotonic() + 60  # its service writes on its own time
+    while b"validation_loss_without_ema" not in log.read_bytes() and time.monotonic() < until:
+        time.sleep(0.1)
     assert b"validation_loss_without_ema" in log.read_bytes()
 
 
