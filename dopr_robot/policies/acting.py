@@ -19,6 +19,8 @@ from dopr_robot.policies.spec import PolicySpec
 Memory = Sequence[MutableMapping[str, Any]]
 """One dict an episode, a row of the batch each."""
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 @dataclass
 class ActingConfig:
@@ -51,6 +53,8 @@ class Acting:
         self.config = config
         self.spec = spec
         self.representation = representation
+        if config.compile is not None and config.compile not in COMPILE_MODES:
+            raise UserError(f"policy.acting.compile={config.compile!r} is none of {', '.join(COMPILE_MODES)}")
         if config.delay < 0:
             raise UserError(f"policy.acting.delay={config.delay} has to be at least 0")
         if config.ensemble and config.delay:

@@ -136,6 +136,7 @@ def test_acting_is_part_of_the_checkpoint_and_can_be_chosen_anew(small, batch, t
         ({"delay": 2}, "at most horizon - n_obs_steps + 1 = 3"),
         ({"ensemble": True, "delay": 1}, "exclude each other"),
         ({"decay": -0.1}, "decay=-0.1"),
+        ({"compile": "fast"}, "policy.acting.compile='fast' is none of default, reduce-overhead"),
     ],
 )
 def test_what_the_horizon_does_not_allow_is_refused(acting, message, spec):
