@@ -54,6 +54,7 @@ class TaskSpec:
         vector_entry_point: ``module:callable`` that makes the batched one, or None: copies of the single one in worker processes.
         in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more.
         expert: ``module:callable`` of the expert, or None.
+        expert_success: share of 200 seeds on which it succeeded under the noise of collection, as measured; None: not measured.
         metrics: further figures in ``info`` and how an episode sums them up.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
         package: module that has to be importable, and the extra that brings it.
@@ -76,6 +77,7 @@ class TaskSpec:
     vector_entry_point: str | None = None
     in_process: bool = False
     expert: str | None = None
+    expert_success: float | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
     package: str = "mujoco"

@@ -1,0 +1,151 @@
+"""The page of all tasks, docs/tasks.md: written from the registry, with a picture of each."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.envs.registration import TaskSpec, list_tasks, load_expert, make, make_vec
+
+WIDTH, HEIGHT = 240, 180
+PICTURES = "images/tasks"
+HEAD = """# Tasks
+
+Written by `dopr tasks --page docs/tasks.md`; do not edit. A task is named by its id, ours also by the bare name (`PickPlace`).
+*Attain*: success at horizon h is success reached by control step h. *Sustain*: success at horizon h is no failure up to step h.
+Options are keywords of `dopr_robot.envs.make_vec`, and `--option NAME=VALUE` of `dopr collect`.
+"""
+
+
+def write_page(path: Path) -> list[str]:
+    """Write the page and the pictures that are missing beside it; the tasks that could not be drawn here, and why."""
+    folder = path.parent / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for spec in list_tasks():
+        file = folder / f"{spec.name}.png"
+        if not file.exists():
+            try:
+                spec.check_installed()
+                _save(picture(spec), file)
+            except Exception as error:  # whatever a simulator raises; the page is written all the same
+                problems.append(f"{spec.id}: {error}")
+    path.write_text(page(path.parent), encoding="utf-8")
+    return problems
+
+
+def picture(spec: TaskSpec) -> Any:
+    """A frame ``uint8 [H, W, 3]``: a task of ours some steps into its expert's episode, another one at its start."""
+    options: dict[str, Any] = {"render_mode": "rgb_array", "width": 2 * WIDTH, "height": 2 * HEIGHT}
+    if spec.vector_entry_point is None:
+        single = make(spec.id, **options)
+        try:
+            single.reset(seed=1)
+            return single.render()
+        finally:
+            single.close()
+    env = make_vec(spec.id, 1, **options)
+    expert = load_expert(spec)(env)
+    env.reset(seed=1)
+    for _ in range(25):
+        env.step(expert.act())
+    frames: Any = env.render()
+    env.close()
+    return frames[0]
+
+
+def page(docs: Path) -> str:
+    """The page's text; it shows the pictures that there are under ``docs``."""
+    groups: dict[str, list[TaskSpec]] = {}
+    for spec in list_tasks():
+        groups.setdefault(_group(spec), []).append(spec)
+    parts = [HEAD, *(_section(title, specs, docs) for title, specs in sorted(groups.items(), key=_order))]
+    return "\n".join(parts)
+
+
+def _group(spec: TaskSpec) -> str:
+    if spec.source == "ours":
+        return "Ours"
+    return f"Extra `{spec.extra}`" if spec.extra else "Gymnasium's MuJoCo tasks"
+
+
+def _order(item: tuple[str, Any]) -> tuple[bool, bool, str]:
+    return item[0] != "Ours", item[0] != "Gymnasium's MuJoCo tasks", item[0]
+
+
+def _section(title: str, specs: list[TaskSpec], docs: Path) -> str:
+    install = f"\n`pip install 'dopr-robot[{specs[0].extra}]'`\n" if specs[0].extra else ""
+    alike = len(specs) > 20  # a benchmark of tasks that differ in their scene alone: one table for all
+    tables = [_alike(specs, docs)] if alike else [_task(spec, docs) for spec in specs]
+    return "\n".join([f"## {title}", install, *tables])
+
+
+def _task(spec: TaskSpec, docs: Path) -> str:
+    rows = [
+        ("what", spec.description),
+        ("kind, longest horizon", f"{spec.kind}, {spec.max_steps} control steps at {spec.control_hz:.4g} Hz"),
+        ("observations", ", ".join(f"`{key}` {list(shape)}" for key, shape in spec.observations.items())),
+        ("cameras", ", ".join(f"`{camera}`" for camera in spec.cameras)),
+        ("stages", ", ".join(f"`{stage}`" for stage in spec.stages)),
+        ("further figures", ", ".join(f"`{name}` ({how})" for name, how in spec.metrics.items())),
+        ("expert", _expert(spec)),
+        ("options", "; ".join(f"`{name}`: {what}" for name, what in spec.options.items())),
+        ("source", spec.source),
+    ]
+    lines = [f"### {spec.id}", "", *_image(spec, docs), "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows if value]
+    return "\n".join([*lines, "", *_action(spec), ""])
+
+
+def _expert(spec: TaskSpec) -> str:
+    if not spec.has_expert:
+        return "none"
+    name = f"`{(spec.expert or '').split(':')[1]}`"
+    if spec.expert_success is None:
+        return f"{name}, the package's own"
+    return f"{name}, success {spec.expert_success:g} of 200 seeds, under the noise that `dopr collect` injects"
+
+
+def _image(spec: TaskSpec, docs: Path) -> Iterable[str]:
+    if (docs / PICTURES / f"{spec.name}.png").exists():
+        yield f"![{spec.name}]({PICTURES}/{spec.name}.png)"
+        yield ""
+
+
+def _action(spec: TaskSpec) -> list[str]:
+    action = spec.action
+    units = [action.units] * len(action.low) if isinstance(action.units, str) else list(action.units)
+    runs: list[list[Any]] = []  # neighbours of the same unit and bounds share a row
+    for index, entry in enumerate(zip(units, action.low, action.high, strict=True)):
+        if runs and runs[-1][2] == entry:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index, entry])
+    target = "absolute" if action.absolute else "relative"
+    rows = []
+    for first, last, (unit, low, high) in runs:
+        names = action.names[first] if first == last else f"{action.names[first]} ... {action.names[last]}"
+        entries = str(first) if first == last else f"{first}-{last}"
+        rows.append(f"| {entries} | {names} | {unit} | {low:g} to {high:g} |")
+    return [f"Action: {action.meaning} ({target}).", "", "| entry | name | unit | range |", "|---|---|---|---|", *rows]
+
+
+def _alike(specs: list[TaskSpec], docs: Path) -> str:
+    first = specs[0]
+    common = _task(first, docs).splitlines()
+    kept = [line for line in common if not line.startswith(("### ", "![", "| what"))]
+    cells = []
+    for spec in specs:
+        images = list(_image(spec, docs))
+        cells.append((images[0] + "<br>" if images else "") + f"`{spec.id}`")
+    rows = ["| | | | |", "|---|---|---|---|"]
+    for start in range(0, len(cells), 4):
+        rows.append("| " + " | ".join([*cells[start : start + 4], *[""] * (4 - len(cells[start : start + 4]))]) + " |")
+    count = f"{len(specs)} tasks; success is what the package's reward says; objects and goal vary with the seed."
+    return "\n".join([count, *kept, *rows, ""])
+
+
+def _save(frame: Any, file: Path) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(frame).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, optimize=True)
