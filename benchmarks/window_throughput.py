@@ -12,6 +12,7 @@ and numba, robomimic its package.
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
 from torch.utils.data import DataLoader, Dataset
 
 from dopr_robot.datasets import Attributes, Episode, Recording, Store, Windows, batch_indices, write_store
@@ -211,9 +213,9 @@ def stream(gib: float, steps: int, folder: Path | None) -> list[dict]:
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         path = Path(temporary) / "large.zarr"
         with Store.create(path, Attributes(observations=("img",))) as store:
-            for _ in range(max(2, round(gib * 2**30 / np.prod(shape)))):
-                image = rng.integers(0, 256, shape, np.uint8)
-                store.append({"img": image, "action": rng.normal(size=(frames, 2)).astype("f4")})
+            image = rng.integers(0, 256, shape, np.uint8)
+            store.append({"img": image, "action": rng.normal(size=(frames, 2)).astype("f4")})
+        _repeat(path, frames, max(2, round(gib * 2**30 / np.prod(shape))))
         store = Store.open(path)
         model = torch.nn.Sequential(
             torch.nn.Conv2d(6, 32, 8, 4),
@@ -253,6 +255,26 @@ def stream(gib: float, steps: int, folder: Path | None) -> list[dict]:
             f"{size:.2f} GiB of images: {taken:.3f} GiB beyond the model at its highest, {steps} steps, {speed:.0f} windows/s with training"
         )
         return [{"name": f"GiB beyond the model, store of {size:.2f} GiB", "ours": taken, "peer": None, "ratio": None}]
+
+
+def _repeat(path: Path, frames: int, episodes: int) -> None:
+    """Copies of the first episode, whose images fill one shard, to so many episodes: as large as if each had been compressed."""
+    group = zarr.open_group(path, mode="r+")
+    image, action = group["data/img"], group["data/action"]
+    assert image.shards[0] == frames
+    actions = np.tile(action[:], (episodes, 1))
+    for array in (image, action):
+        array.resize((frames * episodes, *array.shape[1:]))
+    action[:] = actions
+    for episode in range(1, episodes):
+        file = path / "data" / "img" / image.metadata.encode_chunk_key((episode, 0, 0, 0))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path / "data" / "img" / image.metadata.encode_chunk_key((0, 0, 0, 0)), file)
+    for name, values in {"seed": np.full(episodes, -1), "success": np.full(episodes, -1)}.items():
+        group[f"meta/{name}"].resize((episodes,))
+        group[f"meta/{name}"][:] = values
+    group["meta/episode_ends"].resize((episodes,))
+    group["meta/episode_ends"][:] = frames * np.arange(1, episodes + 1)
 
 
 def resident() -> int:
