@@ -74,3 +74,23 @@ def test_options_that_are_mappings_are_set_from_the_command_line():
     policy = compose_config(None, [*settings, "policy.normalization={state: meanstd}"]).policy
     assert policy["encoder"]["embed"] == {"task": 2} and policy["rotations"] == {"action": {3: "axis_angle"}}
     assert policy["normalization"] == {"state": "meanstd"}
+
+
+@pytest.mark.parametrize("name", ["flow_unet", "regression_unet"])
+def test_a_unet_can_see_the_observations_step_by_step(name, small, batch):
+    policy = small(name, network={"local_condition": True})
+    policy(batch())[0].backward()
+    local = {key: value for key, value in policy.network.named_parameters() if key.startswith("local.")}
+    assert len(local) == 2 * len([key for key in local if key.startswith("local.0.")])
+    assert all(value.grad.any() for value in local.values())
+
+
+@pytest.mark.parametrize("name", ["regression_lstm", "regression_causal_transformer"])
+def test_networks_over_history_look_backwards_alone(name, small, batch):
+    policy, data = small(name).eval(), batch(2)
+    condition = policy.encoder(policy._normalized(data["observation"]))
+    changed = condition.clone()
+    changed[:, 1] += 1.0  # the newest observation, at step 1
+    before, after = policy.network(None, None, condition), policy.network(None, None, changed)
+    assert torch.allclose(before[:, 0], after[:, 0], atol=1e-6)
+    assert ((before - after).abs().amax((0, 2))[1:] > 1e-4).all()
