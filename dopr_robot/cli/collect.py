@@ -95,7 +95,9 @@ def collect(
         if missing <= 0:
             return
         with progress(f"collect {spec.id}", episodes, "episodes", done=store.num_episodes) as meter:
-            attempts = demonstrations(spec.id, seeds, noise=noise, num_envs=min(32, missing), keep_failures=True, **options)
+            attempts = demonstrations(
+                spec.id, seeds, noise=noise, num_envs=min(32, missing), keep_failures=True, **options
+            )
             for tried, demonstration in enumerate(attempts, start=1):
                 if demonstration.success or keep_failures:
                     store.append(demonstration.arrays, seed=demonstration.seed, success=demonstration.success)
