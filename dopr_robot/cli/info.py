@@ -113,7 +113,7 @@ def _ranges(store: Any) -> dict[str, Any]:
 
     numeric = [name for name, key in store.keys.items() if key.dtype.kind in "fiub"] if store.num_steps else []
     large = [key for key in numeric if _bytes(store, key) > LARGE_BYTES]
-    sample = np.unique(np.linspace(0, store.num_episodes - 1, SAMPLE).astype(int)) if large else []
+    sample: Any = np.unique(np.linspace(0, store.num_episodes - 1, SAMPLE).astype(int)) if large else []
     return statistics(store, [key for key in numeric if key not in large]) | statistics(store, large, sample)
 
 
