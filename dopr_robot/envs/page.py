@@ -102,7 +102,7 @@ def _expert(spec: TaskSpec) -> str:
     name = f"`{(spec.expert or '').split(':')[1]}`"
     if spec.expert_success is None:
         return f"{name}, the package's own"
-    return f"{name}, success {spec.expert_success:g} of 200 seeds, under the noise that `dopr collect` injects"
+    return f"{name}, success {spec.expert_success:.1%} on 200 seeds under the noise that `dopr collect` injects"
 
 
 def _image(spec: TaskSpec, docs: Path) -> Iterable[str]:

@@ -15,3 +15,41 @@ def test_the_versions_that_live_together():
     assert mujoco.__version__ == "3.3.0"
     assert robosuite.__version__ == "1.5.2"
     get_task("PushT").check_installed()
+
+
+def test_our_tasks_work_on_the_oldest_mujoco():
+    from dopr_robot.envs import demonstrations, list_tasks
+
+    ours = [spec for spec in list_tasks() if spec.source == "ours"]
+    assert len(ours) == 7
+    for spec in ours:
+        assert all(episode.success for episode in demonstrations(spec.id, range(2), num_envs=2, keep_failures=True)), (
+            spec.id
+        )
+
+
+def test_a_scripted_expert_of_metaworld_succeeds():
+    from dopr_robot.envs import demonstrations
+
+    episodes = list(demonstrations("metaworld/drawer-open-v3", range(2), num_envs=2, keep_failures=True))
+    assert [episode.seed for episode in episodes] == [0, 1]
+    assert all(episode.success for episode in episodes)
+
+
+def test_an_environment_that_a_robomimic_file_names():
+    from dopr_robot.envs import make
+    from dopr_robot.errors import UserError
+
+    with pytest.raises(UserError, match="has no environment 'Lifft'"):
+        make("robosuite/Lift-v0", env_args={"env_name": "Lifft", "env_kwargs": {"robots": ["Panda"]}})
+    reach = [0.05] * 3 + [0.5] * 3
+    old = {"type": "OSC_POSE", "input_max": 1, "input_min": -1, "output_max": reach, "output_min": [-x for x in reach]}
+    old |= {"kp": 150, "damping": 1, "impedance_mode": "fixed", "kp_limits": [0, 300], "damping_limits": [0, 10]}
+    old |= {"position_limits": None, "orientation_limits": None, "uncouple_pos_ori": True, "control_delta": True}
+    old |= {"interpolation": None, "ramp_ratio": 0.2}
+    described = {"env_name": "Lift", "env_kwargs": {"robots": ["Panda"], "control_freq": 20, "controller_configs": old}}
+    env = make("robosuite/Lift-v0", env_args=described)
+    observation, _ = env.reset(seed=0)
+    assert observation["object"].shape == (10,)
+    assert not env.step(env.action_space.sample())[4]["success"]
+    env.close()
