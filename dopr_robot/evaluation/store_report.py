@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from dopr_robot.datasets import Store
 from dopr_robot.evaluation import plots
-from dopr_robot.evaluation.report import _data, _svg, _write
+from dopr_robot.evaluation.pages import data_uri, svg, write_page
 from dopr_robot.evaluation.video import fit
 
 TRACES = 40
@@ -59,7 +59,7 @@ def action_text(store: Store) -> str:
 def write_store_report(out: Path, store: Store, rows: Sequence[KeyRow], warnings: Sequence[str]) -> None:
     """Write the page to ``out``."""
     known = store.success[store.success >= 0]
-    _write(
+    write_page(
         out,
         "store.html.j2",
         path=store.path,
@@ -71,9 +71,9 @@ def write_store_report(out: Path, store: Store, rows: Sequence[KeyRow], warnings
         action=action_text(store),
         rows=rows,
         warnings=warnings,
-        lengths_svg=_svg(lengths_figure(store)),
-        vectors=[(key, _svg(trace_figure(store, key))) for key in _vectors(store)],
-        images=[(key, _data("image/jpeg", thumbnails(store, key))) for key in _images(store)],
+        lengths_svg=svg(lengths_figure(store)),
+        vectors=[(key, svg(trace_figure(store, key))) for key in _vectors(store)],
+        images=[(key, data_uri("image/jpeg", thumbnails(store, key))) for key in _images(store)],
     )
 
 

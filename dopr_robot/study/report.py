@@ -1,19 +1,19 @@
 """The report of a study: its table, its curves, and what was held equal, in one page that opens from disk."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord, plots
+from dopr_robot.evaluation.pages import svg, write_page
 from dopr_robot.evaluation.statistics import success_matrix
 from dopr_robot.files import replacing
 from dopr_robot.study.config import Arm, Study
@@ -43,27 +43,21 @@ def write_report(
             row for row in table if (row["task"], row["policy"], row["horizon"]) == (task, policy, max(horizons[task]))
         ]
         whole = [row for row in table if (row["task"], row["policy"]) == (task, policy)]
-        svg = plots.render(figure, "svg").decode()
+        last = [row | {"own": json.loads(row["figures"] or "{}")} for row in last]
+        figures = list(dict.fromkeys(name for row in last for name in row["own"]))
         panels.append(
-            {"task": task, "policy": policy, "last": last, "rows": whole, "svg": Markup(svg[svg.index("<svg") :])}
+            {"task": task, "policy": policy, "last": last, "rows": whole, "figures": figures, "svg": svg(figure)}
         )
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("dopr_robot.study"), PackageLoader("dopr_robot.evaluation")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "signed": _signed, "number": _number}
-    page = environment.get_template("study.html.j2").render(
+    write_page(
+        out / "report.html",
+        "study.html.j2",
+        package="dopr_robot.study",
         panels=panels,
         study=study,
         arms=len(done),
         diverged=[record for record in done.values() if record["error"]],
         settings=study.to_yaml(),
     )
-    with replacing(out / "report.html") as beside:
-        beside.write_text(page, encoding="utf-8")
 
 
 def curves_figure(group: Sequence[Method], longest: int) -> Figure:
@@ -152,15 +146,3 @@ def _against_loss(axes: Axes, method: Method, colour: str) -> None:
 
 def _values(method: Method, key: str) -> list[float]:
     return [point[key] for record in method.records for point in record["curve"] if point.get(key) is not None]
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %"
-
-
-def _signed(rate: float) -> str:
-    return f"{100 * rate:+.1f} %"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}g}"

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
 
     1. Every arm is trained, and rolled out on selection seeds.
     2. The arms of one task, policy and seed are checked to have shared weights, data, noise and initial states.
-    3. For each task, policy and optimizer the learning rate with the most success on selection seeds is chosen, over all seeds.
+    3. For each task, policy and optimizer the learning rate with the most success on selection seeds is chosen (see :func:`choose`).
     4. The chosen arms are rolled out on test seeds: all figures are of these.
 
     Args:
@@ -99,19 +100,18 @@ def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
 
 
 def choose(study: Study, done: dict[str, Record]) -> list[Arm]:
-    """The arms of the chosen learning rates: the most success on selection seeds, then the least validation loss, then the least rate."""
+    """The arms of the chosen learning rates: the most success on selection seeds at the longest horizon, over all training seeds; where
+    that is equal (nobody solves the task yet) the largest return on them, then the least validation loss, then the least rate."""
     chosen: list[Arm] = []
     for group in _groups(study.arms()).values():
         by_rate: dict[float, list[Arm]] = {}
         for arm in group:
             by_rate.setdefault(arm.learning_rate, []).append(arm)
 
-        def cost(rate: float, by_rate: dict[float, list[Arm]] = by_rate) -> tuple[float, float, float]:
+        def cost(rate: float, by_rate: dict[float, list[Arm]] = by_rate) -> tuple[float, float, float, float]:
             records = [done[arm.name] for arm in by_rate[rate]]
             success = sum(list(record["selection_successes"].values())[-1] for record in records)
-            losses = [record["validation_loss"] for record in records]
-            known = [loss for loss in losses if loss is not None]
-            return -success, sum(known) if len(known) == len(losses) else float("inf"), rate
+            return -success, -_total(records, "selection_return", -inf), _total(records, "validation_loss", inf), rate
 
         chosen += by_rate[min(by_rate, key=cost)]
     return chosen
@@ -240,6 +240,12 @@ def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, 
         "episodes": episodes,
         "horizons": list(horizons[arm.entry.task]),
     }
+
+
+def _total(records: Sequence[Record], key: str, unknown: float) -> float:
+    """Sum over an arm's training seeds; ``unknown`` where one of them has no value."""
+    values = [record[key] for record in records]
+    return unknown if None in values else sum(values)
 
 
 def _usable(done: dict[str, Record], arm: Arm) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord, comparison
-from dopr_robot.evaluation.statistics import success_matrix, wilson
+from dopr_robot.evaluation.statistics import metrics, success_matrix, wilson
 from dopr_robot.study.config import Arm, Study, entry_name, label
 
 Record = dict[str, Any]
@@ -96,7 +97,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
 
     Success has a 95 % interval: Wilson's for one seed, otherwise a bootstrap over seeds and episodes. The difference is paired, on
     common seeds and initial states; its p-value is McNemar's exact test for one seed, an exact permutation of seeds for several.
-    ``p_holm`` corrects over all differences of the study.
+    ``p_holm`` corrects over all differences of the study. ``figures``: the task's own, as JSON ``{name: {mean, min, max}}``.
     """
     by_name = {(m.task, m.policy, m.optimizer): m for m in all_methods}
     against = references(study)
@@ -105,6 +106,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
         reference = by_name.get((method.task, method.policy, against.get(method.optimizer, "")))
         own = comparison.difference_curve(method.success, np.zeros_like(method.success))
         pair = comparison.difference_curve(method.success, reference.success) if reference else None
+        figures = _figures(method.tests)
         losses = [record["validation_loss"] for record in method.records]
         known = [loss for loss in losses if loss is not None]
         speeds = [record["cost"]["seconds_per_step"] for record in method.records if record["cost"]["seconds_per_step"]]
@@ -135,6 +137,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                     "difference_high": float(pair.high[h]) if pair else None,
                     "p": _p(method.success[:, :, h], reference.success[:, :, h]) if reference else None,
                     "p_holm": None,
+                    "figures": json.dumps(figures) if figures else None,
                     "seconds_per_step": float(np.mean(speeds)) if speeds else None,
                     "state_bytes": max(record["state_bytes"] for record in method.records),
                 }
@@ -143,6 +146,17 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
     for row, adjusted in zip(tested, comparison.holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = adjusted
     return made
+
+
+def _figures(tests: Sequence[Sequence[EpisodeRecord]]) -> dict[str, dict[str, float]]:
+    """The task's own figures (PushT's coverage): mean over a seed's episodes; of the seeds mean, least and largest."""
+    by_seed = [{name: each["mean"] for name, each in metrics(records).items()} for records in tests if records]
+    names = sorted({name for means in by_seed for name in means})
+    found = {}
+    for name in names:
+        values = [means[name] for means in by_seed if name in means]
+        found[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
+    return found
 
 
 def _p(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dopr_robot.errors import DoprError, UserError
@@ -102,6 +103,7 @@ def train_arm(job: TrainJob) -> Trained:
         "selection_successes": {
             str(h): int(succeeded(selection, kind, h).sum()) if selection else 0 for h in job.horizons
         },
+        "selection_return": float(np.mean([episode.return_ for episode in selection])) if selection else None,
         "validation_loss": None if error else last.get("validation_loss"),
         "validation_loss_without_ema": None if error else last.get("validation_loss_without_ema"),
         "curve": curve,

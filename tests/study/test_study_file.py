@@ -112,16 +112,22 @@ def test_arms_that_did_not_begin_alike_are_no_matched_pair(key):
         check_matched([record(), record(optimizer="muon", **{key: "other"})])
 
 
-def test_the_rate_with_the_most_success_is_chosen_then_the_least_loss(path):
-    study = load_study(path, ["policies=[regression_mlp]", "optimizers=[adamw, muon]"])
+def test_the_rate_with_the_most_success_is_chosen_then_the_largest_return_then_the_least_loss(path):
+    study = load_study(path, ["policies=[regression_mlp]", "optimizers=[adamw, muon, lion]"])
     successes = {("adamw", 1e-3): 5, ("adamw", 3e-3): 7, ("muon", 1e-3): 4, ("muon", 3e-3): 4}
     losses = {("adamw", 1e-3): 0.1, ("adamw", 3e-3): 0.9, ("muon", 1e-3): 0.3, ("muon", 3e-3): 0.2}
+    returns = {("lion", 1e-3): 8.0, ("lion", 3e-3): 2.0}
     done = {}
     for arm in study.arms():
         key = (arm.key["optimizer"], arm.learning_rate)
-        found = {"selection_successes": {"10": 0, "20": successes[key]}, "validation_loss": losses[key]}
+        found = {
+            "selection_successes": {"10": 0, "20": successes.get(key, 0)},
+            "selection_return": returns.get(key, 1.0),
+            "validation_loss": losses.get(key, arm.learning_rate),
+        }
         done[arm.name] = record(**arm.key, **found)
     assert {(arm.key["optimizer"], arm.learning_rate) for arm in choose(study, done)} == {
         ("adamw", 3e-3),
         ("muon", 3e-3),
+        ("lion", 1e-3),
     }
