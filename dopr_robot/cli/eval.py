@@ -8,6 +8,8 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
   dopr eval runs/pick_place --out eval/a --resume
   dopr eval runs/stack --lengths 1,2,3,4
+  dopr eval runs/act --acting ensemble=true                # otherwise than the checkpoint says: temporal ensembling
+  dopr eval runs/pick_place --acting delay=2               # plans that are two steps late
 
 With --feedback, every checkpoint of the run is rolled out from initial states for selection: validation loss beside success, how far
 the policy strays from the demonstrations, and how far its plans are from what it does. Keep checkpoints for it when training
@@ -17,6 +19,7 @@ the policy strays from the demonstrations, and how far its plans are from what i
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="the evaluation's folder (default RUN/eval/<step>-seed<S>)"
     )
     parser.add_argument(
+        "--acting",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how plans become actions, as policy.acting does: ensemble, decay, delay, compile",
+    )
+    parser.add_argument(
         "--feedback", action="store_true", help="measure test-time feedback over the run's checkpoints instead"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the evaluation in that folder")
@@ -71,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         num_envs=args.num_envs,
         workers=args.workers,
         video=args.video,
+        acting=args.acting,
         out=args.out,
         resume=args.resume,
     )
@@ -90,6 +101,7 @@ def evaluate_run(
     num_envs: int | None = None,
     workers: int | None = None,
     video: int | None = None,
+    acting: Sequence[str] = (),
     out: Path | None = None,
     resume: bool = False,
 ) -> Path:
@@ -105,7 +117,7 @@ def evaluate_run(
     from dopr_robot.policies import find_checkpoint, load_policy
 
     checkpoint = find_checkpoint(run).resolve()
-    policy = load_policy(checkpoint)
+    policy = load_policy(checkpoint, acting=_settings(acting))
     config = _config_of(checkpoint)
     name = task or policy.task
     if name is None:
@@ -139,8 +151,9 @@ def feedback(args: argparse.Namespace) -> Path:
     from dopr_robot.policies import find_checkpoint, load_policy
     from dopr_robot.training import Checkpoints
 
-    if args.lengths or args.video:
-        raise UserError(f"--feedback goes without {'--lengths' if args.lengths else '--video'}")
+    for option in ("lengths", "video", "acting"):
+        if getattr(args, option):
+            raise UserError(f"--feedback goes without --{option}")
     checkpoint = find_checkpoint(args.run).resolve()
     home = run_of(checkpoint)
     if home is None:
@@ -229,6 +242,16 @@ def integers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 50,100,200") from None
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    """``["ensemble=true", "decay=0.1"]`` as a dict, each value as YAML has it."""
+    import yaml
+
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"--acting {word} is not of the form key=value: --acting ensemble=true")
+    return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -83,8 +83,6 @@ def _page(path: str, out: Path) -> int:
     from dopr_robot.datasets import Store
     from dopr_robot.evaluation.store_report import key_rows, write_store_report
 
-    if not out.parent.is_dir():
-        raise UserError(f"the folder {out.parent} does not exist")
     store = Store.open(path)
     if not store.num_episodes:
         raise UserError(f"{path} holds no episode yet")

@@ -33,8 +33,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--episodes {args.episodes} has to be at least 1")
     if args.out.suffix != ".mp4":
         raise UserError(f"--out {args.out} has to end in .mp4")
-    if not args.out.parent.is_dir():
-        raise UserError(f"the folder {args.out.parent} does not exist")
     clips, fps = _demonstrations(args) if is_store(args.source) else _rollouts(args)
     write_grid(args.out, clips, columns=math.ceil(len(clips) ** 0.5), fps=fps)
     print(args.out)

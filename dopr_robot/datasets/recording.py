@@ -69,8 +69,8 @@ def new_path(out: str | Path) -> Iterator[Path]:
     out = Path(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another path")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: the folder {out.parent} does not exist")
+    made = [folder for folder in out.parents if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays: formats tell a file by it.
     partial = out.with_name(f".{uuid.uuid4().hex[:8]}.partial.{out.name}")
     try:
@@ -81,3 +81,6 @@ def new_path(out: str | Path) -> Iterator[Path]:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+        for folder in made:  # the innermost first
+            if not any(folder.iterdir()):
+                folder.rmdir()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dopr_robot.evaluation import seeds, statistics
 from dopr_robot.evaluation.episode import Job
 from dopr_robot.evaluation.group import ActingPolicy, Observer, check_fit
 from dopr_robot.evaluation.rollout import Rollout
+from dopr_robot.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,13 @@ class Evaluation:
             "use": self.use,
             "horizons": list(self.horizons or []),
             "env_options": dict(self.env_options),
+            "acting": _acting(self.policy),
         }
+
+
+def _acting(policy: ActingPolicy) -> dict[str, Any] | None:
+    """How the policy's plans become actions; None for a policy that is not ours."""
+    return asdict(policy.acting.config) if isinstance(policy, Policy) else None
 
 
 def describe_checkpoint(folder: Path | None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """From a store to what a policy is trained on."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ def load_data(config: RunConfig) -> TrainingData:
     """Open the store that the configuration names and split it.
 
     Raises:
-        UserError: no store, keys that it does not have, another task's store, NaN, or too few windows for a batch.
+        UserError: no store, keys that it does not have, another task's store, another control rate or shape than the task's, NaN, or
+            too few windows for a batch.
     """
     if config.data.store is None:
         raise UserError("data.store is not set: data.store=PATH names the demonstrations")
@@ -53,6 +55,7 @@ def load_data(config: RunConfig) -> TrainingData:
     for key in (*observations, config.data.action):
         if key not in store.keys:
             raise UserError(f"{store.path} has no key {key!r}: it has {', '.join(store.keys)}")
+    _check_task(store, task or recorded, observations, config.data.action)
     steps = {key: config.policy[key] for key in ("n_obs_steps", "horizon", "n_action_steps")}
     spec = PolicySpec(
         observations={key: _array_spec(store, key) for key in observations},
@@ -94,6 +97,29 @@ def task_id(name: str | None) -> str | None:
         return get_task(name).id if name else None
     except UnknownNameError:
         return name
+
+
+def _check_task(store: Store, task: str | None, observations: Sequence[str], action: str) -> None:
+    """Raise UserError where the task runs at another control rate than the store, or has other shapes."""
+    try:
+        spec = get_task(task) if task else None
+    except UnknownNameError:
+        return  # trained for a task that is not here
+    if spec is None or "env_args" in spec.options:  # a robomimic file's environment may have options of its own
+        return
+    rate = store.attributes.control_hz
+    if rate and not math.isclose(rate, spec.control_hz, rel_tol=1e-3):
+        raise UserError(
+            f"{store.path} was recorded at {rate:g} Hz, {spec.id} runs at {spec.control_hz:g} Hz: "
+            f"dopr edit {store.path} OUT --rate {spec.control_hz:g}"
+        )
+    shapes = {key: shape for key, shape in spec.observations.items() if key in observations}
+    for key, shape in (shapes | {action: (len(spec.action.names),)}).items():
+        if tuple(store.keys[key].shape) != tuple(shape):
+            raise UserError(
+                f"{store.path} holds {key!r} of shape {list(store.keys[key].shape)}, {spec.id} has {list(shape)}: "
+                "is it another task's, or recorded with other options?"
+            )
 
 
 def to_tensors(batch: Batch, device: torch.device | str) -> dict[str, Any]:

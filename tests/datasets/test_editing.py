@@ -178,3 +178,11 @@ def test_rates_that_cannot_be_are_refused(tmp_path):
     make(tmp_path / "a.zarr", about=Attributes())
     with pytest.raises(UserError, match="the control rate is unknown"):
         resample(read_store(Store.open(tmp_path / "a.zarr")), 10)
+
+
+def test_folders_on_the_way_are_made_and_gone_again_after_an_error(tmp_path, capsys):
+    source = make(tmp_path / "in.zarr")
+    assert main(["edit", source, str(tmp_path / "new" / "deep" / "out.zarr"), "--subset", "2"]) == 0
+    assert Store.open(tmp_path / "new" / "deep" / "out.zarr").num_episodes == 2
+    assert main(["edit", source, str(tmp_path / "other" / "out.zarr"), "--length", "100:200"]) == 2
+    assert not (tmp_path / "other").exists() and "\n" not in capsys.readouterr().err.strip()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,22 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, capsys, words, message):
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and message in captured.err and captured.out == ""
     assert not (run / "eval").exists()
+
+
+def test_acting_otherwise_than_the_checkpoint_says_gives_other_records_and_is_noted(run, capsys):
+    assert main(["eval", "runs/a", "--out", "chunks"]) == 0
+    assert main(["eval", "runs/a", "--out", "ensemble", "--acting", "ensemble=true", "--acting", "decay=0.1"]) == 0
+    results = {name: json.loads(Path(name, "results.json").read_text()) for name in ("chunks", "ensemble")}
+    assert results["ensemble"]["acting"] == results["chunks"]["acting"] | {"ensemble": True, "decay": 0.1}
+    assert Path("chunks/episodes.jsonl").read_bytes() != Path("ensemble/episodes.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(["eval", "runs/a", "--out", "ensemble", "--resume"]) == 2
+    assert "acting was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("delai=2", "did you mean 'delay'"), ("ensemble", "key=value"), ("delay=99", "n_action_steps")]
+)
+def test_unknown_acting_is_refused(run, capsys, words, said):
+    assert main(["eval", "runs/a", "--acting", words]) == 2
+    assert said in capsys.readouterr().err and not (run / "eval").exists()

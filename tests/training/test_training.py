@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dopr_robot.datasets import Store
+from dopr_robot.datasets import Attributes, Store
 from dopr_robot.errors import DamagedError, UnknownNameError, UserError
 from dopr_robot.policies import load_policy
 from dopr_robot.training import Checkpoints, compose_config, find_damage, load_config, load_data, train
@@ -182,6 +182,23 @@ def test_a_configuration_that_does_not_fit_the_store_is_refused(store, override,
         train(config(store, override), tmp_path / "run")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("hz", "state", "action", "message"),
+    [
+        (10, 29, 8, "was recorded at 10 Hz, dopr_robot/PickPlace-v0 runs at 20 Hz: dopr edit"),
+        (20, 30, 8, "'state' of shape [30], dopr_robot/PickPlace-v0 has [29]"),
+        (20, 29, 7, "'action' of shape [7], dopr_robot/PickPlace-v0 has [8]"),
+    ],
+)
+def test_a_store_of_another_rate_or_shape_than_its_task_is_refused(tmp_path, config, hz, state, action, message):
+    about = Attributes(task="dopr_robot/PickPlace-v0", control_hz=hz, observations=("state",))
+    with Store.create(tmp_path / "store.zarr", about) as made:
+        made.append({"state": np.zeros((20, state), np.float32), "action": np.zeros((20, action), np.float32)}, seed=0)
+    with pytest.raises(UserError) as caught:
+        load_data(config(tmp_path / "store.zarr", "training.batch_size=2"))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unknown_names_are_unknown_name_errors():
