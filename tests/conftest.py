@@ -1,6 +1,9 @@
 import contextlib
 import os
 import signal
+import sys
+import zipfile
+from pathlib import Path
 
 # Before torch is imported anywhere: two xdist workers with a pool each would fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,3 +26,15 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def human_lift(tmp_path):
+    """The three human demonstrations that robosuite's wheel of 1.4.1 carries; `make setup-sim` fetches it."""
+    wheel = next((Path(sys.prefix) / "wheels").glob("robosuite-1.4.1*.whl"), None)
+    if wheel is None:
+        pytest.skip("robosuite 1.4.1's wheel is not in .venv-sim/wheels: make setup-sim")
+    with zipfile.ZipFile(wheel) as archive:
+        content = archive.read("robosuite/models/assets/demonstrations/lift/demo.hdf5")
+    (tmp_path / "demo.hdf5").write_bytes(content)
+    return tmp_path / "demo.hdf5"

@@ -1,16 +1,24 @@
-"""Demonstrations from a task's expert, into a store.
+"""Demonstrations from a task's expert, or from a few demonstrations of it, into a store.
 
 N is the store's total: the same call goes on where it stopped, and a call with a larger N adds to it. Noise is injected on the
 executed action while the expert's clean action is recorded (DART), so that the store shows how to come back from small errors.
 Episodes in which the expert fails are left out unless asked for.
 
+With --from, a few successful demonstrations take the expert's place: their segments are transformed to where the objects lie now
+and replayed, and what the simulator calls a success is kept (the idea of MimicGen, Mandlekar et al., 2023).
+
   dopr collect PickPlace --episodes 150 --out data/pick_place.zarr
   dopr collect Stack --episodes 200 --out data/stack.zarr --option cubes=3
+  dopr collect robosuite/Lift-v0 --from human.zarr --episodes 100 --out data/lift.zarr
 """
 
 import argparse
 import ast
+import hashlib
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, metavar="STORE", help="path of the store, new or to go on with"
     )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="STORE",
+        help="the few demonstrations to transform instead of an expert",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument("--noise", type=float, metavar="X", help="share of the task's own noise (default 1; 0: none)")
     parser.add_argument("--keep-failures", action="store_true", help="keep the episodes in which the expert fails too")
@@ -35,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = dict(map(_option, args.option))
     noise = 1.0 if args.noise is None else args.noise
-    collect(args.task, args.episodes, args.out, args.seed, noise, keep_failures=args.keep_failures, options=options)
+    more = {"keep_failures": args.keep_failures, "options": options, "source": args.source}
+    collect(args.task, args.episodes, args.out, args.seed, noise, **more)
     print(args.out)
     return 0
 
@@ -49,6 +65,7 @@ def collect(
     *,
     keep_failures: bool = False,
     options: Mapping[str, Any] | None = None,
+    source: Path | None = None,
 ) -> None:
     """Bring the store at ``out`` to ``episodes`` episodes of the task's expert.
 
@@ -60,9 +77,11 @@ def collect(
         noise: share of the expert's own.
         keep_failures: keep the episodes in which the expert fails too.
         options: of the task.
+        source: a store whose successful demonstrations, transformed, are the expert; each episode's is noted in ``meta/source``.
 
     Raises:
-        UserError: an unknown task, one without an expert, or a store of another task.
+        UserError: an unknown task, one without an expert (without segments, where there is a source), a source that does not
+            fit, or a store of another task, other options or another source.
         DoprError: the expert fails so often that the block of seeds would not do.
     """
     from dopr_robot.datasets import Store
@@ -71,8 +90,10 @@ def collect(
     from dopr_robot.evaluation.seeds import BLOCK, block
 
     spec = get_task(task)
-    if not spec.has_expert:
-        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
+    few = None if source is None else _few(spec, source)
+    if few is None and not spec.has_expert:
+        hint = " or give a few of its demonstrations (--from)" if spec.segments else ""
+        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert){hint}")
     if episodes < 1:
         raise UserError(f"--episodes {episodes} has to be at least 1")
     own = block("demonstrations", seed, BLOCK)
@@ -80,15 +101,22 @@ def collect(
     for name in options:
         if name not in spec.options:
             raise UserError(f"{spec.id} has no option {name!r} (it has: {', '.join(spec.options) or 'none'})")
-    store = Store.open(out) if out.exists() else Store.create(out, _attributes(spec, noise, options))
+    spec.check_installed()
+    found = out.exists()
+    store = Store.open(out) if found else Store.create(out, _attributes(spec, noise, options, few))
     with store:
         if store.attributes.task != spec.id:
             raise UserError(
                 f"{out} holds demonstrations of {store.attributes.task}, not of {spec.id}: choose another --out"
             )
-        made = (store.attributes.carried.get(COLLECTED) or {}).get("options", {})
+        collected = store.attributes.carried.get(COLLECTED) or {}
+        made = collected.get("options", {})
         if made != options:
             raise UserError(f"{out} was collected with options {made}, not {options}: choose another --out")
+        before, now = (about and about["sha256"] for about in (collected.get("from"), few and few.about))
+        if before != now:
+            whose = f"other demonstrations (of {collected['from']['store']})" if before else "the task's expert"
+            raise UserError(f"{out} was collected from {whose}: choose another --out")
         missing = episodes - store.num_episodes
         used = [number for number in store.seeds.tolist() if number in own]
         seeds = range(max(used, default=own.start - 1) + 1, own.stop)
@@ -96,18 +124,65 @@ def collect(
             return
         with progress(f"collect {spec.id}", episodes, "episodes", done=store.num_episodes) as meter:
             attempts = demonstrations(
-                spec.id, seeds, noise=noise, num_envs=min(32, missing), keep_failures=True, **options
+                spec.id,
+                seeds,
+                noise=noise,
+                num_envs=min(32, missing),
+                keep_failures=True,
+                make_expert=few.expert if few else None,
+                **options,
             )
-            for tried, demonstration in enumerate(attempts, start=1):
-                if demonstration.success or keep_failures:
-                    store.append(demonstration.arrays, seed=demonstration.seed, success=demonstration.success)
-                    missing -= 1
-                    meter.advance(note=f"{tried} tried")
-                if not missing:
-                    return
+            try:
+                for tried, demonstration in enumerate(attempts, start=1):
+                    if demonstration.success or keep_failures:
+                        seed, success = demonstration.seed, demonstration.success
+                        store.append(demonstration.arrays, seed=seed, success=success, meta=demonstration.meta)
+                        missing -= 1
+                        meter.advance(note=f"{tried} tried")
+                    if not missing:
+                        return
+            except UserError:
+                if not found and not store.num_episodes:  # a mistake leaves nothing
+                    shutil.rmtree(out)
+                raise
     raise DoprError(
         f"{out} has {store.num_episodes} of {episodes} episodes and block {seed} of seeds is used up: take another --seed"
     )
+
+
+@dataclass(frozen=True)
+class _Few:
+    """Demonstrations to make more of: the store's attributes, what makes an expert of them, and what is noted of them."""
+
+    attributes: Any
+    expert: Any
+    about: dict[str, Any]
+
+
+def _few(spec: Any, source: Path) -> _Few:
+    """The successful demonstrations of a store. Raises UserError where they are not what the task's segments need."""
+    from dopr_robot.datasets import Store
+    from dopr_robot.envs import load_segments
+    from dopr_robot.envs.generation import SegmentExpert
+
+    segments = load_segments(spec)
+    store = Store.open(source)
+    if store.attributes.task not in (None, spec.id):
+        raise UserError(f"{source} holds demonstrations of {store.attributes.task}, not of {spec.id}")
+    for key, shape in segments.keys.items():
+        if key not in store.keys or tuple(store.keys[key].shape) != shape:
+            has = ", ".join(f"{name} {list(info.shape)}" for name, info in store.keys.items())
+            raise UserError(f"{source} has no {key} {list(shape)}, which {spec.id} is transformed by (it has: {has})")
+    chosen = [index for index in range(store.num_episodes) if store.success[index] != 0]
+    if not chosen:
+        raise UserError(f"{source} holds no successful demonstration")
+    arrays = [store.episode(index, list(segments.keys)) for index in chosen]
+    digest = hashlib.sha256()
+    for episode in arrays:
+        for key in segments.keys:
+            digest.update(episode[key].tobytes())
+    about = {"store": source.name, "episodes": chosen, "sha256": digest.hexdigest()}
+    return _Few(store.attributes, partial(SegmentExpert, task=segments, sources=arrays), about)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -120,7 +195,7 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _attributes(spec: Any, noise: float, options: Mapping[str, Any]) -> Any:
+def _attributes(spec: Any, noise: float, options: Mapping[str, Any], few: _Few | None) -> Any:
     from importlib.metadata import version
 
     from dopr_robot import __version__
@@ -141,8 +216,23 @@ def _attributes(spec: Any, noise: float, options: Mapping[str, Any]) -> Any:
         ),
         simulator="mujoco",
         simulator_version=version("mujoco"),
-        source=f"dopr-robot {__version__}, expert of {spec.id}",
-        licence="Apache-2.0",
-        # A replay needs both again.
-        carried={COLLECTED: {"noise": noise, **({"options": dict(options)} if options else {})}},
+        source=f"dopr-robot {__version__}, " + (f"expert of {spec.id}" if few is None else f"from {_origin(few)}"),
+        licence="Apache-2.0" if few is None else few.attributes.licence,
+        provenance=()
+        if few is None
+        else (*few.attributes.provenance, f"segments transformed and replayed: {_origin(few)}"),
+        # A replay needs them again.
+        carried={
+            COLLECTED: {
+                "noise": noise,
+                **({"options": dict(options)} if options else {}),
+                **({"from": few.about} if few else {}),
+            }
+        },
     )
+
+
+def _origin(few: _Few) -> str:
+    count = len(few.about["episodes"])
+    origin = f" ({few.attributes.source})" if few.attributes.source else ""
+    return f"{count} demonstration{'s' if count > 1 else ''} of {few.about['store']}{origin}"

@@ -1,9 +1,9 @@
 """Demonstrations from a task's expert."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from dopr_robot.envs.registration import get_task, load_expert, make_vec
 class Expert(Protocol):
     """What acts for every copy of a batched task, reading the simulator's state. Made from the environment."""
 
-    noise: ClassVar[NDArray[np.float64]]
+    noise: NDArray[np.float64]
     """Standard deviation of the noise injected on each entry of the action, ``[A]``."""
 
     def act(self) -> NDArray[np.float64]:
@@ -22,13 +22,23 @@ class Expert(Protocol):
         ...
 
 
+@runtime_checkable
+class RememberingExpert(Protocol):
+    """An expert that has to be told when an episode begins."""
+
+    def begin(self, copy: int, seed: int) -> dict[str, Any]:
+        """Called after the copy's reset; what is to be noted about the episode."""
+        ...
+
+
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode: ``arrays`` holds every observation and ``action``, ``[T, ...]``."""
+    """One episode: ``arrays`` holds every observation and ``action``, ``[T, ...]``; ``meta`` what an expert noted."""
 
     seed: int
     success: bool
     arrays: dict[str, NDArray[Any]]
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def demonstrations(
@@ -38,6 +48,7 @@ def demonstrations(
     noise: float | None = None,
     num_envs: int = 32,
     keep_failures: bool = False,
+    make_expert: Callable[[Any], Expert] | None = None,
     **kwargs: Any,
 ) -> Iterator[Demonstration]:
     """Episodes of the task's expert, in the order of their seeds; successful ones unless told otherwise.
@@ -51,16 +62,19 @@ def demonstrations(
         noise: multiple of the expert's own scale; None: 1.
         num_envs: copies that run side by side.
         keep_failures: yield episodes in which the expert failed too.
+        make_expert: from the environment; None: the task's own.
         **kwargs: of the environment.
     """
     spec = get_task(name)
-    scale = load_expert(spec).noise * (1.0 if noise is None else noise)
+    make_expert = make_expert or load_expert(spec)
     queue = zip(count(), seeds, strict=False)
     env = make_vec(name, num_envs, **kwargs)
     try:
-        expert: Expert = load_expert(spec)(env)
+        expert = make_expert(env)
+        scale = expert.noise * (1.0 if noise is None else noise)
         running: list[tuple[int, int, np.random.Generator] | None] = [None] * num_envs
         traces: list[list[dict[str, NDArray[Any]]]] = [[] for _ in range(num_envs)]
+        notes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         finished: dict[int, Demonstration] = {}
         following, started = 0, False
         low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
@@ -75,6 +89,9 @@ def demonstrations(
             if fresh.any():
                 observation, _ = env.reset(seed=reset_seeds, options={"reset_mask": fresh} if started else None)  # type: ignore[arg-type]
                 started = True
+            if isinstance(expert, RememberingExpert):
+                for copy in map(int, np.flatnonzero(fresh)):
+                    notes[copy] = expert.begin(copy, reset_seeds[copy])
             if not any(running):
                 return
             clean = expert.act().astype(np.float32)
@@ -90,7 +107,7 @@ def demonstrations(
                 ended = running[copy]
                 if ended is not None:
                     arrays = {key: np.stack([step[key] for step in traces[copy]]) for key in traces[copy][0]}
-                    finished[ended[0]] = Demonstration(ended[1], bool(infos["success"][copy]), arrays)
+                    finished[ended[0]] = Demonstration(ended[1], bool(infos["success"][copy]), arrays, notes[copy])
                     running[copy], traces[copy] = None, []
             while following in finished:
                 done = finished.pop(following)

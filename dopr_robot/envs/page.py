@@ -88,6 +88,7 @@ def _task(spec: TaskSpec, docs: Path) -> str:
         ("stages", ", ".join(f"`{stage}`" for stage in spec.stages)),
         ("further figures", ", ".join(f"`{name}` ({how})" for name, how in spec.metrics.items())),
         ("expert", _expert(spec)),
+        ("from few demonstrations", "`dopr collect --from STORE`" if spec.segments else ""),
         ("options", "; ".join(f"`{name}`: {what}" for name, what in spec.options.items())),
         ("source", spec.source),
     ]

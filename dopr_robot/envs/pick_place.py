@@ -1,15 +1,17 @@
 """PickPlace: take a cube from a random place to a random goal with a 7-joint arm."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.envs.arm_task import OPEN, RELEASED, REST, ArmExpert, ArmVectorEnv, draw_goal, home, pose, quarter_turn
 from dopr_robot.envs.batched import Initial, Verdict
+from dopr_robot.envs.generation import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.envs.rotations import rotation_matrices
 from dopr_robot.envs.single import MujocoEnv
 from dopr_robot.envs.specs import PICK_PLACE
+from dopr_robot.errors import UserError
 
 TOLERANCE = 0.025
 """The cube is at the goal within this distance, in metres."""
@@ -87,3 +89,47 @@ class PickPlaceExpert(ArmExpert):
         position = np.where(delivered[:, None], self.leave(grasp), way)
         opening = np.where(delivered, OPEN, np.where(held | self.around(grasp, cube), 0.0, OPEN))
         return self.towards(position, quarter_turn(env.cube_rotation), opening)
+
+
+class PickPlaceSegments(SegmentedTask):
+    """The cube is gripped and lifted as the cube lies, and put down as the goal lies."""
+
+    keys: ClassVar = {"state": (29,), "action": (8,)}
+    segments = (Segment("cube", symmetry=4), Segment("goal"))
+    noise = ArmExpert.noise
+    gripper = slice(7, 8)
+    reach, turn = 0.02, 0.1
+
+    lifted, near = 0.03, 0.06
+    """The first segment ends when the cube is so high, the second begins when it is so near to the goal's vertical, in metres."""
+
+    def observe(self) -> Arrays:
+        return self.env.observe()
+
+    def hand(self, arrays: Arrays) -> Floats:
+        return poses(*self.env.arm.forward(arrays["state"][:, :7])[:2])
+
+    def objects(self, arrays: Arrays) -> dict[str, Floats]:
+        state = arrays["state"]
+        x, y = state[:, 14:17], state[:, 17:20]
+        return {
+            "cube": poses(state[:, 11:14], np.stack([x, y, np.cross(x, y)], axis=2)),
+            "goal": poses(state[:, 20:23], np.eye(3)),
+        }
+
+    def targets(self, arrays: Arrays) -> Floats:
+        """An action is where the joints are to go, so the pose is there that it asked for."""
+        return poses(*self.env.arm.forward(arrays["action"][:, :7])[:2])
+
+    def split(self, arrays: Arrays) -> tuple[slice, ...]:
+        cube, goal = arrays["state"][:, 11:14], arrays["state"][:, 20:23]
+        high = cube[:, 2] > REST + self.lifted
+        there = np.logical_or.accumulate(high) & (np.linalg.norm((goal - cube)[:, :2], axis=1) < self.near)
+        if not there.any():
+            raise UserError(f"the cube is never lifted by {self.lifted} m and brought to the goal")
+        return slice(0, int(np.argmax(high)) + 1), slice(int(np.argmax(there)), None)
+
+    def action(self, target: Floats, gripper: Floats) -> Floats:
+        yaw = np.arctan2(target[:, 1, 0], target[:, 0, 0])
+        joints = self.env.arm.step_towards(self.env.joints, target[:, :3, 3], yaw, ArmExpert.reach, ArmExpert.turn)
+        return np.concatenate([joints, gripper], axis=1)

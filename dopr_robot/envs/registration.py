@@ -55,6 +55,7 @@ class TaskSpec:
         in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more.
         expert: ``module:callable`` of the expert, or None.
         expert_success: share of 200 seeds on which it succeeded under the noise of collection, as measured; None: not measured.
+        segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.generation`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
         package: module that has to be importable, and the extra that brings it.
@@ -78,6 +79,7 @@ class TaskSpec:
     in_process: bool = False
     expert: str | None = None
     expert_success: float | None = None
+    segments: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
     package: str = "mujoco"
@@ -176,6 +178,14 @@ def load_expert(spec: TaskSpec) -> Any:
     if spec.expert is None:
         raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
     return _load(spec.expert)
+
+
+def load_segments(spec: TaskSpec) -> Any:
+    """The task's :class:`~dopr_robot.envs.generation.SegmentedTask`. Raises UserError, naming those that have one, where it has none."""
+    if spec.segments is None:
+        able = ", ".join(other.id for other in list_tasks() if other.segments)
+        raise UserError(f"{spec.id} does not say how its demonstrations fall into segments (these do: {able})")
+    return _load(spec.segments)
 
 
 def _load(entry_point: str) -> Any:

@@ -33,6 +33,7 @@ PICK_PLACE = TaskSpec(
     vector_entry_point="dopr_robot.envs.pick_place:PickPlaceVectorEnv",
     expert="dopr_robot.envs.pick_place:PickPlaceExpert",
     expert_success=1.0,
+    segments="dopr_robot.envs.pick_place:PickPlaceSegments",
     metrics={"distance": "final"},
     options=PERTURBATIONS,
     cameras=("overview", "wrist"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dopr_robot.datasets import Attributes, Episode
 from dopr_robot.datasets.check import Replay
 from dopr_robot.envs import get_task, make_vec
-from dopr_robot.envs.registration import load_expert
+from dopr_robot.envs.registration import load_expert, load_segments
 from dopr_robot.errors import UserError
 
 COLLECTED = "collect"
@@ -23,9 +23,11 @@ COLLECTED = "collect"
 def executed_actions(about: Attributes, episode: Episode) -> NDArray[Any]:
     """What was executed while ``action`` was recorded, ``[T, A]``, before clipping: the noise is a function of the seed."""
     actions = episode.arrays["action"].copy()
-    noise = float((about.carried.get(COLLECTED) or {}).get("noise", 0.0))
+    collected = about.carried.get(COLLECTED) or {}
+    noise = float(collected.get("noise", 0.0))
     if noise and about.task is not None and episode.seed is not None:
-        scale = load_expert(get_task(about.task)).noise * noise
+        spec = get_task(about.task)
+        scale = (load_segments(spec) if "from" in collected else load_expert(spec)).noise * noise
         random = np.random.default_rng((episode.seed, 1))
         for action in actions:
             action += scale * random.standard_normal(len(scale))

@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.generation import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 from dopr_robot.errors import UserError
 
@@ -50,6 +53,7 @@ def register() -> None:
                 entry_point="dopr_robot.envs.adapters.robosuite:make",
                 arguments={"task_id": f"robosuite/{name}-v0", "package_name": package_name},
                 options={"env_args": "environment metadata of a robomimic file (a JSON object): its name and keywords"},
+                segments="dopr_robot.envs.adapters.robosuite:LiftSegments" if name == "Lift" else None,
                 package="robosuite",
                 extra="robosuite",
                 source="robosuite.ai; horizons of robomimic.github.io",
@@ -163,3 +167,39 @@ class RobosuiteAdapter(Adapter):
 
     def observe(self, observation: Any) -> dict[str, Any]:
         return {key: observation["object-state" if key == "object" else key] for key in self.task.observations}
+
+
+class LiftSegments(SegmentedTask):
+    """All of an episode is relative to the cube. A target is where the source's hand was: its controller need not have been ours."""
+
+    keys: ClassVar = {"object": (10,), "robot0_eef_pos": (3,), "robot0_eef_quat": (4,), "action": (7,)}
+    segments = (Segment("cube", symmetry=4),)
+    noise = np.array([0.05] * 6 + [0.0])
+    gripper = slice(6, 7)
+    reach, turn = 0.008, 0.05
+    lead = 3
+    """OSC_POSE's spring (kp 150, damping ratio 1) trails a steady target by 2 / sqrt(kp) = 0.163 s, 3.3 control steps."""
+
+    scale = np.array([0.05] * 3 + [0.5] * 3)
+    """Metres and radians of an action's unit, in OSC_POSE's defaults."""
+
+    def observe(self) -> Arrays:
+        return self.env.observation
+
+    def hand(self, arrays: Arrays) -> NDArray[np.float64]:
+        return _poses(arrays["robot0_eef_pos"], arrays["robot0_eef_quat"])
+
+    def objects(self, arrays: Arrays) -> dict[str, NDArray[np.float64]]:
+        return {"cube": _poses(arrays["object"][:, :3], arrays["object"][:, 3:7])}
+
+    def action(self, target: NDArray[np.float64], gripper: NDArray[np.float64]) -> NDArray[np.float64]:
+        hand = self.hand(self.observe())
+        turn = Rotation.from_matrix(target[:, :3, :3] @ hand[:, :3, :3].transpose(0, 2, 1)).as_rotvec()
+        move = np.concatenate([target[:, :3, 3] - hand[:, :3, 3], turn], axis=1) / self.scale
+        return np.concatenate([np.clip(move, -1.0, 1.0), gripper], axis=1)
+
+
+def _poses(positions: NDArray[Any], quaternions: NDArray[Any]) -> NDArray[np.float64]:
+    """From quaternions ``[n, 4]`` in robosuite's order, x, y, z, w; of a copy that was never reset they are zero."""
+    quaternions = np.where(quaternions.any(1, keepdims=True), quaternions, [0.0, 0.0, 0.0, 1.0])
+    return poses(positions.astype(np.float64), Rotation.from_quat(quaternions).as_matrix())

@@ -1,9 +1,6 @@
 """robosuite's raw demonstrations: observations rebuilt by replay equal those that were seen."""
 
 import json
-import sys
-import zipfile
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -49,18 +46,6 @@ def test_robosuites_own_collector(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "robomimic.hdf5") as exported:
         assert json.loads(exported["data"].attrs["env_args"])["env_name"] == "Lift"
         assert "<mujoco" in exported["data/demo_1"].attrs["model_file"]
-
-
-@pytest.fixture
-def human_lift(tmp_path):
-    """The three human demonstrations that robosuite's wheel of 1.4.1 carries; `make setup-sim` fetches it."""
-    wheel = next((Path(sys.prefix) / "wheels").glob("robosuite-1.4.1*.whl"), None)
-    if wheel is None:
-        pytest.skip("robosuite 1.4.1's wheel is not in .venv-sim/wheels: make setup-sim")
-    with zipfile.ZipFile(wheel) as archive:
-        content = archive.read("robosuite/models/assets/demonstrations/lift/demo.hdf5")
-    (tmp_path / "demo.hdf5").write_bytes(content)
-    return tmp_path / "demo.hdf5"
 
 
 @pytest.mark.sim
