@@ -32,6 +32,7 @@ from zarr.core.sync import sync
 
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
 from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, write_rows
+from dopr_robot.datasets.sharing import held_once
 from dopr_robot.errors import DamagedError, MissingExtraError, UserError
 
 UNKNOWN = -1
@@ -212,11 +213,15 @@ class Store:
         return {key: self._read_key(key, rows) for key in (self.keys if keys is None else keys)}
 
     def hold(self, key: str) -> NDArray[Any]:
-        """A key's rows in memory, read-only, read at the first call and kept as long as the store has as many."""
+        """A key's rows in memory, read-only, read at the first call and kept as long as the store has as many.
+
+        Processes that torchrun started together have them once a machine, see :func:`~dopr_robot.datasets.sharing.held_once`.
+        """
         held = self._held.get(key)
         if held is None or len(held) != self.num_steps:
-            held = self._held[key] = self.read([key])[key]
-            held.flags.writeable = False
+            info, name = self.keys[key], f"{Path(self.path).absolute()} {key} {self.num_steps}"
+            shape = (self.num_steps, *info.shape)
+            held = self._held[key] = held_once(name, shape, info.dtype, lambda: self.read([key])[key])
         return held
 
     def array(self, key: str) -> zarr.Array:
