@@ -1,4 +1,3 @@
-import contextlib
 import os
 import signal
 import sys
@@ -16,9 +15,6 @@ import pytest
 def pytest_configure() -> None:
     # A shell without job control starts what it puts into the background with Ctrl-C ignored, and tests send one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A CUDA build of torch brings triton, which crashes where it is loaded after a software renderer: both carry an LLVM.
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -25,6 +26,9 @@ def choose_backend() -> str:
     Raises:
         UserError: none works; the message says what to install.
     """
+    with suppress(ImportError):
+        # A CUDA build of torch brings triton, which crashes where it is loaded after a software renderer: both carry an LLVM.
+        import_module("triton._C.libtriton")
     asked = os.environ.get("MUJOCO_GL")
     for backend in [asked] if asked else ["egl", "osmesa", "glfw"]:
         tried = subprocess.run(

@@ -1,5 +1,8 @@
 """Simulators in an environment of their own."""
 
+import subprocess
+import sys
+
 import pytest
 
 pytestmark = pytest.mark.sim
@@ -26,6 +29,17 @@ def test_our_tasks_work_on_the_oldest_mujoco():
         assert all(episode.success for episode in demonstrations(spec.id, range(2), num_envs=2, keep_failures=True)), (
             spec.id
         )
+
+
+def test_triton_can_be_loaded_after_a_picture_was_drawn():
+    """As a user does who renders and then compiles; a process of its own, since what it tests is a crash."""
+    pytest.importorskip("triton")
+    script = (
+        "from dopr_robot.envs import make_vec; env = make_vec('PickPlace', 1, render_mode='rgb_array'); "
+        "env.reset(seed=[0]); print(env.render()[0].shape); import triton"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "(240, 320, 3)\n"), done.stderr
 
 
 def test_a_scripted_expert_of_metaworld_succeeds():
