@@ -166,9 +166,14 @@ def _few(spec: Any, source: Path) -> _Few:
     from dopr_robot.envs.generation import SegmentExpert
 
     segments = load_segments(spec)
+    if source.is_file() and source.suffix != ".zip":
+        raise UserError(f"{source} is no store: dopr convert {source} STORE")
     store = Store.open(source)
     if store.attributes.task not in (None, spec.id):
         raise UserError(f"{source} holds demonstrations of {store.attributes.task}, not of {spec.id}")
+    if store.attributes.control_hz not in (None, spec.control_hz):
+        hint = f"dopr edit --rate {spec.control_hz:g}"
+        raise UserError(f"{source} is at {store.attributes.control_hz:g} Hz, {spec.id} at {spec.control_hz:g}: {hint}")
     for key, shape in segments.keys.items():
         if key not in store.keys or tuple(store.keys[key].shape) != shape:
             has = ", ".join(f"{name} {list(info.shape)}" for name, info in store.keys.items())

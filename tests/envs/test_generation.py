@@ -1,5 +1,6 @@
 """Many demonstrations from few: exact transformation, one episode a seed, and what is refused."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dopr_robot.cli import main
-from dopr_robot.datasets import Store
+from dopr_robot.datasets import Attributes, Store
 from dopr_robot.datasets.formats import convert
 from dopr_robot.envs import demonstrations, make_vec
 from dopr_robot.envs.adapters.robosuite import LiftSegments
@@ -124,12 +125,17 @@ def test_mistakes_are_one_line_and_leave_nothing(few, capsys):
         still.append({key: np.repeat(value[:1], 9, axis=0) for key, value in Store.open(few).episode(0).items()})
     with Store.create("bare.zarr") as bare:
         bare.append({"action": np.zeros((9, 8))})
+    with Store.create("slow.zarr", Attributes(control_hz=10)) as slow:
+        slow.append({"action": np.zeros((9, 8))})
+    Path("demo.hdf5").touch()
     before = sorted(path.name for path in few.parent.iterdir())
     collect = ["collect", "PickPlace", "--episodes", "5", "--out"]
     for words, message in (
         (["collect", "Stack", "--episodes", "1", "--out", "a.zarr", "--from", "few.zarr"], "dopr_robot/PickPlace-v0, robosuite/Lift-v0"),
         (["collect", "robosuite/Lift-v0", "--episodes", "1", "--out", "a.zarr", "--from", "few.zarr"], "of dopr_robot/PickPlace-v0, not"),
         ([*collect, "a.zarr", "--from", "bare.zarr"], "bare.zarr has no state [29]"),
+        ([*collect, "a.zarr", "--from", "slow.zarr"], "dopr edit --rate 20"),
+        ([*collect, "a.zarr", "--from", "demo.hdf5"], "dopr convert demo.hdf5"),
         ([*collect, "a.zarr", "--from", "nowhere.zarr"], "nowhere.zarr"),
         ([*collect, "a.zarr", "--from", "still.zarr"], "source demonstration 0: the cube is never lifted"),
         ([*collect, "few.zarr", "--from", "few.zarr"], "was collected from the task's expert"),
