@@ -143,3 +143,14 @@ def test_what_the_horizon_does_not_allow_is_refused(acting, message, spec):
     with pytest.raises(UserError) as caught:
         make_policy({"name": "regression_mlp", "acting": acting}, spec)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_compiled_network_plans_what_the_eager_one_does(small, batch, tmp_path):
+    """By its default mode, a C++ compiler included; batches of two sizes, since rollouts end one by one."""
+    save_policy(small("flow_transformer"), tmp_path)
+    eager, compiled = load_policy(tmp_path), load_policy(tmp_path, acting={"compile": "default"})
+    for rows in (3, 1, 3):
+        observation = batch(rows)["observation"]
+        plans = [each.act(observation, torch.Generator().manual_seed(0)) for each in (eager, compiled)]
+        torch.testing.assert_close(plans[1], plans[0], rtol=1e-4, atol=1e-5)
+    assert compiled._compiled
