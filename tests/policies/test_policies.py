@@ -42,6 +42,12 @@ def test_normalisation_is_invertible_and_constants_stay_small(small, batch, know
     assert torch.allclose(policy.normalizer.normalize("state", still + 0.1), torch.full((3,), 0.1), atol=1e-4)
 
 
+def test_some_options_of_a_network_leave_it_the_one_that_the_policy_is_named_after(spec):
+    policy = make_policy({"name": "flow_transformer", "network": {"dim": 16, "layers": 1}}, spec)
+    assert policy.config.network == {**policy.config.network, "name": "transformer", "dim": 16, "layers": 1}
+    assert isinstance(policy.network, Transformer)
+
+
 def test_mistakes_are_told_in_one_line(spec, small, batch, generators, tmp_path):
     with pytest.raises(UnknownNameError, match="flow_unet"):
         make_policy({"name": "flow_unett"}, spec)
