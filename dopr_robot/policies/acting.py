@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dopr_robot.errors import UserError
+from dopr_robot.policies.compiling import check_compiler
 from dopr_robot.policies.representation import Representation
 from dopr_robot.policies.spec import PolicySpec
 
@@ -55,6 +56,8 @@ class Acting:
         self.representation = representation
         if config.compile is not None and config.compile not in COMPILE_MODES:
             raise UserError(f"policy.acting.compile={config.compile!r} is none of {', '.join(COMPILE_MODES)}")
+        if config.compile is not None:
+            check_compiler("policy.acting.compile", "null")
         if config.delay < 0:
             raise UserError(f"policy.acting.delay={config.delay} has to be at least 0")
         if config.ensemble and config.delay:

@@ -24,6 +24,7 @@ from dopr_robot.errors import DoprError, UserError
 from dopr_robot.files import write_json
 from dopr_robot.optim import DoPr, make_optimizer
 from dopr_robot.policies import Policy, make_policy
+from dopr_robot.policies.compiling import check_compiler
 from dopr_robot.progress import progress
 from dopr_robot.training.average import WeightAverage
 from dopr_robot.training.checkpoints import Checkpoints
@@ -64,6 +65,8 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     if options.threads:
         torch.set_num_threads(options.threads)
     check_device(options.device, options.precision)
+    if options.compile:
+        check_compiler("training.compile", "false")
     if options.rollout_every and rollout is None:
         raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
     data = load_data(config)

@@ -100,8 +100,8 @@ def test_the_page_is_one_file_with_plots_and_pictures(pictures, tmp_path, capsys
     assert page.count("<svg") == 3 and page.count("data:image/jpeg;base64,") == 1, "lengths, action, state; the image"
     assert "converted from &lt;somewhere&gt;" in page and "beyond the bounds" in page and "75.0 %" in page
     assert 'src="http' not in page and "url(http" not in page
-    assert main(["info", str(pictures), "--html", str(tmp_path / "no" / "page.html")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert main(["info", str(pictures), "--html", str(tmp_path / "new" / "page.html")]) == 0
+    assert (tmp_path / "new" / "page.html").read_text() == page
 
 
 def test_json_of_a_damaged_store_tells_what_is_whole(pictures, capsys):

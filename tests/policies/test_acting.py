@@ -154,3 +154,9 @@ def test_a_compiled_network_plans_what_the_eager_one_does(small, batch, tmp_path
         plans = [each.act(observation, torch.Generator().manual_seed(0)) for each in (eager, compiled)]
         torch.testing.assert_close(plans[1], plans[0], rtol=1e-4, atol=1e-5)
     assert compiled._compiled
+
+
+def test_without_a_compiler_that_is_said_in_a_line(spec, monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    with pytest.raises(UserError, match=r"policy\.acting\.compile needs a C\+\+ compiler .*compile=null"):
+        make_policy({"name": "regression_mlp", "acting": {"compile": "default"}}, spec)
