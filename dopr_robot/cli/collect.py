@@ -81,7 +81,7 @@ def collect(
 
     Raises:
         UserError: an unknown task, one without an expert (without segments, where there is a source), a source that does not
-            fit, or a store of another task, other options or another source.
+            fit, or a store of another task, other options, noise or another source.
         DoprError: the expert fails so often that the block of seeds would not do.
     """
     from dopr_robot.datasets import Store
@@ -113,6 +113,10 @@ def collect(
         made = collected.get("options", {})
         if made != options:
             raise UserError(f"{out} was collected with options {made}, not {options}: choose another --out")
+        if collected.get("noise", noise) != noise:  # a replay takes one for all episodes
+            raise UserError(
+                f"{out} was collected with --noise {collected['noise']:g}, not {noise:g}: choose another --out"
+            )
         before, now = (about and about["sha256"] for about in (collected.get("from"), few and few.about))
         if before != now:
             whose = f"other demonstrations (of {collected['from']['store']})" if before else "the task's expert"

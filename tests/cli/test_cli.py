@@ -147,3 +147,13 @@ def test_a_reader_that_leaves_is_no_crash(here):
         command, shell=True, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_goes_on_under_the_noise_and_options_that_it_was_begun_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["collect", "PickPlace", "--episodes", "1", "--out", "a.zarr"]
+    assert main([*words, "--noise", "0"]) == 0
+    for others, said in (([], "--noise 0, not 1"), (["--noise", "0", "--option", "disturbance=2"], "with options {}")):
+        assert main([*words, *others]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1

@@ -62,9 +62,9 @@ def test_render_shows_the_images_of_a_store(store, tmp_path, capsys):
     assert frames.std() > 10
 
 
-def test_render_refuses_a_place_that_is_not_there(store, tmp_path, capsys):
-    assert main(["render", str(store), "--out", str(tmp_path / "no" / "v.mp4")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+def test_render_makes_the_folder(store, tmp_path):
+    assert main(["render", str(store), "--episodes", "1", "--out", str(tmp_path / "new" / "v.mp4")]) == 0
+    assert (tmp_path / "new" / "v.mp4").stat().st_size
 
 
 @pytest.mark.parametrize("name", ["nonsense", "disable"])
