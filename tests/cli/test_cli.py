@@ -153,6 +153,7 @@ def test_a_store_goes_on_under_the_noise_and_options_that_it_was_begun_with(tmp_
     monkeypatch.chdir(tmp_path)
     words = ["collect", "PickPlace", "--episodes", "1", "--out", "a.zarr"]
     assert main([*words, "--noise", "0"]) == 0
+    capsys.readouterr()
     for others, said in (([], "--noise 0, not 1"), (["--noise", "0", "--option", "disturbance=2"], "with options {}")):
         assert main([*words, *others]) == 2
         error = capsys.readouterr().err
