@@ -1,0 +1,75 @@
+"""The optimizer's CUDA path without a GPU: tensors that have a shape, a dtype and the device ``cuda``, but no numbers.
+
+Whatever would wait for the device (``item``, ``bool``, ``tolist``, a shape that depends on numbers) raises on them. That takes a torch
+that was built with CUDA, which the simulators' environment has. Backward needs a device: gradients are put there by hand.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from dopr_robot.optim import ActivationPreconditioner
+
+pytestmark = [
+    pytest.mark.sim,
+    pytest.mark.skipif(torch.version.cuda is None, reason="torch was built without CUDA"),
+]
+
+
+class Known:
+    """The answer that a layer's first refresh waits for: nothing is NaN or inf."""
+
+    is_cuda = False
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def to_fake_cuda(module: nn.Module) -> None:
+    for each in module.modules():
+        for tensors in (each._parameters, each._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                    tensors[name] = nn.Parameter(fake) if isinstance(tensor, nn.Parameter) else fake
+
+
+def steps(preconditioner: ActivationPreconditioner, policy: nn.Module, number: int) -> None:
+    batch = {"observation": {"state": torch.empty(8, 2, 26, device="cuda")}}
+    batch["action"] = torch.empty(8, 16, 7, device="cuda")
+    for _ in range(number):
+        assert policy.loss(batch)[0].device.type == "cuda"
+        for parameter in policy.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        assert preconditioner.precondition_()
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize(
+    ("name", "network", "options"),
+    [
+        ("unet", {"channels": [16, 32, 192], "groups": 4}, {}),
+        ("unet", {"channels": [16, 32], "groups": 4}, {"conv": "unfold", "include_bias": True}),
+        ("transformer", {"dim": 160, "layers": 1}, {}),
+        ("transformer", {"dim": 32, "layers": 1}, {"update_every": 1, "stat_decay": 0.0}),
+        ("mlp", {"dim": 256, "blocks": 1}, {"max_tokens": 64}),
+    ],
+)
+def test_no_ordinary_step_waits_for_the_device(name, network, options):
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    from dopr_robot.policies import ArraySpec, PolicySpec, make_policy
+
+    spec = PolicySpec({"state": ArraySpec((26,))}, ArraySpec((7,)), n_obs_steps=2, horizon=16, n_action_steps=8)
+    policy = make_policy({"name": f"flow_{name}", "network": network}, spec)
+    policy._has_statistics = True  # looked for once, in the first step
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake_cuda(policy)
+        preconditioner = ActivationPreconditioner(policy, max_nonfinite=9, **{"update_every": 3, **options})
+        preconditioner._bad = lambda tensors: Known()  # every layer's first refresh waits for its answer
+        steps(preconditioner, policy, 1)
+        del preconditioner._bad
+        steps(preconditioner, policy, 6)  # every layer has its turn twice
+        assert preconditioner.found_inf.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):  # bad steps are counted there, and read now and then
+            steps(preconditioner, policy, 9)
