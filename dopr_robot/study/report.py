@@ -97,6 +97,9 @@ def curves_figure(group: Sequence[Method], longest: int) -> Figure:
                 axes.set_ylim(-0.02, 1.02)
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         panels[1, 2].set_xscale("log")
+        rates = sorted({rate for method in group for rate in method.tried})
+        panels[1, 2].set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 45)
+        panels[1, 2].minorticks_off()
         for axes, set_log in ((panels[0, 1], "set_yscale"), (panels[1, 1], "set_xscale")):
             losses = [loss for method in group for loss in _values(method, "validation_loss")]
             if losses and min(losses) > 0 and max(losses) > 10 * min(losses):

@@ -113,7 +113,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
         for h, horizon in enumerate(horizons[method.task]):
             successes, episodes = int(method.success[:, :, h].sum()), method.success[:, :, h].size
             one_seed = len(method.records) == 1
-            low, high = wilson(successes, episodes) if one_seed else (float(own.low[h]), float(own.high[h]))
+            low, high = wilson(successes, episodes) if one_seed else (max(0.0, float(own.low[h])), float(own.high[h]))
             made.append(
                 {
                     "task": method.task,

@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from dopr_robot.evaluation import comparison
+from dopr_robot.evaluation.statistics import wilson
 
 
 def test_mcnemar_against_statsmodels():
@@ -144,3 +145,14 @@ def test_sequential_decides_early_where_the_difference_is_large():
     first, second = rng.random(500) < 0.9, rng.random(500) < 0.5
     decided = comparison.sequential_decision(first, second)
     assert decided is not None and decided < 100
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (0, 0), (1, 0)])
+def test_where_all_episodes_agree_the_interval_is_that_of_none_in_so_many(first, second):
+    shape = (3, 100, 2)
+    found = comparison.difference_curve(np.full(shape, bool(first)), np.full(shape, bool(second)))
+    unseen = wilson(0, 300)[1]
+    np.testing.assert_allclose(found.difference, first - second)
+    np.testing.assert_allclose(found.low, first - second - unseen)
+    np.testing.assert_allclose(found.high, min(1, first - second + unseen))
+    assert (found.band_low <= found.low).all() and (found.band_high >= found.high).all()
