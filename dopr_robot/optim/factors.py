@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dopr_robot.optim.layers import Layer, PackedProjection
 
-_CACHED = 1 << 18  # entries: 1 MiB of float32, of a core's second-level cache
+_CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
 
 
 class Factor:
@@ -174,7 +174,8 @@ class Factor:
                 column.copy_(result[..., -1])
             return
         # A convolution's rows have to be gathered: on a CPU in parts that stay in its cache, twice as fast as all at once.
-        for part in rows.split(max(1, _CACHED // rows[:, :1].numel()), 1) if rows.dim() > 3 and rows.is_cpu else [rows]:
+        cached = _CACHED * torch.get_num_threads()
+        for part in rows.split(max(1, cached // rows[:, :1].numel()), 1) if rows.dim() > 3 and rows.is_cpu else [rows]:
             result = self._times_inverse(part.reshape(part.shape[0], -1, part.shape[-1]).to(self.dtype))
             if result.data_ptr() != part.data_ptr():
                 part.copy_(result.view(part.shape))
