@@ -106,7 +106,7 @@ def _overview() -> str:
 def _set_up() -> None:
     # Before torch is loaded. Its threads spin for milliseconds while they wait for one another, which costs nearly everything where
     # other programs want the cores too; sleeping at once costs much where they do not. So they spin for some microseconds. Steps a
-    # second of a small MLP on two cores, idle and with two other programs: 0.9 busy by default, 45.0 idle and 20.8 busy sleeping at once, 49.9 and 27.3 so.
+    # second of a small MLP on two cores, idle and beside two other programs: 50 and 27; sleeping at once 45 and 21; by default 0.9 busy.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     logging.basicConfig(level=logging.WARNING, format="dopr: %(message)s", stream=sys.stderr)
     if not sys.warnoptions:
