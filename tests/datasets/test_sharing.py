@@ -57,7 +57,10 @@ def test_a_launch_that_ends_early_leaves_no_file(store):
 
 
 def test_without_room_each_process_has_its_own(store, monkeypatch):
+    asked = []
+
     def full(*arguments):
+        asked.append(arguments)
         raise OSError("no space left on device")
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -65,3 +68,4 @@ def test_without_room_each_process_has_its_own(store, monkeypatch):
     before = ours()
     held = Store.open(store).hold("state")
     assert held.sum() == np.arange(3000.0).sum() and not held.flags.writeable and ours() == before
+    assert asked
