@@ -35,6 +35,7 @@ def held_once(name: str, shape: tuple[int, ...], dtype: DTypeLike, read: Callabl
     import fcntl
 
     path, size = _path(name), HEADER + int(np.prod(shape)) * np.dtype(dtype).itemsize
+    atexit.register(path.unlink, missing_ok=True)  # where a launch ends, or a read fails, before all have come here
     with _opened(path) as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -48,8 +49,6 @@ def held_once(name: str, shape: tuple[int, ...], dtype: DTypeLike, read: Callabl
         content[1 + rank] = 1
         if all(content[1 : 1 + processes]):
             path.unlink(missing_ok=True)
-        else:
-            atexit.register(path.unlink, missing_ok=True)  # a launch that ends before all have come here
         fcntl.flock(file, fcntl.LOCK_UN)  # said outright: a mapping holds a descriptor of its own, and with it the lock
         return np.ndarray(shape, dtype, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), HEADER)
 

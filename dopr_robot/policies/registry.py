@@ -79,9 +79,8 @@ def make_policy(config: Mapping[str, Any], spec: PolicySpec) -> Policy:
     """
     entry = POLICIES[config["name"]]
     merged = entry.default_config(config["name"]) | dict(config)
-    for part, defaults in (
-        entry.defaults or {}
-    ).items():  # {"dim": 64} alone is of the network that the policy's name says
+    # {"dim": 64} alone is of the network that the policy's name says.
+    for part, defaults in (entry.defaults or {}).items():
         if isinstance(defaults, Mapping) and isinstance(given := merged[part], Mapping) and "name" in defaults:
             merged[part] = {"name": defaults["name"], **given}
     return entry.build(spec, options(entry.config, merged, "policy"))

@@ -56,6 +56,15 @@ def test_a_launch_that_ends_early_leaves_no_file(store):
     assert ours() == before
 
 
+def test_a_read_that_fails_leaves_no_file(store):
+    for chunk in (store / "data" / "state" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"broken")
+    before, first = ours(), start(store, 0)
+    first.communicate("\n", timeout=60)
+    assert first.returncode == 1 and ours() == before
+
+
 def test_without_room_each_process_has_its_own(store, monkeypatch):
     asked = []
 
