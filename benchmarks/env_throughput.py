@@ -79,7 +79,7 @@ def main() -> None:
             rows.append(row)
             print(f"{row['name']}: {row['ours']:.0f} against {row['peer']:.0f}, {row['ratio']:.2f} times")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

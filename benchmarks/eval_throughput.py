@@ -133,7 +133,7 @@ def main() -> None:
         assert policy.task
         rows.append(measure(name, policy, get_task(policy.task), args.episodes, args.copies, args.turns))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

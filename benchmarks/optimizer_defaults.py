@@ -137,7 +137,7 @@ def main() -> None:
         for rank, cosines in fidelity(last, [8, 16, 32, 64, "auto"]).items():
             print(f"  rank {rank:<5} {statistics.median(cosines):.4f} {min(cosines):.4f}  ({len(cosines)} layers)")
     if options.json:
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
+        options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

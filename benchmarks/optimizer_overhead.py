@@ -289,7 +289,7 @@ def main() -> None:
                 f"  {arms[1].name} waited for the device {syncs_in_an_ordinary_step(arms[1], batch, options.precision)} times"
             )
     if options.json:
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
+        options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def main() -> None:
         beside = f"peer {peer:.1f} ms, {ratio:.2f} times ours" if peer and ratio else ""
         print(f"{name:<26} {1e3 * median:8.1f} ms  fastest {1e3 * min(times[name]):8.1f} ms  {rate}{beside}")
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def main() -> None:
     if options.json:
         ours, peer = largest["DoPr-SGD"], largest["SGD"]
         record = {"name": "largest relative distance of the outputs", "ours": ours, "peer": peer, "ratio": ours / peer}
-        options.json.write_text(json.dumps([record], indent=1) + "\n")
+        options.json.write_text(json.dumps([record], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

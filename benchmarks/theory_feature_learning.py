@@ -132,7 +132,7 @@ def main() -> None:
     if options.plot:
         plot(results, options.plot)
     if options.json:
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
+        options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

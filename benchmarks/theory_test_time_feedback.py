@@ -119,7 +119,7 @@ def main() -> None:
     if options.json:
         ours, peer = results["DoPr-SGD"], results["SGD"]
         records = [{"name": key, "ours": ours[key], "peer": peer[key], "ratio": ours[key] / peer[key]} for key in ours]
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
+        options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

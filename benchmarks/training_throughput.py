@@ -155,7 +155,7 @@ def main() -> None:
                 row(f"training_throughput/{name}_vs_diffusion_policy_unet", *map(list, zip(*pairs, strict=True)))
             )
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def row(name: str, ours: list[float], peer: list[float]) -> dict[str, Any]:

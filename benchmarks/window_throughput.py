@@ -279,7 +279,7 @@ def _repeat(path: Path, frames: int, episodes: int) -> None:
 
 def resident() -> int:
     """Bytes of this process in memory."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
@@ -298,7 +298,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = stream(args.stream, args.steps, args.folder) if args.stream else throughput(args)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with floats unrounded; NaN and inf are refused, since JSON has no word for them."""
     with replacing(path) as beside:
-        beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def point_link(link: Path, target: str) -> None:

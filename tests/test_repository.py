@@ -1,5 +1,6 @@
 """What holds for the repository as a whole: style, types, layers, light imports, the doors at the top."""
 
+import ast
 import importlib.util
 import os
 import subprocess
@@ -69,3 +70,27 @@ def test_lazy_names_are_found():
         "import dopr_robot; print(dopr_robot.DoPr.__name__, dopr_robot.Store.__name__, dopr_robot.load_policy.__name__)"
     )
     assert run(sys.executable, "-P", "-c", code).split() == ["DoPr", "Store", "load_policy"]
+
+
+def opens_text_as_the_locale_says(node: ast.AST) -> bool:
+    """``open``, ``read_text`` or ``write_text`` of a text without an encoding; another class's ``open`` is none of these."""
+    if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+        return False
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    if name in ("read_text", "write_text"):
+        return True
+    of = getattr(getattr(node.func, "value", None), "id", "")
+    given = [getattr(each, "value", None) for each in [*node.args, *(keyword.value for keyword in node.keywords)]]
+    binary = any(isinstance(each, str) and "b" in each for each in given)
+    return name == "open" and of not in ("Store", "Image", "av", "os") and not binary
+
+
+@pytest.mark.parametrize("room", ["dopr_robot", "benchmarks"])
+def test_every_text_has_an_encoding(room):
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if opens_text_as_the_locale_says(node)
+    ]
+    assert not found

@@ -88,7 +88,7 @@ def _study(args: argparse.Namespace) -> int:
     path, *overrides = args.runs
     study = load_study(path, [str(each) for each in overrides])
     out = run_study(study, args.out or Path("studies") / path.stem, workers=args.workers, ray=args.ray)
-    print((out / "table.csv").read_text(), end="")
+    print((out / "table.csv").read_text(encoding="utf-8"), end="")
     print(out)
     return 0
 

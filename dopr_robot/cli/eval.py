@@ -183,7 +183,7 @@ def print_feedback(folder: Path) -> None:
 
     from dopr_robot.evaluation.feedback import MEASURES, RESULT
 
-    result = json.loads((folder / RESULT).read_text())
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     longest = result["horizons"][-1]
     print(f"{result['task']} ({result['kind']}), {result['episodes']} initial states for selection, horizon {longest}")
     print(

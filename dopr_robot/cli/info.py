@@ -195,9 +195,9 @@ def _show_policy(path: Path, as_json: bool) -> int:
     if (path / "config.yaml").is_file() and not (path / "checkpoints" / "last").exists():
         raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
     checkpoint = find_checkpoint(path)
-    description = json.loads((checkpoint / "policy.json").read_text())
+    description = json.loads((checkpoint / "policy.json").read_text(encoding="utf-8"))
     kind = "checkpoint" if checkpoint == path else "run"
-    results = [json.loads(file.read_text()) for file in sorted(path.glob("eval/*/results.json"))]
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob("eval/*/results.json"))]
     summary = {"kind": kind, "step": _step(checkpoint), **description}
     if as_json:
         print(json.dumps({**summary, "evaluations": [_final(result) for result in results]}))

@@ -185,7 +185,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     """``results.json`` of an evaluation folder. Raises UserError where there is none."""
     path = Path(folder) / RESULTS
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is no evaluation: it holds no {RESULTS}") from None
     except json.JSONDecodeError as error:

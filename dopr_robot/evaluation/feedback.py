@@ -152,7 +152,7 @@ def _done(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier call measured of this checkpoint in this way, or None."""
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
 
     def unplaced(content: dict[str, Any]) -> dict[str, Any]:  # a run folder may be moved
         return {**content, "checkpoint": {**content["checkpoint"], "path": None}}

@@ -116,7 +116,7 @@ class RecordWriter:
         """Put the lines in the order of ``episode``; the file is replaced whole."""
         records = read_records(self.path)
         with replacing(self.path) as beside:
-            beside.write_text("".join(record.to_json() + "\n" for record in records))
+            beside.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
 
     def __enter__(self) -> "RecordWriter":
         return self

@@ -33,7 +33,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
     }
     save_file(weights, folder / WEIGHTS)
     description = {"format_version": FORMAT_VERSION, **policy.spec.to_json(), "policy": asdict(policy.config)}
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -72,7 +72,7 @@ def load_policy(
     """
     folder = find_checkpoint(path)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DamagedError(f"{folder / DESCRIPTION} is not JSON ({error}): use an earlier checkpoint") from None
     version = description.get("format_version")

@@ -136,7 +136,7 @@ def _sections(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     if file is None:
         return dict(given)
     try:
-        content = json.loads(Path(file).read_text())
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"policy.file={file} does not exist: name a robomimic JSON config") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

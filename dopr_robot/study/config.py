@@ -211,7 +211,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         UserError: not a file, not YAML, or values that make no study.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except yaml.YAMLError as error:

@@ -32,7 +32,7 @@ def write_report(
     every = methods(study, chosen, done, tests, horizons)
     table = rows(study, every, horizons)
     with replacing(out / "table.csv") as beside:
-        beside.write_text(to_csv(table))
+        beside.write_text(to_csv(table), encoding="utf-8")
     panels = []
     for task, policy in dict.fromkeys((method.task, method.policy) for method in every):
         group = [method for method in every if (method.task, method.policy) == (task, policy)]

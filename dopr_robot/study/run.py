@@ -65,7 +65,7 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
     with held:
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
-            beside.write_text(study.to_yaml())
+            beside.write_text(study.to_yaml(), encoding="utf-8")
         _train(arms, done, horizons, out, options)
         records = [done[arm.name] for arm in arms]
         check_matched(records)
@@ -211,7 +211,7 @@ def _test(
     for arm in chosen:
         identity = _identity(arm, done, horizons, episodes)
         path = out / "test" / arm.name / "test.json"
-        if _usable(done, arm) and not (path.exists() and json.loads(path.read_text()) == identity):
+        if _usable(done, arm) and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == identity):
             missing.append(arm)
     jobs = [
         TestJob(
@@ -229,7 +229,7 @@ def _test(
             arm = missing[position]
             with replacing(out / "test" / arm.name) as beside:
                 beside.mkdir()
-                (beside / "episodes.jsonl").write_text("".join(line + "\n" for line in lines))
+                (beside / "episodes.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
                 write_json(beside / "test.json", _identity(arm, done, horizons, episodes))
             meter.advance(note=arm.name)
 

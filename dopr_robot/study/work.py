@@ -90,7 +90,7 @@ def train_arm(job: TrainJob) -> Trained:
         raise
     except DoprError as broken:
         error, state_bytes = str(broken), 0
-    start = json.loads((folder / "start.json").read_text())
+    start = json.loads((folder / "start.json").read_text(encoding="utf-8"))
     curve, seconds, skipped = _curve(read_metrics(folder))
     kind, last = rollout.spec.kind, curve[-1] if curve else {}
     record = {

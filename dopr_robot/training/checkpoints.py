@@ -96,7 +96,7 @@ class Checkpoints:
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, by their recorded SHA-256; None where nothing is."""
     try:
-        recorded = json.loads((checkpoint / CHECKSUMS).read_text())
+        recorded = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return f"{CHECKSUMS} is missing or cut short"
     found = _checksums(checkpoint)

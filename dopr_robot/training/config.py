@@ -178,7 +178,7 @@ class RunConfig:
 def write_config(config: RunConfig, folder: Path) -> None:
     """Write ``config.yaml`` of a run folder, which reproduces the run."""
     with replacing(folder / "config.yaml") as beside:
-        beside.write_text(config.to_yaml())
+        beside.write_text(config.to_yaml(), encoding="utf-8")
 
 
 def experiment_names() -> list[str]:
@@ -194,7 +194,7 @@ def load_config(path: Path) -> RunConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except yaml.YAMLError as error:
@@ -344,7 +344,9 @@ def _fill_config_store(experiment: str | None, chosen: Mapping[str, str]) -> Non
 @cache
 def _named_in(file: str) -> tuple[tuple[str, str], ...]:
     """Policy and optimizer in the defaults list of one of our YAML files."""
-    values = yaml.safe_load(resources.files("dopr_robot").joinpath("configs", f"{file}.yaml").read_text())
+    values = yaml.safe_load(
+        resources.files("dopr_robot").joinpath("configs", f"{file}.yaml").read_text(encoding="utf-8")
+    )
     pairs = (pair for entry in values.get("defaults", []) if isinstance(entry, dict) for pair in entry.items())
     named = ((key.removeprefix("override ").lstrip("/"), name) for key, name in pairs)
     return tuple((group, name) for group, name in named if group in ("policy", "optimizer"))

@@ -37,9 +37,9 @@ class MetricsLog:
     def __init__(self, folder: Path, start: int, tracker: str | None = None, config: Mapping[str, Any] | None = None):
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
             with replacing(self.path) as beside:
-                beside.write_text("".join(line + "\n" for line in lines))
+                beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
         self.tracker: Any = None
         if tracker:
@@ -61,7 +61,7 @@ class MetricsLog:
     def event(self, step: int, content: Mapping[str, Any]) -> None:
         """A line of ``metrics.jsonl`` alone."""
         content = {key: _finite(value) for key, value in content.items()}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **content}, allow_nan=False) + "\n")
 
     def __enter__(self) -> "MetricsLog":
@@ -75,7 +75,7 @@ class MetricsLog:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The whole lines of a run folder's ``metrics.jsonl``."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 

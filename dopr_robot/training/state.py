@@ -38,7 +38,7 @@ def save_state(state: Any, stem: Path) -> None:
 
     skeleton = encode(state, "state")
     save_file(tensors, stem.with_suffix(".safetensors"))
-    stem.with_suffix(".json").write_text(json.dumps(skeleton) + "\n")
+    stem.with_suffix(".json").write_text(json.dumps(skeleton) + "\n", encoding="utf-8")
 
 
 def load_state(stem: Path) -> Any:
@@ -57,4 +57,4 @@ def load_state(stem: Path) -> Any:
             return tuple(decode(each) for each in content)
         return {decode(key): decode(each) for key, each in content}
 
-    return decode(json.loads(stem.with_suffix(".json").read_text()))
+    return decode(json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")))

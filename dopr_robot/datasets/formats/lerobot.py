@@ -134,7 +134,7 @@ def _layout(root: Path) -> _Layout:
 
 def _json(root: Path, name: str) -> dict[str, Any]:
     try:
-        found = json.loads((root / name).read_text())
+        found = json.loads((root / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{root}: found {content(root)}; expected {EXPECTED}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -146,7 +146,7 @@ def _json(root: Path, name: str) -> dict[str, Any]:
 
 def _lines(root: Path, name: str) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in (root / name).read_text().splitlines() if line.strip()]
+        return [json.loads(line) for line in (root / name).read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
         raise UserError(f"{root}: {name} is missing") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -63,7 +63,7 @@ def _metadata(file: Path) -> dict[str, Any]:
     if not where.is_file():
         return {}
     try:
-        found = json.loads(where.read_text())
+        found = json.loads(where.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{where}: is no JSON ({error})") from None
     return found if isinstance(found, dict) else {}

@@ -16,7 +16,11 @@ def load_model(name: str, **replacements: str) -> Any:
     """
     import mujoco
 
-    texts = {file.name: file.read_text() for file in files(__package__).iterdir() if file.name.endswith(".xml")}
+    texts = {
+        file.name: file.read_text(encoding="utf-8")
+        for file in files(__package__).iterdir()
+        if file.name.endswith(".xml")
+    }
     text = texts.pop(f"{name}.xml")
     for key, value in replacements.items():
         text = text.replace("{" + key + "}", value)
