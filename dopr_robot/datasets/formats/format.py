@@ -162,16 +162,23 @@ def check_archive(path: Path) -> None:
     if path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+                if _leads_out(name):
                     raise UserError(f"{path}: {name!r} leads out of the archive: nothing of it is read")
 
 
 def inside(root: Path, name: str) -> Path:
-    """A file that a data set names, below its root. Raises UserError where it leads elsewhere."""
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    """A file that a data set names, below its root. Raises UserError where the name leads elsewhere.
+
+    A link below the root may: the user made it, or the hub's cache did.
+    """
+    if _leads_out(name):
         raise UserError(f"{root}: {name!r} leads out of the data set: nothing of it is read")
-    return path
+    return root / name
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name that a file holds is that of a place elsewhere, on any system."""
+    return not name or re.match(r"[/\\]|[A-Za-z]:", name) is not None or ".." in re.split(r"[/\\]", name)
 
 
 def checked(recording: Recording, source: str | Path) -> Iterator[Episode]:

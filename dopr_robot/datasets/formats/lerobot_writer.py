@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +17,16 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.formats import hdf5
-from dopr_robot.datasets.formats.format import described, inside, one_line
+from dopr_robot.datasets.formats.format import described
+from dopr_robot.datasets.formats.lerobot_files import INDEX, NAME, OWN, parquet
+from dopr_robot.datasets.formats.lerobot_pictures import av
 from dopr_robot.datasets.recording import Episode, Recording
-from dopr_robot.errors import MissingExtraError, UserError
+from dopr_robot.errors import UserError
 
-NAME = "lerobot"
-INDEX = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-OWN = "meta/demonstrations.json"
 CHUNK = 1000
 """Files in a folder."""
 DATA_BYTES, VIDEO_BYTES = 100 * 2**20, 200 * 2**20
 """Size above which the next file is begun; LeRobot's own."""
-
-
-def parquet() -> Any:
-    """pyarrow's parquet. Raises MissingExtraError."""
-    try:
-        import pyarrow.parquet as found
-    except ImportError:
-        raise MissingExtraError("LeRobot's parquet", "lerobot") from None
-    return found
-
-
-def video() -> Any:
-    """PyAV. Raises MissingExtraError."""
-    try:
-        import av
-    except ImportError:
-        raise MissingExtraError("LeRobot's video", "lerobot") from None
-    return av
-
-
-def pictures(root: Path, cells: list[Any], place: str, episode: int) -> NDArray[np.uint8]:
-    """Images that lie in a column of parquet, as bytes or as a file's name, ``[T, H, W, C]``."""
-    from PIL import Image
-
-    frames = []
-    for cell in cells:
-        try:
-            if cell.get("bytes") is not None:
-                frames.append(np.asarray(Image.open(BytesIO(cell["bytes"]))))
-            else:
-                frames.append(np.asarray(Image.open(inside(root, cell["path"]))))
-        except (OSError, AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{place}: cannot be read as an image ({one_line(error)}) (episode {episode})") from error
-    try:
-        return np.stack(frames)
-    except ValueError:
-        raise UserError(f"{place}: its images differ in size (episode {episode})") from None
 
 
 def write(recording: Recording, out: Path) -> None:
@@ -294,21 +255,20 @@ class _VideoFiles:
         self.path = out
 
     def add(self, images: NDArray[np.uint8]) -> dict[str, Any]:
-        av = video()
         if self.container is None or self.path.stat().st_size > VIDEO_BYTES:
             self.close()
             self.number, self.frames = self.number + 1, 0
             name = f"chunk-{self.number // CHUNK:03d}/file-{self.number % CHUNK:03d}.mp4"
             self.path = self.out / "videos" / self.name / name
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.container = av.open(str(self.path), "w")
+            self.container = av().open(str(self.path), "w")
             # A key frame every other frame: training reads frames in any order.
             options = {"crf": "0", "preset": "veryfast", "g": "2", "bf": "0"}
             self.stream = self.container.add_stream("libx264rgb", rate=self.fps, options=options)
             self.stream.height, self.stream.width, self.stream.pix_fmt = *images.shape[1:3], "rgb24"
         first = self.frames
         for image in images:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame = av().VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts, frame.time_base = self.frames, 1 / self.fps
             self.container.mux(self.stream.encode(frame))
             self.frames += 1

@@ -294,7 +294,7 @@ def spoil_json(root, name, **changes):
     [
         (
             lambda root: spoil_json(root, "info.json", codebase_version="v1.6"),
-            "found codebase_version v1.6 .*; expected v2.1 or v3.0",
+            "found codebase_version 'v1.6' .*; expected v2.1 or v3.0",
         ),
         (
             lambda root: spoil_json(root, "info.json", data_path="../../{chunk_index}.parquet"),
