@@ -215,9 +215,9 @@ def _episode(
 ) -> Episode:
     tasks = np.unique(table.numbers("task_index", start, row.length))
     task = layout.tasks.get(int(tasks[0]), "") if len(tasks) == 1 else ""
-    flags = next((arrays[key] for key, name in names.items() if name == SUCCESS), None)
-    known = flags is not None and flags.dtype.kind in "biuf"
-    return Episode(arrays, success=bool((flags > 0).any()) if known else None, meta={"task": task} if task else {})
+    flags = [arrays[key] for key, name in names.items() if name == SUCCESS and arrays[key].dtype.kind in "biuf"]
+    success = bool((flags[0] > 0).any()) if flags else None
+    return Episode(arrays, success=success, meta={"task": task} if task else {})
 
 
 FORMATS.register(NAME, Format("a folder with meta/info.json, parquet and mp4", recognises, read, write))

@@ -82,7 +82,7 @@ def entry(place: str, found: Mapping[str, Any], name: str, kind: type[T], defaul
 
     Numbers are finite, not negative and below :data:`LARGEST`; a whole one may be written as a float; texts are Unicode.
     """
-    value = found.get(name)
+    value: Any = found.get(name)
     if value is None and default is not None:
         return default
     if kind is int and isinstance(value, float) and value.is_integer():
