@@ -133,7 +133,8 @@ def _names(features: Iterable[str]) -> dict[str, str]:
         for prefix in ("observation.images.", "observation."):
             key = key.removeprefix(prefix) if key == name else key
         key = key.replace(".", "_")
-        key = name.replace(".", "_") if key in names or (key == "action" and name != "action") else key
+        taken = key in names or key in INDEX or (key == "action" and name != "action")
+        key = name.replace(".", "_") if taken else key
         while key in names:
             key += "_"
         names[key] = name

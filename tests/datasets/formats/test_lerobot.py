@@ -1,6 +1,7 @@
 """LeRobot's sets as they are met: cameras with a clock of their own, links, gaps in the numbers, texts, episodes added, damage."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dopr_robot.datasets import Attributes, Store
 from dopr_robot.datasets.formats import FORMATS, convert
-from dopr_robot.datasets.formats.format import checked
 from dopr_robot.errors import UserError
 
 VIDEO = "videos/observation.images.top/chunk-000/file-000.mp4"
@@ -133,6 +134,20 @@ def test_sizes_are_compared_with_what_is_declared_before_anything_is_decoded(exp
 def test_an_episode_that_does_not_begin_where_its_row_says(exported, tmp_path):
     edit(exported / EPISODES, **{"videos/observation.images.top/from_timestamp": [0.0, 0.53]})
     assert "step 0 needs the picture at 0.5300 s and the nearest is 0.03 s away" in said(exported, tmp_path / "s.zarr")
+
+
+def test_images_of_a_palette_and_larger_ones_than_declared(written_by_lerobot, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(written_by_lerobot / "v2.1", root)
+    for file in (root / "data").rglob("*.parquet"):
+        content = io.BytesIO()
+        Image.new("RGB", (16, 16), (250, 20, 90)).convert("P", palette=Image.Palette.ADAPTIVE).save(content, "png")
+        cells = [{"bytes": content.getvalue(), "path": "x.png"}] * pq.read_metadata(file).num_rows
+        edit(file, **{"observation.images.wrist": cells})
+    convert(root, tmp_path / "s.zarr")
+    assert (Store.open(tmp_path / "s.zarr").read(["wrist"])["wrist"] == [250, 20, 90]).all()
+    edit_info(root, lambda info: info["features"]["observation.images.wrist"].update(shape=[15, 16, 3]))
+    assert "an image is 16 x 16 and meta/info.json declares [15, 16, 3]" in said(root, tmp_path / "t.zarr")
 
 
 # Links, names, numbers
@@ -269,13 +284,13 @@ def test_what_is_neither_numbers_texts_nor_pictures_is_left_out_with_a_word(expo
 
 def test_two_features_that_would_be_one_key_stay_two(exported, tmp_path):
     table = pq.read_table(exported / DATA)
-    for name, value in (("a.b", 1.0), ("a_b", 2.0)):
+    for name, value in (("a.b", 1.0), ("a_b", 2.0), ("observation.task_index", 3.0)):
         table = table.append_column(name, pa.array([value] * 10))
         edit_info(exported, lambda info, name=name: info["features"].update({name: {"dtype": "float64", "shape": [1]}}))
     pq.write_table(table, exported / DATA)
     convert(exported, tmp_path / "s.zarr")
-    found = Store.open(tmp_path / "s.zarr").read(["a_b", "a_b_"])
-    assert {float(value[0, 0]) for value in found.values()} == {1.0, 2.0}
+    found = Store.open(tmp_path / "s.zarr").read(["a_b", "a_b_", "observation_task_index"])
+    assert {float(value[0, 0]) for value in found.values()} == {1.0, 2.0, 3.0}
 
 
 def test_the_end_of_an_episode_is_no_success(written_by_lerobot, tmp_path):
@@ -380,7 +395,7 @@ def test_damage_is_one_line(written_by_lerobot, tmp_path, version):
             first, end, others = before.partition(b"\n") if file.suffix == ".jsonl" else (before, b"", b"")
             file.write_bytes(mutated_json(json.loads(first), rng).encode() + end + others)
         try:
-            for _ in checked(FORMATS["lerobot"].read(root), root):
+            for _ in FORMATS["lerobot"].read(root).episodes:
                 pass
         except UserError as error:
             refused += 1
