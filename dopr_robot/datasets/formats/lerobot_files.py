@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dopr_robot.datasets.formats.format import content, inside, one_line, some
 from dopr_robot.errors import MissingExtraError, UserError
 
-T = TypeVar("T", bool, int, float, str, list, dict)
+T = TypeVar("T")
 
 NAME = "lerobot"
 INDEX = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -43,7 +43,7 @@ TASKS = 2**20
 DECODED, RATIO = 2**30, 256
 """Bytes that any parquet file may take in memory, and how often its size on disk; LeRobot's own are 100 MB and hardly shrink."""
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
-KINDS = {
+KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -87,15 +87,14 @@ def entry(place: str, found: Mapping[str, Any], name: str, kind: type[T], defaul
         return default
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
+    right = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if kind in (int, float):
-        right = isinstance(value, int | kind) and not isinstance(value, bool) and 0 <= value < LARGEST
-    else:
-        right = isinstance(value, kind)
+        right = right and not isinstance(value, bool) and 0 <= value < LARGEST
     if kind is str and right:
         right = value.isascii() or value.encode(errors="replace").decode() == value  # a lone surrogate is no text
     if not right:
         raise UserError(f"{place}: {name} is {repr(value)[:60]}: {KINDS[kind]} is expected")
-    return kind(value)
+    return value
 
 
 def read_json(root: Path, name: str) -> dict[str, Any]:
