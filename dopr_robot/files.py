@@ -96,7 +96,9 @@ def check_name(name: str, what: str) -> str:
         ...
     dopr_robot.errors.UserError: name='../../x' can not name a folder: one line without / and \\ is expected, of at most 150 bytes
     """
-    plain = name.isprintable() and name == name.strip() and name not in ("", ".", "..") and not re.search(r"[/\\]", name)
+    plain = (
+        name.isprintable() and name == name.strip() and name not in ("", ".", "..") and not re.search(r"[/\\]", name)
+    )
     if not plain or len(name.encode()) > LONGEST_NAME:
         raise UserError(
             f"{what}={name[:80]!r} can not name a folder: one line without / and \\ is expected, of at most {LONGEST_NAME} bytes"

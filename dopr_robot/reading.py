@@ -45,7 +45,9 @@ def require(value: Any, form: Any, where: str, place: str = "") -> Any:
     if isinstance(form, dict) and isinstance(value, dict):
         every = form.get(str)
         for key in value if every is not None else form:
-            require(value.get(key), every if every is not None else form[key], where, f"{place}.{key}" if place else key)
+            require(
+                value.get(key), every if every is not None else form[key], where, f"{place}.{key}" if place else key
+            )
         return value
     if isinstance(form, list) and isinstance(value, list):
         for index, each in enumerate(value):
@@ -93,7 +95,13 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8 ({error})") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:  # the last four: tags that yaml trusts
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ) as error:  # the last four: tags that yaml trusts
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is no {what} is expected")
@@ -143,7 +151,12 @@ def _is(value: Any, form: Any) -> bool:
     if not isinstance(form, type):
         return False
     if form is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) < 1e300
+            and math.isfinite(value)
+        )
     return isinstance(value, form) and (form is bool or form is object or not isinstance(value, bool))
 
 

@@ -43,7 +43,9 @@ class Bounded(BatchedCodecPipeline):
         for content, spec in chunks if names else ():
             if content is not None:
                 item = spec.dtype.to_native_dtype()
-                limit = LARGE if item.hasobject or item.kind == "T" else FILTERED * math.prod(spec.shape) * item.itemsize
+                limit = (
+                    LARGE if item.hasobject or item.kind == "T" else FILTERED * math.prod(spec.shape) * item.itemsize
+                )
                 data = memoryview(content.as_numpy_array()).cast("B")
                 if DECODED[names[0]](data, limit + SLACK) > limit + SLACK:
                     raise DamagedError(f"{len(data):,} bytes become more than their array declares")
@@ -67,7 +69,9 @@ def check_members(archive: zipfile.ZipFile) -> None:
     """Raise DamagedError where a member of an archive becomes larger than its compression allows."""
     for member in archive.infolist():
         if member.file_size > LARGE and member.file_size > PACKED * member.compress_size:
-            raise DamagedError(f"{member.filename} is declared as {member.file_size:,} bytes of {member.compress_size:,} packed")
+            raise DamagedError(
+                f"{member.filename} is declared as {member.file_size:,} bytes of {member.compress_size:,} packed"
+            )
 
 
 def _names(pipeline: BatchedCodecPipeline) -> list[str]:

@@ -353,7 +353,9 @@ class Store:
         if not isinstance(array, zarr.Array) or not array.ndim or array.shape[0] < self.num_episodes:
             return np.full(self.num_episodes, UNKNOWN, dtype)
         if array.ndim != 1 or array.dtype.kind not in "iub":
-            raise DamagedError(f"{self.path}: meta/{name}: is {array.dtype}{list(array.shape)}: one row of integers is expected")
+            raise DamagedError(
+                f"{self.path}: meta/{name}: is {array.dtype}{list(array.shape)}: one row of integers is expected"
+            )
         return self._read(array, name, slice(0, self.num_episodes)).astype(dtype)
 
     def _read_ends(self) -> NDArray[np.int64]:
