@@ -300,7 +300,7 @@ def make_run(folder: Path) -> Path:
     return folder / "runs" / "run"
 
 
-def read_run(path: Path, chance: random.Random) -> int | None:
+def read_run(path: Path, chance: random.Random, hows: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> int | None:
     import torch
 
     from dopr_robot.cli.compare import method_labels
@@ -311,7 +311,7 @@ def read_run(path: Path, chance: random.Random) -> int | None:
     from dopr_robot.training.metrics import MetricsLog
     from dopr_robot.training.state import load_state
 
-    how = chance.randrange(6)
+    how = chance.choice(hows)
     if how == 0:
         return main(["info", str(path), *(["--json"] if chance.random() < 0.3 else [])])
     if how == 1:
@@ -328,7 +328,8 @@ def read_run(path: Path, chance: random.Random) -> int | None:
         return main(["train", str(path / "config.yaml"), "--print"])
     elif how == 4:
         read_metrics(path)
-        MetricsLog(path, 1)
+        with MetricsLog(path, 1):
+            pass
     else:
         method_labels([path, path])
         runs = [load_evaluated(path / "eval" / "final", label, 0) for label in "ab"]
@@ -337,7 +338,23 @@ def read_run(path: Path, chance: random.Random) -> int | None:
 
 
 def make_study(folder: Path) -> Path:
-    shutil.copytree(next((Path(__file__).parents[1] / "studies").glob("*/arms.jsonl")).parent, folder / "study")
+    from dopr_robot.study import load_study
+
+    (folder / "study").mkdir()
+    (folder / "study" / "study.yaml").write_text(
+        "tasks: [{task: QuadrotorTrack, store: q.zarr, horizons: [10, 30]}]\npolicies:\n- name: regression_mlp\n  network: {dim: 16}\n"
+        "optimizers: [adamw]\nlearning_rates:\n  adamw: [1e-3]\nseeds: [0]\ntraining:\n  steps: 8\n"
+        "evaluation: {selection_episodes: 2, test_episodes: 4}\n"
+    )
+    (arm,) = load_study(folder / "study" / "study.yaml").arms()
+    checksums = dict.fromkeys(("initial_weights_sha256", "first_batches_sha256", "weights_sha256", "selection_states_sha256"), "00")
+    record = {
+        **arm.key, "config_sha256": arm.config_sha256(), **checksums, "first_loss": 0.5, "parameters": 9, "selection_episodes": 2,
+        "selection_successes": {"10": 1, "30": 0}, "selection_return": 1.0, "validation_loss": 0.1, "validation_loss_without_ema": 0.1,
+        "curve": [{"step": 4, "validation_loss": 0.2, "success_rate": 0.5}], "skipped_steps": 0, "state_bytes": 10, "error": None,
+        "cost": {"seconds_per_step": 0.1, "seconds": [1.0], "peak_cuda_bytes": None},
+    }  # fmt: skip
+    (folder / "study" / "arms.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({**record, "error": "it diverged"}) + "\n")
     return folder / "study"
 
 
@@ -360,8 +377,8 @@ TARGETS = {
     "store-zip": Target(converted("diffusion_policy", "dp.zarr.zip"), read_store),
     "store-v2": Target(converted("diffusion_policy", "dp.zarr"), read_store),
     "run": Target(make_run, read_run),
-    "policy": Target(make_run, lambda path, chance: read_run(path, random.Random(2)), "policy.*"),
-    "evaluation": Target(make_run, lambda path, chance: read_run(path, random.Random(chance.choice((0, 1)))), "*.json*"),
+    "policy": Target(make_run, lambda path, chance: read_run(path, chance, (0, 1, 1)), "policy.*"),
+    "evaluation": Target(make_run, lambda path, chance: read_run(path, chance, (0, 5)), "e*/*/*.json*"),
     "study": Target(make_study, read_study, "*.[yj]*"),
     "robomimic": Target(converted("robomimic", "robomimic.hdf5"), read_format("robomimic")),
     "lerobot": Target(converted("lerobot", "lerobot"), read_format("lerobot")),
@@ -382,13 +399,13 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def fault(target: Target, example: Path, seed: str) -> str | None:
-    """What is wrong with how a case ends, or None."""
+def fault(target: Target, example: Path, seed: str, whole: bool = False) -> str | None:
+    """What is wrong with how a case ends, or None; ``whole``: nothing is spoiled."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / example.name
         shutil.copytree(example, path, symlinks=True) if example.is_dir() else shutil.copy(example, path)
-        done = spoil(path, target.only, chance)
+        done = "whole" if whole else spoil(path, target.only, chance)
         said = io.StringIO()
         try:
             with contextlib.chdir(folder), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
@@ -399,6 +416,15 @@ def fault(target: Target, example: Path, seed: str) -> str | None:
             return f"{done}: {traceback.format_exc(limit=-4)}"
         if code not in (None, 0, 1, 2) or f"dopr: {UNEXPECTED}" in said.getvalue():
             return f"{done}: exit code {code}: {said.getvalue()[-4000:]}"
+    return None
+
+
+def warm(target: Target, example: Path) -> str | None:
+    """Read the example as it is, in every way, so that what is imported for it is there before the processes part."""
+    chance = random.Random(0)
+    for _ in range(12):
+        if found := fault(target, example, str(chance.random()), whole=True):
+            return found
     return None
 
 
@@ -432,6 +458,8 @@ def run_cases(target: Target, example: Path, seeds: list[str]) -> Iterator[tuple
 def test_a_spoiled_file_ends_in_a_line(name, tmp_path, request):
     cases, seed = request.config.getoption("--fuzz-cases"), request.config.getoption("--fuzz-seed")
     target = TARGETS[name]
+    example = target.make(tmp_path)
+    assert warm(target, example) is None
     share = max(1, cases // len(TARGETS))
-    bad = list(run_cases(target, target.make(tmp_path), [f"{seed}-{name}-{number}" for number in range(share)]))
+    bad = list(run_cases(target, example, [f"{seed}-{name}-{number}" for number in range(share)]))
     assert not bad, f"{len(bad)} of {share} cases end badly, --fuzz-seed {seed}:\n" + "\n".join(f"{s}: {w}" for s, w in bad[:8])
