@@ -10,6 +10,7 @@ from typing import Any
 import zarr
 import zarr.errors
 import zarr.storage
+from zarr.core.sync import sync
 
 from dopr_robot.datasets.bounded import check_members
 from dopr_robot.errors import DamagedError, MissingExtraError, UserError
@@ -18,9 +19,49 @@ from dopr_robot.errors import DamagedError, MissingExtraError, UserError
 def member(group: zarr.Group, path: str, name: str) -> zarr.Array | zarr.Group | None:
     """A member, or None. Raises DamagedError where zarr can not make sense of its description, in whatever way."""
     try:
-        return group.get(name)
+        found = group.get(name)
     except Exception as error:
         raise DamagedError(f"{path}: {name}: cannot be opened ({one_line(error)})") from error
+    if found is None and _is_described(group, name):
+        raise DamagedError(f"{path}: {name}: cannot be opened (its description is incomplete)")
+    return found
+
+
+def arrays_in(group: zarr.Group, path: str, name: str) -> dict[str, zarr.Array]:
+    """The arrays anywhere under a member, by name, in alphabetic order. Raises DamagedError as :func:`member`."""
+    node: Any = member(group, path, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # files of other programs beside ours
+        try:
+            found = dict(node.members(max_depth=None))
+        except Exception as error:
+            if "imagecodecs" not in str(error) or not register_image_codecs():
+                raise DamagedError(f"{path}: {name}: cannot be opened ({one_line(error)})") from error
+            return arrays_in(group, path, name)
+    # zarr passes over a member whose description lacks a field.
+    groups = {f"{name}/": node} | {f"{name}/{key}/": each for key, each in found.items() if isinstance(each, zarr.Group)}
+    for prefix, each in groups.items():
+        for child in _children(each):
+            if f"{prefix}{child}".removeprefix(f"{name}/") not in found:
+                member(each, path, child)
+    return {key: each for key, each in sorted(found.items()) if isinstance(each, zarr.Array)}
+
+
+def _children(group: zarr.Group) -> list[str]:
+    """Names of what lies in a group's folder; none where listing is another matter (http)."""
+    place = group.store_path
+    if not isinstance(place.store, zarr.storage.LocalStore | zarr.storage.ZipStore):
+        return []
+
+    async def names() -> list[str]:
+        return [name async for name in place.store.list_dir(place.path)]
+
+    return [name for name in sync(names()) if name not in ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")]
+
+
+def _is_described(group: zarr.Group, name: str) -> bool:
+    files = ("zarr.json",) if group.metadata.zarr_format == 3 else (".zarray", ".zgroup")
+    return any(sync((group.store_path / name / file).exists()) for file in files)
 
 
 def open_group(path: str) -> zarr.Group:

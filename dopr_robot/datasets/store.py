@@ -15,7 +15,6 @@ append overwrites them. Every file is written beside its place and renamed, so a
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -33,7 +32,7 @@ from zarr.core.sync import sync
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
 from dopr_robot.datasets.bounded import check_array
 from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, write_rows
-from dopr_robot.datasets.opening import member, one_line, open_group, register_image_codecs
+from dopr_robot.datasets.opening import arrays_in, member, one_line, open_group
 from dopr_robot.datasets.sharing import held_once
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.files import naming, replacing
@@ -337,16 +336,7 @@ class Store:
         self._ends = self._read_ends()
 
     def _arrays(self, group: str) -> dict[str, zarr.Array]:
-        node: Any = member(self._group, self.path, group)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # files of other programs beside ours
-            try:
-                members = node.members(max_depth=None)
-            except Exception as error:
-                if "imagecodecs" not in str(error) or not register_image_codecs():
-                    raise DamagedError(f"{self.path}: {group}: cannot be opened ({one_line(error)})") from error
-                return self._arrays(group)
-        return {name: array for name, array in sorted(members) if isinstance(array, zarr.Array)}
+        return arrays_in(self._group, self.path, group)
 
     def _known(self, name: str, dtype: type[np.integer[Any]]) -> NDArray[Any]:
         array = member(self._group, self.path, f"meta/{name}")
