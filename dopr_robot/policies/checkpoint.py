@@ -105,6 +105,8 @@ def load_policy(
         policy = _built(config, PolicySpec.from_json(description), folder / WEIGHTS)
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except UserError as error:
+        if acting:
+            raise
         raise UserError(f"{folder / DESCRIPTION}: {error}") from None
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DamagedError(
