@@ -13,7 +13,9 @@ import pytest
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--fuzz-cases", type=int, default=300, help="cases of the fuzzer over damaged files, all readers together")
+    parser.addoption(
+        "--fuzz-cases", type=int, default=300, help="cases of the fuzzer over damaged files, all readers together"
+    )
     parser.addoption("--fuzz-seed", type=int, default=0, help="which cases these are")
 
 

@@ -65,7 +65,11 @@ def double(content: bytes, chance: random.Random) -> bytes:
 
 def insert(content: bytes, chance: random.Random) -> bytes:
     at = chance.randrange(len(content) + 1)
-    return content[:at] + chance.choice((b"\xff\xfe", b"\0" * 64, b"\xe2\x80\xa8", b"}", b"[" * 3000, b"9" * 5000)) + content[at:]
+    return (
+        content[:at]
+        + chance.choice((b"\xff\xfe", b"\0" * 64, b"\xe2\x80\xa8", b"}", b"[" * 3000, b"9" * 5000))
+        + content[at:]
+    )
 
 
 def blank(content: bytes, chance: random.Random) -> bytes:
@@ -144,7 +148,17 @@ def replace_hdf5(path: Path, chance: random.Random) -> None:
             return
         del file[name]
         value = chance.choice(
-            [None, 3, "text", np.zeros(3), np.zeros((0, 2)), np.zeros((2, 2, 2, 2)), np.array([b"a", b"b"]), np.full(5, np.nan), True]
+            [
+                None,
+                3,
+                "text",
+                np.zeros(3),
+                np.zeros((0, 2)),
+                np.zeros((2, 2, 2, 2)),
+                np.array([b"a", b"b"]),
+                np.full(5, np.nan),
+                True,
+            ]
         )
         if value is not None:
             file[name] = value
@@ -154,7 +168,11 @@ def spoil(folder: Path, only: str | None, chance: random.Random) -> str:
     """Spoil one file under a folder (or the file itself), and say what was done."""
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob(only or "*") if path.is_file())
     files = [file for file in files if "tensorboard" not in file.parts and file.name != ".lock"]
-    texts = [file for file in files if file.suffix in (".json", ".jsonl", ".yaml") or file.name in (".zarray", ".zattrs", ".zgroup")]
+    texts = [
+        file
+        for file in files
+        if file.suffix in (".json", ".jsonl", ".yaml") or file.name in (".zarray", ".zattrs", ".zgroup")
+    ]
     path = chance.choice(texts if texts and chance.random() < 0.7 else files)
     what, kind = chance.random(), path.suffix
     if what < 0.03:
@@ -205,7 +223,11 @@ def read_store(path: Path, chance: random.Random) -> int | None:
     if how < 3:
         return main([["info", str(path), "--check"], ["info", str(path)], ["info", str(path), "--json"]][how])
     if how == 3:
-        return main(["repair", str(path)]) if path.is_dir() else main(["convert", str(path), str(path.parent / "out.zarr")])
+        return (
+            main(["repair", str(path)])
+            if path.is_dir()
+            else main(["convert", str(path), str(path.parent / "out.zarr")])
+        )
     from dopr_robot.training import config_from, load_data
 
     values = {"data": {"store": str(path)}, "policy": {"name": "flow_unet"}, "optimizer": {"name": "adamw"}}
@@ -246,7 +268,11 @@ def make_minari(folder: Path) -> Path:
         for number in range(2):
             group = file.create_group(f"episode_{number}")
             group["observations/arm"], group["actions"] = np.ones((6, 3)), np.ones((5, 2))
-            group["rewards"], group["terminations"], group["truncations"] = np.ones(5), np.zeros(5, bool), np.zeros(5, bool)
+            group["rewards"], group["terminations"], group["truncations"] = (
+                np.ones(5),
+                np.zeros(5, bool),
+                np.zeros(5, bool),
+            )
             group["infos/success"] = np.zeros(6, bool)
             group.attrs["seed"], group.attrs["total_steps"], group.attrs["id"] = 3, 5, number
         file.attrs["total_episodes"] = 2
@@ -278,14 +304,32 @@ def make_run(folder: Path) -> Path:
     from dopr_robot.evaluation.seeds import block
     from dopr_robot.evaluation.statistics import summary
 
-    words = ["training.steps=2", "training.batch_size=8", "training.checkpoint_every=1", "training.warmup_steps=1", "name=run"]
+    words = [
+        "training.steps=2",
+        "training.batch_size=8",
+        "training.checkpoint_every=1",
+        "training.warmup_steps=1",
+        "name=run",
+    ]
     words += ["policy=flow_transformer", "policy.network.dim=16", "policy.network.layers=1", "policy.network.heads=2"]
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         store = make_store(folder)
         assert main(["train", "data.store=store.zarr", "data.observations=[state]", "training.device=cpu", *words]) == 0
     shutil.rmtree(store)
     records = [
-        EpisodeRecord(number, seed, "00", "success" if number else "timeout", number * 3 or None, None, 10, 1.0, None, None, {"x": 1.0})
+        EpisodeRecord(
+            number,
+            seed,
+            "00",
+            "success" if number else "timeout",
+            number * 3 or None,
+            None,
+            10,
+            1.0,
+            None,
+            None,
+            {"x": 1.0},
+        )
         for number, seed in enumerate(block("final", 0, 4))
     ]
     out = folder / "runs" / "run" / "eval" / "final"
@@ -347,14 +391,18 @@ def make_study(folder: Path) -> Path:
         "evaluation: {selection_episodes: 2, test_episodes: 4}\n"
     )
     (arm,) = load_study(folder / "study" / "study.yaml").arms()
-    checksums = dict.fromkeys(("initial_weights_sha256", "first_batches_sha256", "weights_sha256", "selection_states_sha256"), "00")
+    checksums = dict.fromkeys(
+        ("initial_weights_sha256", "first_batches_sha256", "weights_sha256", "selection_states_sha256"), "00"
+    )
     record = {
         **arm.key, "config_sha256": arm.config_sha256(), **checksums, "first_loss": 0.5, "parameters": 9, "selection_episodes": 2,
         "selection_successes": {"10": 1, "30": 0}, "selection_return": 1.0, "validation_loss": 0.1, "validation_loss_without_ema": 0.1,
         "curve": [{"step": 4, "validation_loss": 0.2, "success_rate": 0.5}], "skipped_steps": 0, "state_bytes": 10, "error": None,
         "cost": {"seconds_per_step": 0.1, "seconds": [1.0], "peak_cuda_bytes": None},
     }  # fmt: skip
-    (folder / "study" / "arms.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({**record, "error": "it diverged"}) + "\n")
+    (folder / "study" / "arms.jsonl").write_text(
+        json.dumps(record) + "\n" + json.dumps({**record, "error": "it diverged"}) + "\n"
+    )
     return folder / "study"
 
 
@@ -462,4 +510,6 @@ def test_a_spoiled_file_ends_in_a_line(name, tmp_path, request):
     assert warm(target, example) is None
     share = max(1, cases // len(TARGETS))
     bad = list(run_cases(target, example, [f"{seed}-{name}-{number}" for number in range(share)]))
-    assert not bad, f"{len(bad)} of {share} cases end badly, --fuzz-seed {seed}:\n" + "\n".join(f"{s}: {w}" for s, w in bad[:8])
+    assert not bad, f"{len(bad)} of {share} cases end badly, --fuzz-seed {seed}:\n" + "\n".join(
+        f"{s}: {w}" for s, w in bad[:8]
+    )

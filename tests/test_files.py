@@ -15,6 +15,10 @@ from dopr_robot.reading import Maybe, read_json, read_json_lines, read_yaml, req
 from dopr_robot.terminal import escaped
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
 def killed_while(work) -> None:
     """Run ``work`` in a process that is killed inside of it."""
     child = os.fork()
@@ -39,11 +43,10 @@ def test_what_a_kill_leaves_is_removed_by_the_next_call(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     with replacing(tmp_path / "other.png") as beside:  # that of a process which is there stays
         write_json(tmp_path / "a.json", 1)
-        assert beside.name in os.listdir(tmp_path) or not beside.exists()
         beside.write_text("whole")
         remove_traces(tmp_path)
         assert beside.exists()
-    assert sorted(os.listdir(tmp_path)) == ["a.json", "other.png"]
+    assert names(tmp_path) == ["a.json", "other.png"]
 
 
 def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path):
@@ -58,19 +61,19 @@ def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path):
     killed_while(work)
     assert not (tmp_path / "run").exists()
     remove_traces(tmp_path)
-    assert (tmp_path / "run" / "x").read_text() == "old" and os.listdir(tmp_path) == ["run"]
+    assert (tmp_path / "run" / "x").read_text() == "old" and names(tmp_path) == ["run"]
 
 
 def test_a_new_file_is_not_written_over_and_a_failure_leaves_no_folders(tmp_path):
     with pytest.raises(UserError, match="exists already"), replacing(tmp_path / "a" / "b" / "c", new=True) as beside:
         beside.write_text("mine")
         (tmp_path / "a" / "b" / "c").write_text("theirs")
-    assert os.listdir(tmp_path / "a" / "b") == ["c"]
+    assert names(tmp_path / "a" / "b") == ["c"]
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "d" / "e" / "f"):
         _ = 1 / 0
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
     point_link(tmp_path / "last", "a")
-    assert sorted(os.listdir(tmp_path)) == ["a", "last"]
+    assert names(tmp_path) == ["a", "last"]
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
@@ -83,12 +86,14 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.errno == errno.EFBIG
-    assert read_json(tmp_path / "a.json", str) == "old" and os.listdir(tmp_path) == ["a.json"]
+    assert read_json(tmp_path / "a.json", str) == "old" and names(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "", ".", "..", "a\nb", "a\x1b[31m", " a", "a\\b", "x" * 151, "\udc80"])
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "a/b", "", ".", "..", "a\nb", "a\x1b[31m", " a", "a\\b", "x" * 151, "\udc80"]
+)
 def test_names_that_lead_elsewhere(name):
-    with pytest.raises(UserError, match="^name=.* can not name a folder") as caught:
+    with pytest.raises(UserError, match=r"^name=.* can not name a folder") as caught:
         check_name(name, "name")
     assert "\n" not in str(caught.value)
 
@@ -127,7 +132,7 @@ def test_a_value_of_another_form_is_named_with_its_place(change, said):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"{", "is not JSON"), (b"\xff", "is not JSON"), (b"[" * 10**5, "nested too deeply"), (b"9" * 10**4, "not JSON"), (b"[]", "a mapping")],
+    [(b"{", "is not JSON"), (b"\xff", "is not JSON"), (b"[" * 10**5, "nested too deeply"), (b"9" * 9999, "not JSON"), (b"[]", "a mapping")],
 )  # fmt: skip
 def test_json_that_is_none(tmp_path, content, said):
     (tmp_path / "a.json").write_bytes(content)
@@ -155,7 +160,7 @@ def test_lines_end_at_line_feeds_alone_and_a_cut_one_is_passed_over(tmp_path):
         (b"a: !!int x", "is not YAML"),
         (b"a: &b [*b]", "plain value"),
         (b"[" * 3000, "nested too deeply"),
-        (b"x0: &x0 [1,1,1,1,1,1,1,1,1]\n" + b"".join(b"x%d: &x%d [%s]\n" % (i, i, b",".join([b"*x%d" % (i - 1)] * 9)) for i in range(1, 12)),
+        (b"x0: &x0 [1,1,1,1,1,1,1,1,1]\n" + b"".join(b"x%d: &x%d [%s]\n" % (i, i, b",".join([b"*x%d" % (i - 1)] * 9)) for i in range(1, 9)),
          "more than 100,000 values"),
     ],
 )  # fmt: skip

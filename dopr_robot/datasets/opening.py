@@ -39,7 +39,9 @@ def arrays_in(group: zarr.Group, path: str, name: str) -> dict[str, zarr.Array]:
                 raise DamagedError(f"{path}: {name}: cannot be opened ({one_line(error)})") from error
             return arrays_in(group, path, name)
     # zarr passes over a member whose description lacks a field.
-    groups = {f"{name}/": node} | {f"{name}/{key}/": each for key, each in found.items() if isinstance(each, zarr.Group)}
+    groups = {f"{name}/": node} | {
+        f"{name}/{key}/": each for key, each in found.items() if isinstance(each, zarr.Group)
+    }
     for prefix, each in groups.items():
         for child in _children(each):
             if f"{prefix}{child}".removeprefix(f"{name}/") not in found:

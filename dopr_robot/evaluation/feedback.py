@@ -30,8 +30,8 @@ from dopr_robot.evaluation.plan import Evaluation
 from dopr_robot.evaluation.records import EpisodeRecord, read_records
 from dopr_robot.evaluation.report import write_feedback_report
 from dopr_robot.files import write_json
-from dopr_robot.reading import read_json
 from dopr_robot.policies import load_policy
+from dopr_robot.reading import read_json
 from dopr_robot.training import RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"

@@ -157,7 +157,10 @@ def test_what_nobody_foresaw_is_a_line_that_says_how_to_see_more(here, capsys, m
 
     monkeypatch.setattr("dopr_robot.cli.optimizers.run", broken)
     assert main(["optimizers"]) == 1
-    assert capsys.readouterr().err == "dopr: unexpected ZeroDivisionError: in the middle \\x1b[31m (DOPR_TRACEBACK=1 shows where)\n"
+    assert (
+        capsys.readouterr().err
+        == "dopr: unexpected ZeroDivisionError: in the middle \\x1b[31m (DOPR_TRACEBACK=1 shows where)\n"
+    )
     monkeypatch.setenv("DOPR_TRACEBACK", "1")
     assert main(["optimizers"]) == 1
     assert "in broken" in capsys.readouterr().err

@@ -71,7 +71,9 @@ def test_a_chunk_that_becomes_larger_than_its_array_says(tmp_path, zarr_format, 
     assert check(path).damage == []
     (chunk,) = [file for file in (path / "data" / "state").rglob("*") if file.name in ("0", "0.0") and file.is_file()]
     chunk.write_bytes(zeros(name))
-    with pytest.raises(DamagedError, match=r"state: cannot be read \(DamagedError: .* become more than their array declares"):
+    with pytest.raises(
+        DamagedError, match=r"state: cannot be read \(DamagedError: .* become more than their array declares"
+    ):
         Store.open(path).episode(0)
     assert [finding.key for finding in check(path).damage] == ["state"]
 

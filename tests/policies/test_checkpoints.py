@@ -98,7 +98,10 @@ def test_another_package_adds_a_policy_by_its_entry_point(tmp_path):
     [
         ({"H": 10**9}, "H is 1000000000: a whole number from 1 to 65536"),
         ({"To": True}, "To is True"),
-        ({"observations": {"state": {"shape": [10**9], "dtype": "float32"}}}, "a larger policy than policy.safetensors holds"),
+        (
+            {"observations": {"state": {"shape": [10**9], "dtype": "float32"}}},
+            "a larger policy than policy.safetensors holds",
+        ),
         ({"observations": {"state": {"shape": "x", "dtype": "float32"}}}, "observations.state.shape is 'x': a list"),
         ({"network.dim": 10**7}, "a larger policy than policy.safetensors holds"),
         ({"network.layers": 10**7}, "a larger policy than policy.safetensors holds"),
