@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dopr_robot.terminal import escaped
+
 LINE_EVERY_S = 15.0
 
 
@@ -15,6 +17,7 @@ class Meter:
     """Counts work done; made by :func:`progress`."""
 
     def __init__(self, label: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
+        label = escaped(label)
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._first = done
         self._bar = bar
@@ -25,7 +28,7 @@ class Meter:
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """``count`` more are done; ``note`` stands behind the numbers until the next one."""
         self.done += count
-        self._note = self._note if note is None else note
+        self._note = self._note if note is None else escaped(note)
         now = time.monotonic()
         rate = f"{(self.done - self._first) / max(now - self._start, 1e-9):.1f} {self.unit}/s"
         if self._bar is not None and self._task is not None:
@@ -51,13 +54,13 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter
         yield Meter(label, total, unit, done, bar=None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]} {task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
         yield Meter(label, total, unit, done, bar)

@@ -12,6 +12,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--fuzz-cases", type=int, default=300, help="cases of the fuzzer over damaged files, all readers together"
+    )
+    parser.addoption("--fuzz-seed", type=int, default=0, help="which cases these are")
+
+
 def pytest_configure() -> None:
     # A shell without job control starts what it puts into the background with Ctrl-C ignored, and tests send one.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,8 @@ A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> exit code
 """
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import signal
@@ -13,10 +15,11 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 import dopr_robot
 from dopr_robot.errors import DoprError, UnknownNameError, UserError
+from dopr_robot.terminal import Escaping, escaped
 
 COMMANDS = {
     "demo": "the main job on a built-in task: collect, train, evaluate, plot, render",
@@ -35,6 +38,8 @@ COMMANDS = {
 }
 
 DONE, FAILED, MISTAKE = 0, 1, 2
+UNEXPECTED = "unexpected"
+"""Begins the line about an exception that nobody foresaw."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _set_up()
     try:
-        return _run(arguments)
+        with contextlib.redirect_stdout(cast(TextIO, Escaping(sys.stdout))):
+            return _run(arguments)
     except UserError as error:
         return _say(error, MISTAKE)
     except DoprError as error:
@@ -61,9 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        if os.environ.get("DOPR_TRACEBACK"):
-            traceback.print_exc()
+        _trace()
         return _say(error, FAILED)
+    except Exception as error:  # a fault of ours, or of a library that met what it did not expect
+        _trace()
+        return _say(f"{UNEXPECTED} {type(error).__name__}: {error} (DOPR_TRACEBACK=1 shows where)", FAILED)
 
 
 def _run(arguments: list[str]) -> int:
@@ -108,12 +116,17 @@ def _set_up() -> None:
     # other programs want the cores too; sleeping at once costs much where they do not. So they spin for some microseconds. Steps a
     # second of a small MLP on two cores, idle and beside two other programs: 50 and 27; sleeping at once 45 and 21; by default 0.9 busy.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    logging.basicConfig(level=logging.WARNING, format="dopr: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_EscapingFormatter("dopr: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for stream in (sys.stdout, sys.stderr):  # an encoding that lacks a character is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         # A user can do nothing about the warnings that libraries give one another; ours they should see.
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"dopr_robot")
-        warnings.showwarning = lambda message, *_args, **_kwargs: print(f"dopr: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_args, **_kwargs: _print(f"dopr: {message}")
     signal.signal(signal.SIGTERM, _terminate)
 
 
@@ -123,5 +136,19 @@ def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _say(message: object, code: int) -> int:
-    print("dopr: " + " ".join(str(message).split()), file=sys.stderr)
+    _print("dopr: " + " ".join(str(message).split()))
     return code
+
+
+def _print(line: str) -> None:
+    print(escaped(line), file=sys.stderr)
+
+
+def _trace() -> None:
+    if os.environ.get("DOPR_TRACEBACK"):
+        traceback.print_exc()
+
+
+class _EscapingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))

@@ -86,7 +86,7 @@ def collect(
     """
     from dopr_robot.datasets import Store
     from dopr_robot.envs import demonstrations, get_task
-    from dopr_robot.evaluation.replay import COLLECTED
+    from dopr_robot.evaluation.replay import collection
     from dopr_robot.evaluation.seeds import BLOCK, block
 
     spec = get_task(task)
@@ -109,8 +109,8 @@ def collect(
             raise UserError(
                 f"{out} holds demonstrations of {store.attributes.task}, not of {spec.id}: choose another --out"
             )
-        collected = store.attributes.carried.get(COLLECTED) or {}
-        made = collected.get("options", {})
+        collected = collection(store.attributes)
+        made = collected.get("options") or {}
         if made != options:
             raise UserError(f"{out} was collected with options {made}, not {options}: choose another --out")
         if collected.get("noise", noise) != noise:  # a replay takes one for all episodes

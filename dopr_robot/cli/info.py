@@ -148,7 +148,9 @@ def _show_store(path: str, as_json: bool) -> int:
 
     store = Store.open(path)
     about = store.attributes
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console(
+        highlight=False, soft_wrap=True, markup=False, color_system=None
+    )  # what the store says is escaped, colours too
     rate = f" at {about.control_hz:g} Hz" if about.control_hz else ""
     console.print(
         f"{path}: {store.num_episodes} episodes, {store.num_steps:,} steps{rate}, {about.task or 'task unknown'}"
@@ -190,14 +192,16 @@ def histogram(values: Any) -> str:
 
 
 def _show_policy(path: Path, as_json: bool) -> int:
+    from dopr_robot.evaluation import read_results
     from dopr_robot.policies import find_checkpoint
+    from dopr_robot.policies.checkpoint import read_description
 
     if (path / "config.yaml").is_file() and not (path / "checkpoints" / "last").exists():
         raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
     checkpoint = find_checkpoint(path)
-    description = json.loads((checkpoint / "policy.json").read_text(encoding="utf-8"))
+    description = read_description(checkpoint)
     kind = "checkpoint" if checkpoint == path else "run"
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob("eval/*/results.json"))]
+    results = [read_results(file.parent) for file in sorted(path.glob("eval/*/results.json"))]
     summary = {"kind": kind, "step": _step(checkpoint), **description}
     if as_json:
         print(json.dumps({**summary, "evaluations": [_final(result) for result in results]}))

@@ -89,12 +89,12 @@ def _pixels(frame: Any) -> Any:
 def _replayed(store: Any, index: int, stride: int) -> tuple[list[Any], int]:
     from dopr_robot.datasets import Episode
     from dopr_robot.envs import make_vec
-    from dopr_robot.evaluation.replay import COLLECTED, executed_actions
+    from dopr_robot.evaluation.replay import collection, executed_actions
 
     seed, task = int(store.seeds[index]), store.attributes.task
     if task is None or seed < 0:
         raise UserError(f"{store.path}: no images, and no task and seed to replay episode {index} from")
-    options = (store.attributes.carried.get(COLLECTED) or {}).get("options", {})
+    options = collection(store.attributes).get("options") or {}
     env = make_vec(task, 1, render_mode="rgb_array", **options)
     try:
         env.reset(seed=[seed])  # type: ignore[arg-type]

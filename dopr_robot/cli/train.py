@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
+from dopr_robot.files import check_name
 
 RUNS = Path("runs")
 
@@ -112,7 +113,7 @@ def _chosen(experiment: str | None, overrides: list[str], args: argparse.Namespa
 
 
 def _new_folder(name: str | None, *, named: bool) -> Path:
-    name = name or "run"
+    name = check_name(name or "run", "name")
     folder = RUNS / name
     if not folder.exists():
         return folder

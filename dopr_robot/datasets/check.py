@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from dopr_robot.datasets.recording import Episode, read_store, write_store
 from dopr_robot.datasets.store import UNKNOWN, Store
 from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.files import replacing
 
 SATURATED_SHARE = 0.25
 """Share of an action's steps at its bounds above which it is called saturated."""
@@ -60,10 +59,23 @@ def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: in
     """
     report = Report()
     try:
-        store = Store.open(path)
+        store = _opened(path, report)
+        _check_store(store, report, replay, replay_episodes)
+    except DamagedError as error:  # so bad that nothing more can be read
+        if (finding := _finding(error, path)) not in report.damage:
+            report.damage.append(finding)
+    return report
+
+
+def _opened(path: str | Path, report: Report) -> Store:
+    try:
+        return Store.open(path)
     except DamagedError as error:
         report.damage.append(_finding(error, path))
-        store = Store.open(path, whole_part=True)
+        return Store.open(path, whole_part=True)
+
+
+def _check_store(store: Store, report: Report, replay: Replay | None, replay_episodes: int) -> None:
     keys = store.keys
     for name in store.attributes.observations:
         if name not in keys:
@@ -73,15 +85,15 @@ def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: in
     report.damage += _check_meta(store)
     for key in keys:
         ranges = _Ranges()
-        report.damage += _check_key(store, key, ranges)
-        report.warnings += _oddities(store, key, ranges)
+        report.damage += (found := list(_check_key(store, key, ranges)))
+        if all(finding.what in _NOT_FINITE for finding in found):
+            report.warnings += _oddities(store, key, ranges)
     seeds = store.seeds[store.seeds != UNKNOWN]
     for seed in np.unique(seeds[np.isin(seeds, seeds[_repeated(seeds)])]):
         first, second = np.flatnonzero(store.seeds == seed)[:2]
         report.warnings.append(Finding("seed", f"{seed} is also episode {first}'s", int(second)))
     if replay is not None and not report.damage:
         report.warnings += _check_replay(store, replay, replay_episodes)
-    return report
 
 
 def repair(path: str | Path) -> list[str]:
@@ -108,11 +120,8 @@ def repair(path: str | Path) -> list[str]:
         whole = next((e for e in range(store.num_episodes) if not _is_whole(store, e)), store.num_episodes)
         if whole == 0:
             raise DamagedError(f"{path}: no whole episode is left; first damage: {structural[0]}")
-        mended, old = (path.with_name(f".{uuid.uuid4().hex[:8]}.{kind}.{path.name}") for kind in ("mended", "old"))
-        write_store(read_store(store, range(whole)), mended)
-        path.rename(old)
-        mended.rename(path)
-        shutil.rmtree(old)
+        with replacing(path) as mended:
+            write_store(read_store(store, range(whole)), mended)
     return [*map(str, structural), f"kept {whole} whole episodes"]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.store import UNKNOWN, Store
 from dopr_robot.errors import UserError
+from dopr_robot.files import replacing
 
 
 @dataclass
@@ -63,24 +62,6 @@ def write_store(recording: Recording, out: str | Path) -> Store:
     return Store.open(out)
 
 
-@contextmanager
-def new_path(out: str | Path) -> Iterator[Path]:
+def new_path(out: str | Path) -> AbstractContextManager[Path]:
     """A path beside ``out`` to write a file or folder at; it is moved to ``out`` at the end, or removed after an error."""
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another path")
-    made = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # The ending stays: formats tell a file by it.
-    partial = out.with_name(f".{uuid.uuid4().hex[:8]}.partial.{out.name}")
-    try:
-        yield partial
-        partial.rename(out)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
-        for folder in made:  # the innermost first
-            if not any(folder.iterdir()):
-                folder.rmdir()
+    return replacing(Path(out), new=True)

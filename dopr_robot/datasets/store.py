@@ -15,8 +15,8 @@ append overwrites them. Every file is written beside its place and renamed, so a
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,16 +24,18 @@ from typing import Any, Self
 import numpy as np
 import zarr
 import zarr.codecs
-import zarr.errors
 import zarr.storage
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
+from dopr_robot.datasets.bounded import check_array
 from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, write_rows
+from dopr_robot.datasets.opening import arrays_in, member, one_line, open_group
 from dopr_robot.datasets.sharing import held_once
-from dopr_robot.errors import DamagedError, MissingExtraError, UserError
+from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.files import naming, replacing
 
 UNKNOWN = -1
 """Stands in ``meta/seed`` and ``meta/success`` where nothing is known."""
@@ -75,17 +77,18 @@ class Store:
         where = Path(path)
         if "://" in str(path) or where.suffix == ".zip":
             raise UserError(f"{path}: a store is written to a local folder; copy or zip it afterwards")
-        if where.exists() and (not where.is_dir() or any(where.iterdir())):
-            raise UserError(f"{path}: exists already; choose another path, or open it to append")
+        if where.is_dir() and not any(where.iterdir()):
+            where.rmdir()
         attributes = attributes or Attributes()
-        group = zarr.create_group(zarr.storage.LocalStore(where))
-        group.create_group("data")
-        meta = group.create_group("meta")
-        create_array(meta, "seed", (), np.dtype(np.int64), per_step=False, fill_value=UNKNOWN)
-        create_array(meta, "success", (), np.dtype(np.int8), per_step=False, fill_value=UNKNOWN)
-        create_array(meta, "episode_ends", (), np.dtype(np.int64), per_step=False)
-        group.attrs[GROUP_KEY] = attributes.to_json()
-        store = cls(str(path), group, attributes, own=True)
+        with replacing(where, new=True) as beside:
+            group = zarr.create_group(zarr.storage.LocalStore(beside))
+            group.create_group("data")
+            meta = group.create_group("meta")
+            create_array(meta, "seed", (), np.dtype(np.int64), per_step=False, fill_value=UNKNOWN)
+            create_array(meta, "success", (), np.dtype(np.int8), per_step=False, fill_value=UNKNOWN)
+            create_array(meta, "episode_ends", (), np.dtype(np.int64), per_step=False)
+            group.attrs[GROUP_KEY] = attributes.to_json()
+        store = cls.open(where)
         store._acquire()
         return store
 
@@ -101,13 +104,12 @@ class Store:
 
         Raises:
             UserError: nothing is there, or it is not a store; the message names the path and what is missing.
-            DamagedError: ``episode_ends`` contradicts itself.
+            DamagedError: ``episode_ends`` contradicts itself, or a file of zarr's own can not be read.
         """
-        group = _open_group(str(path))
-        if not isinstance(group.get("meta/episode_ends"), zarr.Array):
-            raise UserError(f"{path}: not a demonstration store: 'meta/episode_ends' is missing")
-        if not isinstance(group.get("data"), zarr.Group):
-            raise UserError(f"{path}: not a demonstration store: 'data' is missing")
+        group = open_group(str(path))
+        for name, kind in (("meta/episode_ends", zarr.Array), ("data", zarr.Group), ("meta", zarr.Group)):
+            if not isinstance(member(group, str(path), name), kind):
+                raise UserError(f"{path}: not a demonstration store: {name!r} is missing")
         described = GROUP_KEY in group.attrs
         try:
             attributes = Attributes.from_json(group.attrs[GROUP_KEY]) if described else Attributes()
@@ -132,7 +134,7 @@ class Store:
 
     def refresh(self) -> None:
         """See the episodes that a writer has added since this store was opened."""
-        self._group = _open_group(self.path)
+        self._group = open_group(self.path)
         self._ends = self._read_ends()
 
     # Reading
@@ -226,18 +228,18 @@ class Store:
 
     def array(self, key: str) -> zarr.Array:
         """The zarr array of a key; its rows beyond :attr:`num_steps` are not part of the store."""
-        array = self._group.get(f"data/{key}")
+        array = member(self._group, self.path, f"data/{key}")
         if not isinstance(array, zarr.Array):
             raise UserError(f"{self.path}: there is no key {key!r} (keys: {', '.join(self.keys)})")
         return array
 
     def missing_files(self, key: str) -> list[int]:
-        """First rows of the files of a key that are not there; for stores written here, which leave none out."""
+        """First rows of the files of a key that are not there, the first 1000; for stores written here, which leave none out."""
         array = self.array(key)
         rows = (array.shards or array.chunks)[0]
         rest = (0,) * (array.ndim - 1)
-        names = {row: array.metadata.encode_chunk_key((row // rows, *rest)) for row in range(0, self.num_steps, rows)}
-        return [row for row, name in names.items() if not sync((array.store_path / name).exists())]
+        names = ((row, array.metadata.encode_chunk_key((row // rows, *rest))) for row in range(0, self.num_steps, rows))
+        return list(islice((row for row, name in names if not sync((array.store_path / name).exists())), 1000))
 
     # Writing
 
@@ -264,7 +266,7 @@ class Store:
             raise UserError(f"{self.path}: made by another program and never modified: dopr convert it first")
         self._acquire()
         # Rows of zeros are written too: a missing file is then a loss, and `dopr info --check` sees it.
-        with zarr.config.set({"array.write_empty_chunks": True}):
+        with zarr.config.set({"array.write_empty_chunks": True}), naming(Path(self.path)):
             self._append(arrays, seed, success, meta or {})
 
     def _append(
@@ -334,30 +336,23 @@ class Store:
         self._ends = self._read_ends()
 
     def _arrays(self, group: str) -> dict[str, zarr.Array]:
-        node = self._group[group]
-        assert isinstance(node, zarr.Group)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # files of other programs beside ours
-            try:
-                members = node.members(max_depth=None)
-            except Exception as error:
-                if "imagecodecs" not in str(error) or not _register_image_codecs():
-                    raise DamagedError(f"{self.path}: {group}: cannot be opened ({_one_line(error)})") from error
-                return self._arrays(group)
-        return {name: array for name, array in sorted(members) if isinstance(array, zarr.Array)}
+        return arrays_in(self._group, self.path, group)
 
     def _known(self, name: str, dtype: type[np.integer[Any]]) -> NDArray[Any]:
-        array = self._group.get(f"meta/{name}")
-        if not isinstance(array, zarr.Array) or array.shape[0] < self.num_episodes:
+        array = member(self._group, self.path, f"meta/{name}")
+        if not isinstance(array, zarr.Array) or not array.ndim or array.shape[0] < self.num_episodes:
             return np.full(self.num_episodes, UNKNOWN, dtype)
+        if array.ndim != 1 or array.dtype.kind not in "iub":
+            raise DamagedError(
+                f"{self.path}: meta/{name}: is {array.dtype}{list(array.shape)}: one row of integers is expected"
+            )
         return self._read(array, name, slice(0, self.num_episodes)).astype(dtype)
 
     def _read_ends(self) -> NDArray[np.int64]:
-        array = self._group["meta/episode_ends"]
-        assert isinstance(array, zarr.Array)
+        array: Any = member(self._group, self.path, "meta/episode_ends")
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise DamagedError(
-                f"{self.path}: episode_ends is {array.dtype}{list(array.shape)}: one row of integers is expected"
+                f"{self.path}: episode_ends: is {array.dtype}{list(array.shape)}: one row of integers is expected"
             )
         ends = self._read(array, "episode_ends", slice(None)).astype(np.int64)
         # Growing the array and filling it are two writes: a trailing 0 is an entry that was never filled.
@@ -391,6 +386,10 @@ class Store:
             raise
 
     def _read(self, array: zarr.Array, name: str, rows: slice) -> NDArray[Any]:
+        try:
+            check_array(array, rows)
+        except DamagedError as error:
+            raise DamagedError(f"{self.path}: {name}: {error}") from None
         # A writer may replace the file between our reading of a shard's index and of its chunks; the checksum tells,
         # and the second reading finds the new file. What fails three times is damaged.
         for _ in range(2):
@@ -399,46 +398,4 @@ class Store:
         try:
             return np.asarray(array[rows])
         except Exception as error:
-            raise DamagedError(f"{self.path}: {name}: cannot be read ({_one_line(error)})") from error
-
-
-def _open_group(path: str) -> zarr.Group:
-    try:
-        if "://" in path or "::" in path:
-            backend: Any = zarr.storage.FsspecStore.from_url(path, read_only=True)
-        elif not Path(path).exists():
-            raise UserError(f"{path}: no such file or folder")
-        elif Path(path).is_file():
-            backend = zarr.storage.ZipStore(path, mode="r")
-        else:
-            backend = zarr.storage.LocalStore(path, read_only=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return zarr.open_group(backend, mode="r")
-    except UserError:
-        raise
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
-        raise UserError(f"{path}: not a demonstration store: there is no zarr group") from None
-    except Exception as error:  # a broken zip, a protocol without its package, an address that does not answer
-        raise UserError(f"{path}: cannot be opened as a zarr store ({_one_line(error)})") from error
-
-
-def _register_image_codecs() -> bool:
-    """Make JPEG-XL and the like known, if their package is there and they are not known yet."""
-    try:
-        from imagecodecs.numcodecs import register_codecs
-    except ImportError:
-        raise MissingExtraError("an image codec of this store", "imagecodecs") from None
-    global _image_codecs_known
-    if _image_codecs_known:
-        return False
-    register_codecs(verbose=False)
-    _image_codecs_known = True
-    return True
-
-
-_image_codecs_known = False
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise DamagedError(f"{self.path}: {name}: cannot be read ({one_line(error)})") from error

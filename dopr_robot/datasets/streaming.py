@@ -94,9 +94,9 @@ class Shards:
         if known is not None and known[0] == mark:
             return known[1]
         count = self._shard_rows // self._chunk_rows
-        raw = os.pread(descriptor, count * 16, max(0, about.st_size - count * 16 - _CHECKSUM_BYTES))
-        if len(raw) != count * 16:
+        if count * 16 > about.st_size:
             raise self._damage("cannot be read (the file is cut short)", shard * self._shard_rows)
+        raw = os.pread(descriptor, count * 16, max(0, about.st_size - count * 16 - _CHECKSUM_BYTES))
         index = np.frombuffer(raw, "<u8").reshape(count, 2)
         self._indices[shard] = mark, index
         return index
@@ -105,13 +105,16 @@ class Shards:
         offset, length = (int(value) for value in index[chunk])
         if offset == _ABSENT:
             raise self._damage("a chunk is missing", row)
+        if offset + length > os.fstat(descriptor).st_size:
+            raise self._damage("cannot be read (the file is cut short)", row)
         codec = getattr(self._codec, "value", None)
         if codec is None:
             codec = self._codec.value = Zstd()
         try:
-            # zstd checks the checksum that every chunk carries.
-            raw = codec.decode(os.pread(descriptor, length, offset))
-            return np.frombuffer(raw, self.dtype).reshape(self._chunk_rows, *self.shape)
+            # zstd checks the checksum that every chunk carries. Into the size that is declared: a chunk may say any.
+            chunk_rows = np.empty((self._chunk_rows, *self.shape), self.dtype)
+            codec.decode(os.pread(descriptor, length, offset), chunk_rows)
+            return chunk_rows
         except (RuntimeError, ValueError) as error:
             raise self._damage(f"cannot be read ({' '.join(str(error).split())})", row) from error
 

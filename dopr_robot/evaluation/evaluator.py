@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import math
 import platform
 import time
@@ -11,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import DoprError, UserError
+from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.evaluation import plots, seeds, statistics
 from dopr_robot.evaluation.group import Observer
 from dopr_robot.evaluation.plan import Evaluation
@@ -22,10 +21,21 @@ from dopr_robot.evaluation.showcase import show
 from dopr_robot.evaluation.video import rendered
 from dopr_robot.files import write_json
 from dopr_robot.progress import progress
+from dopr_robot.reading import Maybe, read_json
 
 RECORDS, RESULTS, FIGURE, REPORT = "episodes.jsonl", "results.json", "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
 LENGTHS = "lengths.png"
+KINDS = ("attain", "sustain")
+_SHARE = {"success_rate": float, "ci95": (float, float)}
+_POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}
+FORM = {
+    "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
+    "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
+    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]), "outcomes": {str: int}, "causes": Maybe({str: int}),
+    "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "validation_loss": float | None, "faults": Maybe([str]),
+}  # fmt: skip
+"""What is read of ``results.json``, see :mod:`dopr_robot.reading`."""
 
 
 def evaluate(
@@ -182,16 +192,16 @@ def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
-    """``results.json`` of an evaluation folder. Raises UserError where there is none."""
+    """``results.json`` of an evaluation folder. Raises UserError where there is none, and DamagedError where it is damaged."""
     path = Path(folder) / RESULTS
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path, FORM)
     except FileNotFoundError:
         raise UserError(f"{folder} is no evaluation: it holds no {RESULTS}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}): evaluate again") from None
-    if not isinstance(content, dict) or "kind" not in content:
-        raise UserError(f"{path} is not a result of dopr eval")
+    if content["kind"] not in KINDS or not content["horizons"]:
+        raise DamagedError(
+            f"{path} is not a result of dopr eval: its kind is {content['kind']!r}, its horizons {content['horizons']}"
+        )
     return content
 
 

@@ -5,7 +5,6 @@ its success, its divergence from the demonstrations and its action gap (see :mod
 checkpoints, rank correlations say which of them goes with success, at every horizon.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from dopr_robot.evaluation.records import EpisodeRecord, read_records
 from dopr_robot.evaluation.report import write_feedback_report
 from dopr_robot.files import write_json
 from dopr_robot.policies import load_policy
+from dopr_robot.reading import read_json
 from dopr_robot.training import RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"
@@ -152,7 +152,7 @@ def _done(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier call measured of this checkpoint in this way, or None."""
     if not path.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path, {"identity": {"checkpoint": dict}})
 
     def unplaced(content: dict[str, Any]) -> dict[str, Any]:  # a run folder may be moved
         return {**content, "checkpoint": {**content["checkpoint"], "path": None}}

@@ -9,9 +9,17 @@ from types import TracebackType
 from typing import Any
 
 from dopr_robot.errors import DamagedError, UserError
-from dopr_robot.files import replacing
+from dopr_robot.files import naming, replacing
+from dopr_robot.reading import Maybe, read_json_lines
 
 OUTCOMES = ("success", "timeout", "failure", "exception")
+_COUNT, _STEP = range(2**63), range(1, 2**63)
+FORM = {
+    "episode": _COUNT, "seed": _COUNT, "initial_state_sha256": str | None, "outcome": str, "first_success_step": Maybe(_STEP),
+    "first_failure_step": Maybe(_STEP), "length": _COUNT, "return": float, "error": str | None, "cause": str | None,
+    "metrics": Maybe({str: float}), "stages": Maybe({str: _STEP}),
+}  # fmt: skip
+"""Of a line, see :mod:`dopr_robot.reading`."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,11 @@ def read_records(path: str | Path) -> list[EpisodeRecord]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not there: an evaluation folder has an episodes.jsonl")
-    *lines, _unfinished = path.read_bytes().split(b"\n")
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, content in enumerate(read_json_lines(path, FORM), start=1):
         try:
-            records.append(EpisodeRecord.from_dict(json.loads(line)))
-        except (ValueError, TypeError, AttributeError) as error:
+            records.append(EpisodeRecord.from_dict(content))
+        except ValueError as error:
             raise DamagedError(f"{path}, line {number}: not an episode record ({error})") from None
     records.sort(key=lambda record: record.episode)
     for before, after in pairwise(records):
@@ -108,9 +115,10 @@ class RecordWriter:
         """Write one record. Raises OSError where it cannot be written (a full disk)."""
         # One unbuffered write for the whole line: what is kept in a buffer after an error would be written again at the close.
         line = (record.to_json() + "\n").encode()
-        written = os.write(self._file.fileno(), line)
-        if written != len(line):
-            os.write(self._file.fileno(), line[written:])
+        with naming(self.path):
+            written = os.write(self._file.fileno(), line)
+            if written != len(line):
+                os.write(self._file.fileno(), line[written:])
 
     def sort(self) -> None:
         """Put the lines in the order of ``episode``; the file is replaced whole."""

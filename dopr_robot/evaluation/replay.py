@@ -15,19 +15,26 @@ from dopr_robot.datasets.check import Replay
 from dopr_robot.envs import get_task, make_vec
 from dopr_robot.envs.registration import load_expert, load_segments
 from dopr_robot.errors import UserError
+from dopr_robot.reading import Maybe, require
 
 COLLECTED = "collect"
 """Where ``dopr collect`` notes, in a store's carried attributes, the noise under which the recorded actions were executed."""
 
 
+def collection(about: Attributes) -> dict[str, Any]:
+    """What ``dopr collect`` noted: ``noise``, ``options`` of the task and ``from``, as far as they are there. Raises DamagedError."""
+    form = {"noise": float | None, "options": Maybe({str: object}), "from": Maybe({"sha256": str, "store": str})}
+    return require(about.carried.get(COLLECTED) or {}, form, f"the store's attribute carried.{COLLECTED}")
+
+
 def executed_actions(about: Attributes, episode: Episode) -> NDArray[Any]:
     """What was executed while ``action`` was recorded, ``[T, A]``, before clipping: the noise is a function of the seed."""
     actions = episode.arrays["action"].copy()
-    collected = about.carried.get(COLLECTED) or {}
-    noise = float(collected.get("noise", 0.0))
+    noted = collection(about)
+    noise = float(noted.get("noise") or 0.0)
     if noise and about.task is not None and episode.seed is not None:
         spec = get_task(about.task)
-        scale = (load_segments(spec) if "from" in collected else load_expert(spec)).noise * noise
+        scale = (load_segments(spec) if noted.get("from") else load_expert(spec)).noise * noise
         random = np.random.default_rng((episode.seed, 1))
         for action in actions:
             action += scale * random.standard_normal(len(scale))
@@ -46,7 +53,7 @@ def replaying(about: Attributes) -> Iterator[Replay]:
     """
     if about.task is None:
         raise UserError("the task is unknown")
-    options = (about.carried.get(COLLECTED) or {}).get("options", {})
+    options = collection(about).get("options") or {}
     env = make_vec(get_task(about.task).id, 1, **options)
     space = env.single_action_space
     assert isinstance(space, Box)

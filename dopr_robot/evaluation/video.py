@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 from gymnasium.vector import VectorEnv
 from PIL import Image, ImageDraw, ImageFont
 
-from dopr_robot.errors import UserError
+from dopr_robot.errors import DoprError, UserError
 from dopr_robot.files import replacing
 
 CELL_HEIGHT = 240
@@ -79,12 +80,32 @@ def write_grid(path: Path, clips: Sequence[Clip], columns: int, fps: float, hold
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write frames ``[height, width, 3]`` (even sides) as H.264; moved in whole."""
+    """Write frames ``[height, width, 3]`` (even sides) as H.264; moved in whole.
+
+    Raises DoprError where not all of them are in the file: ffmpeg says nothing of a full disk.
+    """
     options: Any = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": 7}
     writer: Any
-    with replacing(path) as beside, imageio.get_writer(beside, fps=fps, **options) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    with replacing(path) as beside:
+        count, reason = 0, "cut short"
+        try:
+            with imageio.get_writer(beside, fps=fps, **options) as writer:
+                for frame in frames:
+                    writer.append_data(frame)
+                    count += 1
+        except OSError as error:  # its text is a page of what ffmpeg was called with
+            reason = error.strerror or "ffmpeg stopped"
+            count = -1
+        if not 0 <= count == _frames_in(beside):
+            raise DoprError(f"{path}: the video can not be written ({reason}): is there room on the disk?")
+
+
+def _frames_in(path: Path) -> int:
+    """Frames of a video file; -1 where it is none."""
+    try:
+        return int(imageio_ffmpeg.count_frames_and_secs(str(path))[0])
+    except (OSError, RuntimeError):
+        return -1
 
 
 def still_sheet(clips: Sequence[Clip], stills: int = 5) -> Image.Image | None:

@@ -1,19 +1,28 @@
 """A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
 
 import json
-from collections.abc import Mapping
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import PolicySpec
+from dopr_robot.reading import read_json, require
 
 FORMAT_VERSION = 2
 """What is written: 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults."""
@@ -21,6 +30,23 @@ FORMAT_VERSION = 2
 READS = (1, 2)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
+LONGEST = 65_536
+"""Steps that a policy can see, predict and execute at most."""
+LARGEST = 10_000_000
+"""Whole number that an option can be at most."""
+SPARE = 4
+"""How many times what the weights' file holds a policy may have while it is built: parts that are exchanged, or not saved."""
+_STEPS, _ARRAY = range(1, LONGEST + 1), {"shape": [range(2**31)], "dtype": str}
+FORM = {
+    "To": _STEPS,
+    "H": _STEPS,
+    "Ta": _STEPS,
+    "task": str | None,
+    "observations": {str: _ARRAY},
+    "action": {**_ARRAY, "meaning": dict},
+    "policy": {"name": str},
+}
+"""Of ``policy.json``, see :mod:`dopr_robot.reading`."""
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -71,24 +97,94 @@ def load_policy(
         DamagedError: the files are cut short or do not fit each other.
     """
     folder = find_checkpoint(path)
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DamagedError(f"{folder / DESCRIPTION} is not JSON ({error}): use an earlier checkpoint") from None
-    version = description.get("format_version")
-    if version not in READS:
-        raise UserError(
-            f"{folder / DESCRIPTION} has format_version {version}, this dopr-robot reads {' and '.join(map(str, READS))}: "
-            "open it with the release that wrote it"
-        )
+    description = read_description(folder)
     config = dict(description["policy"])
     if acting:
-        config["acting"] = {**config.get("acting", {}), **acting}
-    policy = make_policy(config, PolicySpec.from_json(description))
+        config["acting"] = {**(config.get("acting") or {}), **acting}
     try:
+        policy = _built(config, PolicySpec.from_json(description), folder / WEIGHTS)
         policy.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+    except UserError as error:
+        if acting:
+            raise
+        raise UserError(f"{folder / DESCRIPTION}: {error}") from None
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise DamagedError(
             f"{folder / WEIGHTS} does not load ({str(error).splitlines()[0]}): use an earlier checkpoint"
         ) from None
     return policy.to(device).eval()
+
+
+def read_description(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint's ``policy.json``, its form checked.
+
+    Raises:
+        UserError: a format version that is not read.
+        DamagedError: it is cut short, or holds what no policy writes.
+    """
+    path = checkpoint / DESCRIPTION
+    description = read_json(path, {"format_version": int})
+    if (version := description["format_version"]) not in READS:
+        raise UserError(
+            f"{path} has format_version {version}, this dopr-robot reads {' and '.join(map(str, READS))}: "
+            "open it with the release that wrote it"
+        )
+    require(description, FORM, str(path))
+    for place, size in _numbers(description["policy"], "policy"):
+        if abs(size) > LARGEST:
+            raise DamagedError(f"{path}: {place} is {size:.3g}: at most {LARGEST:,} is expected")
+    return description
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, int]]:
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(each, f"{place}.{key}")
+    elif isinstance(value, int):
+        yield place, value
+
+
+def _built(config: Mapping[str, Any], spec: PolicySpec, weights: Path) -> Policy:
+    """The policy, without its weights; given up as soon as it grows beyond what their file holds."""
+    with safe_open(weights, "pt") as file:
+        sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 (no mapping)
+    try:
+        with _at_most(len(sizes), sum(sizes), weights), torch.device("meta"):  # takes no memory
+            make_policy(config, spec)
+    except DoprError:
+        raise
+    except Exception:  # what can not be built without memory is built with it
+        pass
+    try:
+        with _at_most(len(sizes), sum(sizes), weights):
+            return make_policy(config, spec)
+    except DoprError:
+        raise
+    except Exception as error:
+        raise DamagedError(
+            f"{weights.with_name(DESCRIPTION)} does not make a policy ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
+
+
+@contextmanager
+def _at_most(tensors: int, elements: int, weights: Path) -> Iterator[None]:
+    """Raise DamagedError as soon as this thread's modules get clearly more than so many."""
+    found, thread = [0, 0], threading.get_ident()
+    most = (SPARE * (tensors + 64), SPARE * (elements + 2**18))
+
+    def count(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
+        if threading.get_ident() != thread or tensor is None:
+            return
+        found[0], found[1] = found[0] + 1, found[1] + tensor.numel()
+        if found[0] > most[0] or found[1] > most[1]:
+            raise DamagedError(
+                f"{weights.with_name(DESCRIPTION)} describes a larger policy than {WEIGHTS} holds "
+                f"({tensors:,} tensors, {elements:,} numbers): use an earlier checkpoint"
+            )
+
+    handles = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

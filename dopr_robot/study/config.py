@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dopr_robot.envs import get_task
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.optim import optimizer_options
+from dopr_robot.reading import read_yaml
 from dopr_robot.training import RunConfig, config_from
 from dopr_robot.training.config import TrainingConfig
 
@@ -210,14 +211,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         UnknownNameError: a key that a study does not have; the message names the closest.
         UserError: not a file, not YAML, or values that make no study.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is no study: a mapping with {', '.join(f.name for f in fields(Study))} is expected")
+    values = read_yaml(path, f"study: a mapping with {', '.join(f.name for f in fields(Study))}")
     for text in overrides:
         if "=" not in text:
             raise UserError(f"{text!r} is not of the form key=value")

@@ -12,13 +12,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dopr_robot.envs import get_task
-from dopr_robot.errors import DoprError, UserError
+from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord, read_records
 from dopr_robot.evaluation.rollout import cores
 from dopr_robot.evaluation.statistics import check_horizons, default_horizons
-from dopr_robot.files import replacing, write_json
+from dopr_robot.files import naming, replacing, write_json
 from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
+from dopr_robot.reading import read_json, read_json_lines
 from dopr_robot.study.config import Arm, Study, label
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
@@ -27,6 +28,20 @@ from dopr_robot.training import load_data
 LOG = logging.getLogger(__name__)
 ARMS, STUDY, TABLE, REPORT = "arms.jsonl", "study.yaml", "table.csv", "report.html"
 Record = dict[str, Any]
+_POINT = {
+    "step": int,
+    "validation_loss": float | None,
+    "validation_loss_without_ema": float | None,
+    "success_rate": float | None,
+}
+FORM = {
+    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "seed": int, "config_sha256": str,
+    "initial_weights_sha256": str, "first_batches_sha256": str, "first_loss": float | None, "weights_sha256": str | None,
+    "selection_states_sha256": str | None, "selection_episodes": range(1, 2**31), "selection_successes": {str: int},
+    "selection_return": float | None, "validation_loss": float | None, "curve": [_POINT], "state_bytes": range(2**63),
+    "error": str | None, "cost": {"seconds_per_step": float | None, "seconds": [float]},
+}  # fmt: skip
+"""Of a line of ``arms.jsonl``, see :mod:`dopr_robot.reading`."""
 
 
 def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str | None = None) -> Path:
@@ -87,8 +102,7 @@ def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
     known: dict[str, Record] = {}
     by_key = {json.dumps(arm.key): arm for arm in arms}
     path = out / ARMS
-    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
-        record = json.loads(line)
+    for record in read_json_lines(path, FORM) if path.exists() else []:
         arm = by_key.get(json.dumps({name: record[name] for name in arms[0].key}))
         if arm is None:
             continue
@@ -193,7 +207,7 @@ def _keep(arm: Arm, trained: Trained, out: Path) -> None:
             for name, content in trained.files.items():
                 (beside / name).write_bytes(content)
     path = out / ARMS
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         whole = path.read_bytes().rfind(b"\n") + 1  # what a kill cut short is dropped
         file.truncate(whole)
         os.write(file.fileno(), (json.dumps(trained.record, allow_nan=False) + "\n").encode())
@@ -211,7 +225,7 @@ def _test(
     for arm in chosen:
         identity = _identity(arm, done, horizons, episodes)
         path = out / "test" / arm.name / "test.json"
-        if _usable(done, arm) and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == identity):
+        if _usable(done, arm) and _tested(path) != identity:
             missing.append(arm)
     jobs = [
         TestJob(
@@ -232,6 +246,14 @@ def _test(
                 (beside / "episodes.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
                 write_json(beside / "test.json", _identity(arm, done, horizons, episodes))
             meter.advance(note=arm.name)
+
+
+def _tested(path: Path) -> Record | None:
+    """What an earlier test was of; None where there is none, or it can not be read."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, DamagedError):
+        return None
 
 
 def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, ...]], episodes: int) -> Record:

@@ -1,6 +1,5 @@
 """What a worker does: train one arm, test one arm. Jobs and answers are plain values, so that they travel between machines."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.evaluation.statistics import succeeded
 from dopr_robot.policies import load_policy
+from dopr_robot.reading import read_json
 from dopr_robot.study.selection import SelectionRollout, rolled_out
 from dopr_robot.training import Interrupted, config_from, read_metrics, train
+from dopr_robot.training.metrics import FIGURES
 
-FIGURES = ("validation_loss", "validation_loss_without_ema", "success_rate")
 POLICY_FILES = ("policy.json", "policy.safetensors")
 
 
@@ -90,7 +90,7 @@ def train_arm(job: TrainJob) -> Trained:
         raise
     except DoprError as broken:
         error, state_bytes = str(broken), 0
-    start = json.loads((folder / "start.json").read_text(encoding="utf-8"))
+    start = read_json(folder / "start.json")
     curve, seconds, skipped = _curve(read_metrics(folder))
     kind, last = rollout.spec.kind, curve[-1] if curve else {}
     record = {

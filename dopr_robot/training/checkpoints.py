@@ -1,7 +1,6 @@
 """The ``checkpoints/`` of a run folder: written whole, verified when read, the newest kept."""
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -11,13 +10,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dopr_robot.errors import DamagedError, DoprError
-from dopr_robot.files import point_link, replacing, write_json
+from dopr_robot.files import point_link, remove_traces, replacing, write_json
 from dopr_robot.policies import Policy, save_policy
+from dopr_robot.reading import read_json
 from dopr_robot.training.state import load_state, save_state
 
 LOG = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
 CHECKSUMS = "checksums.json"
+FILES = ("policy.json", "policy.safetensors", "training_state/state.json", "training_state/state.safetensors")
+"""What every checkpoint has."""
 
 
 class Checkpoints:
@@ -36,7 +38,7 @@ class Checkpoints:
         """Steps of which there is a checkpoint, increasing."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdigit())
+        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdecimal() and each.name.isascii())
 
     def save(self, step: int, policy: Policy, training_state: dict[str, Any], best: Sequence[int] = ()) -> Path:
         """Write a checkpoint, let ``last`` point to it, and remove what is older than the newest ``keep`` and not among the best.
@@ -70,11 +72,8 @@ class Checkpoints:
 
     def clear_traces(self) -> None:
         """Remove what a kill left half-written."""
-        for trace in self.folder.glob(".*"):
-            if trace.is_dir():
-                shutil.rmtree(trace, ignore_errors=True)
-            else:
-                trace.unlink(missing_ok=True)
+        if self.folder.is_dir():
+            remove_traces(self.folder)
 
     def load_last(self) -> tuple[int, dict[str, Any]] | None:
         """Step and training state of the newest checkpoint that is whole; None where there is none at all.
@@ -86,7 +85,10 @@ class Checkpoints:
         for step in reversed(steps):
             damage = find_damage(self.folder / str(step))
             if damage is None:
-                return step, load_state(self.folder / str(step) / "training_state" / "state")
+                try:
+                    return step, load_state(self.folder / str(step) / "training_state" / "state")
+                except DamagedError as error:
+                    damage = str(error)
             LOG.warning("checkpoint %s is damaged (%s): going back to the one before", self.folder / str(step), damage)
         if steps:
             raise DamagedError(f"no checkpoint in {self.folder} is whole: start again with another name")
@@ -96,10 +98,13 @@ class Checkpoints:
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, by their recorded SHA-256; None where nothing is."""
     try:
-        recorded = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        recorded = read_json(checkpoint / CHECKSUMS, {str: str})
+        found = _checksums(checkpoint)
+    except (OSError, DamagedError):
         return f"{CHECKSUMS} is missing or cut short"
-    found = _checksums(checkpoint)
+    for name in FILES:
+        if name not in recorded:
+            return f"{CHECKSUMS} says nothing of {name}"
     for name, checksum in recorded.items():
         if found.get(name) != checksum:
             return f"{name} {'differs from its checksum' if name in found else 'is missing'}"
@@ -108,4 +113,4 @@ def find_damage(checkpoint: Path) -> str | None:
 
 def _checksums(folder: Path) -> dict[str, str]:
     files = sorted(each for each in folder.rglob("*") if each.is_file() and each.name != CHECKSUMS)
-    return {str(each.relative_to(folder)): hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
+    return {each.relative_to(folder).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest() for each in files}

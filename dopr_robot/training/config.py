@@ -20,6 +20,7 @@ from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.files import replacing
 from dopr_robot.optim import optimizer_names, optimizer_options
 from dopr_robot.policies import POLICIES
+from dopr_robot.reading import read_yaml
 
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 AT_LEAST = {
@@ -193,17 +194,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{path} is no configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))} is expected"
-        )
-    return values
+    return read_yaml(path, f"configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))}")
 
 
 def compose_config(experiment: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:

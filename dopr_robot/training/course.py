@@ -70,6 +70,26 @@ class Course:
         """The steps of the highest success rates, best first; of equal ones the later."""
         return sorted(self.success, key=lambda step: (-self.success[step], -step))[:count]
 
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Course":
+        """What :meth:`to_state` gave. Raises ValueError or TypeError where it is something else."""
+        course, numbers = cls(**state), (int | float)
+        kinds: dict[str, Any] = {
+            "seconds": numbers,
+            "skipped": int,
+            "skipped_in_a_row": int,
+            "best": numbers | None,
+            "looks": int,
+        }
+        lists: list[Any] = [*course.losses, *course.unlogged, *course.success.values()]
+        if not all(isinstance(getattr(course, name), kind) for name, kind in kinds.items()):
+            raise ValueError(f"its course is {state}")
+        if not all(isinstance(each, numbers) for each in lists) or not all(
+            isinstance(each, int) for each in course.success
+        ):
+            raise ValueError(f"its course is {state}")
+        return course
+
     def to_state(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -107,11 +107,11 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             optimizer.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
             average.load_state_dict(state["average"])
-        except (ValueError, RuntimeError, KeyError) as error:
+            course = Course.from_state(state["course"])
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
                 f"checkpoint {start} of {folder} is of other settings: {' '.join(str(error).split())[:200]}"
             ) from None
-        course = Course(**state["course"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
     elif main:

@@ -9,10 +9,13 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dopr_robot.errors import MissingExtraError
-from dopr_robot.files import replacing
+from dopr_robot.errors import DamagedError, MissingExtraError
+from dopr_robot.files import naming, replacing
+from dopr_robot.reading import parse_json, read_bytes, read_json_lines, require
 
 PROJECT = "dopr_robot"
+FIGURES = ("validation_loss", "validation_loss_without_ema", "success_rate")
+"""What studies read of the log."""
 
 
 def import_tracker(name: str) -> ModuleType:
@@ -37,9 +40,9 @@ class MetricsLog:
     def __init__(self, folder: Path, start: int, tracker: str | None = None, config: Mapping[str, Any] | None = None):
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= start]
+            lines = [line for line in read_bytes(self.path).split(b"\n") if _step_of(line) <= start]
             with replacing(self.path) as beside:
-                beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+                beside.write_bytes(b"".join(line + b"\n" for line in lines))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
         self.tracker: Any = None
         if tracker:
@@ -61,7 +64,7 @@ class MetricsLog:
     def event(self, step: int, content: Mapping[str, Any]) -> None:
         """A line of ``metrics.jsonl`` alone."""
         content = {key: _finite(value) for key, value in content.items()}
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **content}, allow_nan=False) + "\n")
 
     def __enter__(self) -> "MetricsLog":
@@ -75,8 +78,9 @@ class MetricsLog:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The whole lines of a run folder's ``metrics.jsonl``."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+    return read_json_lines(
+        folder / "metrics.jsonl", {"step": int, "seconds": float | None, **dict.fromkeys(FIGURES, float | None)}
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -84,8 +88,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line that a kill cut short
+        step: int = require(parse_json(line, "line"), {"step": int}, "line")["step"]
+    except DamagedError:
+        return math.inf  # a line that a kill cut short
+    return step

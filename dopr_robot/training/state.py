@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from dopr_robot.errors import DamagedError
+from dopr_robot.reading import read_json
 
 # JSON objects have text keys alone, and JSON has no tuples: both are written as tagged objects.
 _TENSOR, _MAPPING, _TUPLE = "tensor", "mapping", "tuple"
@@ -42,8 +46,13 @@ def save_state(state: Any, stem: Path) -> None:
 
 
 def load_state(stem: Path) -> Any:
-    """What :func:`save_state` wrote, on the CPU."""
-    tensors = load_file(stem.with_suffix(".safetensors"))
+    """What :func:`save_state` wrote, on the CPU. Raises DamagedError where it wrote something else."""
+    try:
+        tensors = load_file(stem.with_suffix(".safetensors"))
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(
+            f"{stem.with_suffix('.safetensors')} can not be read ({str(error).splitlines()[0]})"
+        ) from None
 
     def decode(value: Any) -> Any:
         if isinstance(value, list):
@@ -57,4 +66,10 @@ def load_state(stem: Path) -> Any:
             return tuple(decode(each) for each in content)
         return {decode(key): decode(each) for key, each in content}
 
-    return decode(json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")))
+    file = stem.with_suffix(".json")
+    try:
+        return decode(read_json(file, object))
+    except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
+        raise DamagedError(
+            f"{file} is no training state ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+        ) from None

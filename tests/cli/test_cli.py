@@ -1,6 +1,7 @@
 """The command as a user meets it: exit codes, and one line for every mistake."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,59 @@ def test_the_printed_configuration_is_a_configuration(capsys, here):
     (here / "mine.yaml").write_text(capsys.readouterr().out)
     assert main(["train", "mine.yaml", "--print"]) == 0
     assert capsys.readouterr().out == (here / "mine.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "'a\\nb'"])
+def test_a_run_stays_in_its_folder(name, capsys, here):
+    store_at(here / "s.zarr")
+    assert main(small_run(name, here / "s.zarr")) == 2
+    captured = capsys.readouterr()
+    assert "name" in captured.err and captured.err.count("\n") == 1
+    assert [each.name for each in here.iterdir()] == ["s.zarr"]
+
+
+def test_what_nobody_foresaw_is_a_line_that_says_how_to_see_more(here, capsys, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("in the\nmiddle \x1b[31m")
+
+    monkeypatch.setattr("dopr_robot.cli.optimizers.run", broken)
+    assert main(["optimizers"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "dopr: unexpected ZeroDivisionError: in the middle \\x1b[31m (DOPR_TRACEBACK=1 shows where)\n"
+    )
+    monkeypatch.setenv("DOPR_TRACEBACK", "1")
+    assert main(["optimizers"]) == 1
+    assert "in broken" in capsys.readouterr().err
+
+
+def test_nothing_that_a_store_says_acts_on_the_terminal(here, capsys):
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+    with Store.create("s.zarr", Attributes(source=evil, licence=evil, task=evil, provenance=(evil,))) as store:
+        store.append({f"a{evil}": np.ones((3, 2)), "action": np.ones((3, 2))}, seed=1)
+    for words in (["info", "s.zarr"], ["info", "s.zarr", "--check"], ["info", "s.zarr", "--json"], ["info", evil]):
+        main(words)
+        out, err = capsys.readouterr()
+        assert not {"\x1b", "\x07", "\x9b"} & set(out + err), words
+        assert "\\x1b" in out + err or "u001b" in out
+
+
+def test_a_full_disk_leaves_no_cut_video(here, capsys):
+    with Store.create("s.zarr", Attributes(control_hz=10)) as store:
+        images = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
+        store.append({"image": images, "action": np.ones((40, 2))})
+    words = ["render", "s.zarr", "--out", "v.mp4"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (100, 50_000, 200_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            assert main(words) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        error = capsys.readouterr().err
+        assert "v.mp4: the video can not be written" in error and error.count("dopr: ") == 1
+        assert [each.name for each in here.iterdir()] == ["s.zarr"]
+    assert main(words) == 0
 
 
 def test_a_reader_that_leaves_is_no_crash(here):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.policies import FORMAT_VERSION, load_policy, save_policy
 from dopr_robot.policies.checkpoint import READS
 
@@ -91,3 +91,36 @@ def test_another_package_adds_a_policy_by_its_entry_point(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["linear_gaussian", "linear", "Gaussian"]
     assert "  noise: 0.5" in lines and lines[-1] == "(4, 8, 2)"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"H": 10**9}, "H is 1000000000: a whole number from 1 to 65536"),
+        ({"To": True}, "To is True"),
+        (
+            {"observations": {"state": {"shape": [10**9], "dtype": "float32"}}},
+            "a larger policy than policy.safetensors holds",
+        ),
+        ({"observations": {"state": {"shape": "x", "dtype": "float32"}}}, "observations.state.shape is 'x': a list"),
+        ({"network.dim": 10**7}, "a larger policy than policy.safetensors holds"),
+        ({"network.layers": 10**7}, "a larger policy than policy.safetensors holds"),
+        ({"network.layers": 10**9}, "policy.network.layers is 1e\\+09: at most"),
+        ({"objective": []}, "policy"),
+        ({"network": None}, "policy"),
+        ({"policy": 3}, "policy is 3: a mapping"),
+    ],
+)
+def test_a_description_that_is_larger_than_the_weights_is_refused_before_it_is_built(tmp_path, small, change, said):
+    save_policy(small("flow_transformer"), tmp_path)
+    description = json.loads((tmp_path / "policy.json").read_text())
+    for key, value in change.items():
+        inside = description
+        *outer, last = (f"policy.{key}" if key.startswith(("network", "objective")) else key).split(".")
+        for part in outer:
+            inside = inside[part]
+        inside[last] = value
+    (tmp_path / "policy.json").write_text(json.dumps(description))
+    with pytest.raises(DoprError, match=said) as caught:
+        load_policy(tmp_path)
+    assert "policy.json" in str(caught.value) and "\n" not in str(caught.value)
