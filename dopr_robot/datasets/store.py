@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -167,8 +168,9 @@ class Store:
 
     @property
     def observations(self) -> list[str]:
-        """The keys that are observations: the declared ones, or all but ``action`` where none are declared."""
-        return list(self.attributes.observations) or [key for key in self.keys if key != "action"]
+        """The keys that are observations: the declared ones, or all numbers but ``action`` where none are declared."""
+        numbers = [key for key, info in self.keys.items() if key != "action" and info.dtype.kind in "fiub"]
+        return list(self.attributes.observations) or numbers
 
     @property
     def meta(self) -> dict[str, NDArray[Any]]:
@@ -412,15 +414,25 @@ def _open_group(path: str) -> zarr.Group:
             backend = zarr.storage.ZipStore(path, mode="r")
         else:
             backend = zarr.storage.LocalStore(path, read_only=True)
+        inside = _folder_in_zip(path) if isinstance(backend, zarr.storage.ZipStore) else ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return zarr.open_group(backend, mode="r")
+            return zarr.open_group(backend, mode="r", path=inside)
     except UserError:
         raise
     except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
         raise UserError(f"{path}: not a demonstration store: there is no zarr group") from None
     except Exception as error:  # a broken zip, a protocol without its package, an address that does not answer
         raise UserError(f"{path}: cannot be opened as a zarr store ({_one_line(error)})") from error
+
+
+def _folder_in_zip(path: str) -> str:
+    """The one folder at the root of an archive that was packed with it, or ""."""
+    with zipfile.ZipFile(path) as archive:
+        roots = {tuple(name.split("/", 1)) for name in archive.namelist()}
+    folders = {root[0] for root in roots if root[0] != "__MACOSX"}
+    alone = next(iter(folders)) if len(folders) == 1 else ""
+    return alone if {(alone, ".zgroup"), (alone, "zarr.json")} & roots else ""
 
 
 def _register_image_codecs() -> bool:
