@@ -1,8 +1,9 @@
 """Demonstrations from one format to another.
 
-OUT is a store unless --to says otherwise. What the source does not say about itself can be said here. Nothing is lost on the way: dtypes
-are kept, and what a store has no place for (masks, environment arguments, rewards, simulator states, names) is kept too and written
-back. SOURCE is never modified, and OUT is there only when it is whole.
+OUT is a store unless --to says otherwise. What the source does not say about itself can be said here; --task takes over the task's names
+of observations, its control rate, and its action's meaning and bounds, and refuses what contradicts it. Nothing is lost on the way:
+dtypes are kept, and what a store has no place for (masks, environment arguments, rewards, simulator states, names) is kept too and
+written back. SOURCE is never modified, and OUT is there only when it is whole.
 
   dopr convert pusht_cchi_v7_replay.zarr.zip data/pusht.zarr --hz 10
   dopr convert low_dim_v141.hdf5 data/lift.zarr
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="write_as", metavar="FMT", help=f"format of OUT instead of a store: {written}")
     parser.add_argument("--task", metavar="TASK", help="the task that they show, as `dopr tasks` names it")
     parser.add_argument("--hz", type=float, metavar="HZ", help="control rate, steps a second")
+    parser.add_argument(
+        "--success-from", metavar="KEY", help="episodes succeeded where KEY (as in OUT) is above 0 at any step"
+    )
     parser.add_argument("--observations", metavar="KEY,KEY", help="which keys are observations")
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument("--absolute", action="store_true", help="actions are targets")
@@ -36,8 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot.datasets.formats import convert
+    from dopr_robot.envs import get_task, recorded_task
 
-    count = convert(args.source, args.out, read_as=args.read_as, write_as=args.write_as, **_known(args))
+    count = convert(
+        args.source,
+        args.out,
+        read_as=args.read_as,
+        write_as=args.write_as,
+        task=get_task(args.task) if args.task else None,
+        find_task=recorded_task,
+        success_key=args.success_from,
+        **_known(args),
+    )
     print(f"{args.out}: {count} episodes")
     return 0
 
@@ -45,10 +59,6 @@ def run(args: argparse.Namespace) -> int:
 def _known(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says about the demonstrations."""
     known: dict[str, Any] = {}
-    if args.task:
-        from dopr_robot.envs import get_task
-
-        known["task"] = get_task(args.task).id
     if args.hz is not None:
         if args.hz <= 0:
             raise UserError(f"--hz {args.hz:g} has to be above 0")

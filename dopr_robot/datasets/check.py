@@ -191,8 +191,10 @@ def _oddities(store: Store, key: str, ranges: _Ranges) -> Iterator[Finding]:
         share = ((values <= action.low) | (values >= action.high)).mean(0)
         for entry in np.flatnonzero((share > SATURATED_SHARE) & ~constant):
             yield Finding(key, f"saturated: entry {entry} is at its bounds in {share[entry]:.0%} of the steps")
-        if (values < np.array(action.low) - 1e-6).any() or (values > np.array(action.high) + 1e-6).any():
-            yield Finding(key, "beyond the bounds that the attributes declare")
+        beyond = np.maximum(np.array(action.low) - values, values - np.array(action.high)).max(1)
+        if (beyond > 1e-6).any():
+            what = f"{(beyond > 1e-6).mean():.1%} of the steps are beyond the bounds that the attributes declare"
+            yield Finding(key, f"{what}, by up to {beyond.max():.3g}: they are cut when they are executed")
 
 
 def _check_replay(store: Store, replay: Replay, count: int) -> Iterator[Finding]:

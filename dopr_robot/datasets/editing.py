@@ -20,18 +20,29 @@ from dopr_robot.datasets.store import Store
 from dopr_robot.errors import UserError
 
 
-def select(store: Store, *, success: bool = False, length: tuple[int, int | None] | None = None) -> NDArray[np.int64]:
+def select(
+    store: Store,
+    *,
+    success: bool = False,
+    length: tuple[int, int | None] | None = None,
+    known: NDArray[np.int8] | None = None,
+) -> NDArray[np.int64]:
     """Episodes of a store that pass.
 
     Args:
+        known: success of every episode (1, 0, -1: unknown), in place of what the store says.
         success: those that are known to have succeeded.
         length: ``(a, b)``: those with ``a <= steps < b``; None: no upper bound.
     """
     chosen = np.ones(store.num_episodes, bool)
     if success:
-        if store.num_episodes and (store.success < 0).all():
-            raise UserError(f"{store.path}: does not say of any episode whether it succeeded: leave --success out")
-        chosen &= store.success == 1
+        known = store.success if known is None else known
+        if store.num_episodes and (known < 0).all():
+            raise UserError(
+                f"{store.path}: does not say of any episode whether it succeeded: say it with --success-from KEY "
+                f"(above 0 at any step; keys: {', '.join(store.keys)}) or --set-success true"
+            )
+        chosen &= known == 1
     if length is not None:
         low, high = length
         chosen &= (store.episode_lengths >= low) & (store.episode_lengths < (np.inf if high is None else high))
@@ -43,6 +54,41 @@ def subset(episodes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int
     if not 1 <= count <= len(episodes):
         raise UserError(f"--subset {count}: there are {len(episodes)} episodes to draw from")
     return np.sort(np.random.default_rng(seed).permutation(episodes)[:count])
+
+
+def succeeded(store: Store, key: str) -> NDArray[np.int8]:
+    """Of every episode, 1 where a key is above 0 at any of its steps, else 0."""
+    if key not in store.keys:
+        raise UserError(f"--success-from {key}: {store.path} has {', '.join(store.keys)}")
+    return np.array([_any(key, store.episode(e, [key])[key]) for e in range(store.num_episodes)], np.int8)
+
+
+def success_from(recording: Recording, key: str) -> Recording:
+    """Episodes succeeded where a key is above 0 at any step: a task is attained once it is, whatever follows."""
+
+    def episodes() -> Iterator[Episode]:
+        for episode in recording.episodes:
+            if key not in episode.arrays:
+                raise UserError(f"--success-from {key}: there are {', '.join(episode.arrays)}")
+            yield replace(episode, success=_any(key, episode.arrays[key]))
+
+    return Recording(recording.attributes.with_provenance(f"success: {key} above 0 at any step"), episodes())
+
+
+def _any(key: str, values: NDArray[Any]) -> bool:
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"--success-from {key}: holds {values.dtype}, and numbers or flags are expected")
+    return bool((values > 0).any())
+
+
+def with_success(recording: Recording, success: Iterable[int]) -> Recording:
+    """The same episodes, of which success (1, 0, -1: unknown) is known from elsewhere, in their order."""
+
+    def episodes() -> Iterator[Episode]:
+        for episode, known in zip(recording.episodes, success, strict=True):
+            yield replace(episode, success=None if known < 0 else bool(known))
+
+    return Recording(recording.attributes, episodes())
 
 
 def merge(parts: Sequence[tuple[Store, Iterable[int]]]) -> Recording:
@@ -177,7 +223,7 @@ def resample(recording: Recording, hz: float) -> Recording:
     if not 0 < hz < float("inf"):
         raise UserError(f"--rate {hz:g} has to be above 0")
     if about.control_hz is None:
-        raise UserError("the control rate is unknown: say it with dopr convert STORE OUT --hz HZ first")
+        raise UserError("the control rate is unknown: add --hz HZ, the one that was recorded at")
     if about.action.absolute is None:
         raise UserError(
             "whether actions are absolute is unknown, and they are resampled differently: add --absolute or --relative"

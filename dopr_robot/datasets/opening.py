@@ -80,7 +80,8 @@ def open_group(path: str) -> zarr.Group:
             backend = zarr.storage.LocalStore(path, read_only=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return zarr.open_group(backend, mode="r")
+            inside = _folder_in_zip(path) if isinstance(backend, zarr.storage.ZipStore) else ""
+            return zarr.open_group(backend, mode="r", path=inside)
     except UserError:
         raise
     except DamagedError as error:
@@ -92,6 +93,15 @@ def open_group(path: str) -> zarr.Group:
             if Path(path).is_dir() and (Path(path) / name).exists():
                 raise DamagedError(f"{path}: {name}: cannot be opened ({one_line(error)})") from error
         raise UserError(f"{path}: cannot be opened as a zarr store ({one_line(error)})") from error
+
+
+def _folder_in_zip(path: str) -> str:
+    """The one folder at the root of an archive that was packed with it, or ""."""
+    with zipfile.ZipFile(path) as archive:
+        roots = {tuple(name.split("/", 1)) for name in archive.namelist()}
+    folders = {root[0] for root in roots if root[0] != "__MACOSX"}
+    alone = next(iter(folders)) if len(folders) == 1 else ""
+    return alone if {(alone, ".zgroup"), (alone, "zarr.json")} & roots else ""
 
 
 def register_image_codecs() -> bool:

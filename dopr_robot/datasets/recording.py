@@ -28,10 +28,17 @@ class Episode:
 
 @dataclass
 class Recording:
-    """What is known of a set of episodes, and the episodes, read as they are asked for."""
+    """What is known of a set of episodes, and the episodes, read as they are asked for.
+
+    Attributes:
+        attributes: what is known.
+        episodes: one after another.
+        named: ``package/name`` of the task, where a file gives its package's own name for it, which is no id.
+    """
 
     attributes: Attributes
     episodes: Iterable[Episode]
+    named: str | None = None
 
 
 def read_store(store: Store, episodes: Iterable[int] | None = None) -> Recording:

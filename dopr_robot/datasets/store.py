@@ -169,8 +169,9 @@ class Store:
 
     @property
     def observations(self) -> list[str]:
-        """The keys that are observations: the declared ones, or all but ``action`` where none are declared."""
-        return list(self.attributes.observations) or [key for key in self.keys if key != "action"]
+        """The keys that are observations: the declared ones, or all numbers but ``action`` where none are declared."""
+        numbers = [key for key, info in self.keys.items() if key != "action" and info.dtype.kind in "fiub"]
+        return list(self.attributes.observations) or numbers
 
     @property
     def meta(self) -> dict[str, NDArray[Any]]:

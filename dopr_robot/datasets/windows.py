@@ -180,7 +180,7 @@ def _sources(store: Store, keys: Sequence[str], memory_bytes: int) -> tuple[dict
         total += sizes[key]
         if total > memory_bytes and Shards.suits(store, key):
             streamed[key] = Shards(store, key)
-        elif total > max(memory_bytes, _physical_bytes() // 2):
+        elif total > max(memory_bytes, physical_bytes() // 2):
             raise UserError(
                 f"{store.path}: {key!r} takes {sizes[key] / 1024**3:.1f} GiB and cannot be streamed from this layout: "
                 "dopr convert makes a store that can (and dopr edit --uint8 a smaller one of float images)"
@@ -190,7 +190,8 @@ def _sources(store: Store, keys: Sequence[str], memory_bytes: int) -> tuple[dict
     return held, streamed
 
 
-def _physical_bytes() -> int:
+def physical_bytes() -> int:
+    """Memory of this machine; 8 GiB where it does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

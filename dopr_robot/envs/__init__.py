@@ -13,6 +13,7 @@ from dopr_robot.envs.registration import (
     load_segments,
     make,
     make_vec,
+    recorded_task,
     register_task,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "load_segments",
     "make",
     "make_vec",
+    "recorded_task",
     "register_task",
 ]

@@ -140,6 +140,13 @@ def get_task(name: str) -> TaskSpec:
     raise UnknownNameError("task", name, known)
 
 
+def recorded_task(name: str) -> TaskSpec | None:
+    """The task that a file of demonstrations names: by its id, or ``package/name`` as its package calls it; None: there is none here."""
+    package, _, theirs = name.partition("/")
+    own = (spec for spec in list_tasks() if spec.package == package and spec.arguments.get("package_name") == theirs)
+    return TASKS[name] if name in TASKS else next(own, None)
+
+
 def make(name: str, **kwargs: Any) -> gymnasium.Env:
     """One environment of a task, with Dict observations and ``success`` in every info.
 

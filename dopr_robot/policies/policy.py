@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
 from dopr_robot.policies.acting import Acting, ActingConfig, Memory
-from dopr_robot.policies.encoders import Encoder, EncoderConfig, is_image
+from dopr_robot.policies.encoders import Encoder, EncoderConfig, reads_image
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.normalization import Normalizer
 from dopr_robot.policies.objectives import OBJECTIVES, Held, Objective, Sizes
@@ -72,7 +72,7 @@ class Policy(nn.Module, ABC):
             spec, getattr(config, "rotations", common.rotations), getattr(config, "actions", common.actions)
         )
         self.acting = Acting(getattr(config, "acting", common.acting), spec, self.representation)
-        self.images = [key for key, each in spec.observations.items() if is_image(key, each)]
+        self.images = [key for key, each in spec.observations.items() if reads_image(key, each)]
         shapes = {
             key: shape
             for key, shape in self.representation.shapes.items()
@@ -139,7 +139,9 @@ class Policy(nn.Module, ABC):
 
     def _fit_actions(self, batches: Iterable[Batch]) -> Tensor:
         """All actions as the network is to predict them, normalised ``[N, H, A']``; their statistics are taken where need be."""
-        encoded = torch.cat([self.representation.encode(batch["action"], batch["observation"]) for batch in batches])
+        encoded = torch.cat(
+            [self.representation.encode(batch["action"], self._checked(batch["observation"])) for batch in batches]
+        )
         if self.representation.covered:
             self.normalizer.fit({"action": self.representation.action_statistics(encoded)}, ["action"])
         return self.normalizer.normalize("action", encoded)
@@ -152,13 +154,13 @@ class Policy(nn.Module, ABC):
             RuntimeError: :meth:`fit_normalizer` was not called.
         """
         self._check_statistics()
-        self._check(batch["observation"])
+        observation = self._checked(batch["observation"])
         expected = (self.horizon, self.action_dim)
         if tuple(batch["action"].shape[1:]) != expected:
             raise UserError(f"actions have shape {list(batch['action'].shape)}, the policy expects {['B', *expected]}")
-        encoded = self.representation.encode(batch["action"], batch["observation"])
+        encoded = self.representation.encode(batch["action"], observation)
         action = self.normalizer.normalize("action", encoded)
-        terms = self._loss(self._normalized(batch["observation"]), action)
+        terms = self._loss(self._normalized(observation), action)
         return sum(terms.values(), start=action.new_zeros(())), {name: term.detach() for name, term in terms.items()}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -182,7 +184,7 @@ class Policy(nn.Module, ABC):
             RuntimeError: :meth:`fit_normalizer` was not called.
         """
         self._check_statistics()
-        self._check(observation)
+        observation = self._checked(observation)
         rows = len(next(iter(observation.values())))
         if memory is not None and len(memory) != rows:
             raise UserError(f"{len(memory)} memories for a batch of {rows}: give one a row")
@@ -220,7 +222,9 @@ class Policy(nn.Module, ABC):
             self.normalizer.check()
             self._has_statistics = True
 
-    def _check(self, observation: Mapping[str, Tensor]) -> None:
+    def _checked(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is read, images as uint8 and everything else (flags among it) as floats."""
+        found = {}
         for key, spec in self.spec.observations.items():
             if key not in observation:
                 raise UserError(f"observation {key!r} is missing: the policy reads {', '.join(self.spec.observations)}")
@@ -232,6 +236,8 @@ class Policy(nn.Module, ABC):
                 )
             if key in self.images and value.dtype != torch.uint8:
                 raise UserError(f"observation {key!r} is an image of {value.dtype}, the policy expects torch.uint8")
+            found[key] = value if key in self.images or value.is_floating_point() else value.float()
+        return found
 
 
 @dataclass

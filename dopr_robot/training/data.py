@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Batch, Store, Windows, split_episodes, statistics
-from dopr_robot.envs import get_task
+from dopr_robot.envs import TaskSpec, get_task
 from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.images import is_image
 from dopr_robot.policies import ArraySpec, Policy, PolicySpec
 from dopr_robot.training.config import RunConfig
 
@@ -55,6 +56,13 @@ def load_data(config: RunConfig) -> TrainingData:
     for key in (*observations, config.data.action):
         if key not in store.keys:
             raise UserError(f"{store.path} has no key {key!r}: it has {', '.join(store.keys)}")
+    for key in (*observations, config.data.action):
+        if store.keys[key].dtype.kind not in "fiub":
+            numbers = ",".join(name for name in observations if store.keys[name].dtype.kind in "fiub")
+            raise UserError(
+                f"{store.path} holds {store.keys[key].dtype} in {key!r}, and a policy reads and gives numbers: "
+                f"data.observations=[{numbers}]"
+            )
     _check_task(store, task or recorded, observations, config.data.action)
     steps = {key: config.policy[key] for key in ("n_obs_steps", "horizon", "n_action_steps")}
     spec = PolicySpec(
@@ -71,7 +79,7 @@ def load_data(config: RunConfig) -> TrainingData:
         return Windows(store, observations, config.data.action, episodes=chosen, **steps)
 
     # Images have a range of their own, and are too many to read for one.
-    vectors = [key for key in observations if spec.observations[key].dtype != "uint8"]
+    vectors = [key for key, each in spec.observations.items() if not is_image(each.shape, each.dtype)]
     data = TrainingData(
         train=windows(train),
         validation=windows(held_out) if len(held_out) else None,
@@ -100,12 +108,20 @@ def task_id(name: str | None) -> str | None:
 
 
 def _check_task(store: Store, task: str | None, observations: Sequence[str], action: str) -> None:
-    """Raise UserError where the task runs at another control rate than the store, or has other shapes."""
+    """Raise UserError where the task gives no such observation, runs at another control rate than the store, or has other shapes."""
     try:
         spec = get_task(task) if task else None
     except UnknownNameError:
         return  # trained for a task that is not here
-    if spec is None or "env_args" in spec.options:  # a robomimic file's environment may have options of its own
+    if spec is None:
+        return
+    strangers = [key for key in observations if key not in {*spec.observations, *spec.cameras}]
+    if strangers:
+        raise UserError(
+            f"{spec.id} does not give the observation {strangers[0]!r} of {store.path}, so what reads it could not be evaluated: "
+            f"{_mend(store, spec, observations)}"
+        )
+    if "env_args" in spec.options:  # a robomimic file's environment may have options of its own
         return
     rate = store.attributes.control_hz
     if rate and not math.isclose(rate, spec.control_hz, rel_tol=1e-3):
@@ -122,8 +138,21 @@ def _check_task(store: Store, task: str | None, observations: Sequence[str], act
             )
 
 
+def _mend(store: Store, spec: TaskSpec, observations: Sequence[str]) -> str:
+    """What makes the store's observations those of the task, which gives others."""
+    given = ", ".join(f"{key} {list(shape)}" for key, shape in spec.observations.items())
+    present = [key for key in observations if key in {*spec.observations, *spec.cameras}]
+    if present:
+        return f"data.observations=[{','.join(present)}] (it gives {given})"
+    for name, shape in spec.observations.items():
+        alike = [key for key in observations if tuple(store.keys[key].shape) == tuple(shape)]
+        if len(alike) == 1:
+            return f"dopr edit {store.path} OUT --rename {alike[0]}={name} (it gives {given})"
+    return f"it gives {given}: dopr edit {store.path} OUT --rename KEY=NAME, or --task none for another task's"
+
+
 def to_tensors(batch: Batch, device: torch.device | str) -> dict[str, Any]:
-    """A batch of arrays as tensors on the device; numbers become float32, images stay uint8."""
+    """A batch of arrays as tensors on the device; numbers become float32, uint8 stays as it is until the policy reads it."""
 
     def tensor(array: NDArray[Any]) -> torch.Tensor:
         value = torch.from_numpy(array)

@@ -6,6 +6,7 @@ import pytest
 from dopr_robot.cli import main
 from dopr_robot.datasets import ActionAttributes, Attributes, Recording, Store, check, read_store
 from dopr_robot.datasets.editing import resample
+from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
 
 ABOUT = Attributes(control_hz=20, observations=("state",), action=ActionAttributes("joint position", absolute=True))
@@ -186,3 +187,50 @@ def test_folders_on_the_way_are_made_and_gone_again_after_an_error(tmp_path, cap
     assert Store.open(tmp_path / "new" / "deep" / "out.zarr").num_episodes == 2
     assert main(["edit", source, str(tmp_path / "other" / "out.zarr"), "--length", "100:200"]) == 2
     assert not (tmp_path / "other").exists() and "\n" not in capsys.readouterr().err.strip()
+
+
+def test_success_is_said_by_a_key_a_word_or_a_file(tmp_path, edit, capsys):
+    with Store.create(tmp_path / "a.zarr") as store:
+        for reached in (None, 2, 0):
+            rewards = np.zeros(5) if reached is None else np.eye(5)[reached]
+            store.append({"action": np.zeros((5, 1)), "rewards": rewards, "word": np.array(["go"] * 5)})
+    code, error = edit("a.zarr", "--success")
+    assert (
+        code == 2
+        and "--success-from KEY" in error
+        and "keys: action, rewards, word" in error
+        and "--set-success true" in error
+    )
+    assert edit("a.zarr", "--success-from", "rewards").success.tolist() == [0, 1, 1]
+    out = edit("a.zarr", "--success-from", "rewards", "--success", out="b.zarr")
+    assert out.num_episodes == 2 and out.success.tolist() == [1, 1]
+    assert out.attributes.provenance[-1] == "success: rewards above 0 at any step; successful episodes"
+    assert edit("a.zarr", "--set-success", "false", out="c.zarr").success.tolist() == [0, 0, 0]
+    words = tmp_path / "words.txt"
+    words.write_text("true\nfalse\n1\n")
+    assert edit("a.zarr", "--set-success", str(words), "--success", out="d.zarr").num_episodes == 2
+    for wrong, said in {
+        "--success-from reward": "has action, rewards, word",
+        "--success-from word": "numbers or flags are expected",
+        "--set-success maybe": "true, false or a text file of them is expected",
+        f"--set-success {tmp_path / 'two'}": "has 2 words for 3 episodes",
+        f"--set-success {tmp_path / 'odd'}": "holds 'perhaps'",
+    }.items():
+        (tmp_path / "two").write_text("true false")
+        (tmp_path / "odd").write_text("true perhaps 0")
+        code, error = edit("a.zarr", *wrong.split(), out="e.zarr")
+        assert code == 2 and said in error
+
+
+def test_task_and_rate_are_said(tmp_path, edit):
+    with Store.create(tmp_path / "a.zarr") as store:
+        for _ in range(2):
+            store.append({"action": np.zeros((8, 28), np.float32), "observation": np.zeros((8, 39), np.float32)})
+    code, error = edit("a.zarr", "--task", "AdroitHandDoor-v1", "--hz", "20")
+    assert code == 2 and "runs at" in error
+    hz = get_task("AdroitHandDoor-v1").control_hz
+    out = edit("a.zarr", "--hz", str(hz / 2), "--absolute", "--rate", str(hz), "--task", "AdroitHandDoor-v1")
+    assert out.attributes.control_hz == hz and out.attributes.task == "AdroitHandDoor-v1"
+    assert out.attributes.observations == ("state",) and out.episode_lengths.tolist() == [15, 15]
+    make(tmp_path / "b.zarr", about=Attributes(task="dopr_robot/PickPlace-v0"))
+    assert edit("b.zarr", "--task", "none", out="c.zarr").attributes.task is None

@@ -89,7 +89,7 @@ def test_the_table_says_what_the_numbers_mean(pictures, capsys, monkeypatch):
     assert "--check reads everything" in said, "the images are more than four times LARGE_BYTES"
     monkeypatch.undo()
     assert main(["info", str(pictures)]) == 0
-    assert "warning: action: beyond the bounds that the attributes declare" in capsys.readouterr().out
+    assert "of the steps are beyond the bounds that the attributes declare, by up to 0.981" in capsys.readouterr().out
 
 
 def test_the_page_is_one_file_with_plots_and_pictures(pictures, tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_somebody_elses_store_beyond_the_memory_is_refused(images, tmp_path, mon
     from dopr_robot.datasets.formats import convert
 
     convert(images.path, tmp_path / "dp.zarr", write_as="diffusion_policy")
-    monkeypatch.setattr("dopr_robot.datasets.windows._physical_bytes", lambda: 400_000)
+    monkeypatch.setattr("dopr_robot.datasets.windows.physical_bytes", lambda: 400_000)
     with pytest.raises(
         UserError, match=r"'image' takes 0\.0 GiB and cannot be streamed from this layout: dopr convert"
     ):

@@ -25,7 +25,7 @@ def camera_policy(observations=CAMERAS, name="regression_mlp", **encoder):
     spec = PolicySpec(observations, ArraySpec((2,)), n_obs_steps=2, horizon=4, n_action_steps=2)
     network = {"name": "mlp", "dim": 32, "blocks": 1}
     policy = make_policy({"name": name, "encoder": {**TINY, **encoder}, "network": network}, spec)
-    vectors = {key: each.shape for key, each in observations.items() if each.dtype != "uint8"} | {"action": (2,)}
+    vectors = {key: each.shape for key, each in observations.items() if len(each.shape) == 1} | {"action": (2,)}
     policy.fit_normalizer(
         {
             key: {"min": -np.ones(shape), "max": np.ones(shape), "mean": np.zeros(shape), "std": np.ones(shape)}
@@ -169,6 +169,19 @@ def test_a_task_s_number_and_a_sentence_s_vector_condition_the_policy():
 def test_images_in_another_layout_or_dtype_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
         camera_policy({"front": spec})
+
+
+def test_flags_are_numbers_whatever_their_dtype():
+    batch = draw({"state": ArraySpec((3,))})
+    grip = torch.tensor([0, 1, 1, 0]).reshape(4, 1, 1).expand(4, 2, 1)
+    losses = [
+        camera_policy({"state": ArraySpec((3,)), "grip": ArraySpec((1,), said)})
+        .eval()
+        .loss({**batch, "observation": {**batch["observation"], "grip": grip.to(dtype)}})[0]
+        for said in ("float32", "uint8")
+        for dtype in (torch.float32, torch.uint8, torch.bool, torch.int64)
+    ]
+    assert all(torch.equal(loss, losses[0]) for loss in losses)
 
 
 def test_wrong_options_and_wrong_images_are_told(generators):

@@ -5,7 +5,8 @@ A package outside this one adds a format by naming, in the entry-point group ``d
 """
 
 from dopr_robot.datasets.formats import d4rl, dapg, diffusion_policy, lerobot, minari, robomimic, robosuite
-from dopr_robot.datasets.formats.format import FORMATS, Format, convert, find_format
+from dopr_robot.datasets.formats.conversion import convert
+from dopr_robot.datasets.formats.format import FORMATS, Format, find_format
 
 __all__ = [
     "FORMATS",

@@ -7,6 +7,7 @@ such place are an episode that was cut off. ``metadata`` is kept in the attribut
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dopr_robot.datasets.formats.format import FORMATS, Format, some
 from dopr_robot.datasets.recording import Episode, Recording
 from dopr_robot.errors import UserError
 
+LOG = logging.getLogger(__name__)
 NAME = "d4rl"
 EXPECTED = "observations, actions, and terminals or timeouts"
 KEYS = {"actions": "action", "observations": "observation"}
@@ -53,13 +55,33 @@ def _layout(path: Path, file: h5py.File) -> tuple[list[str], NDArray[np.int64]]:
     for name in per_step:
         if hdf5.length(found[name]) != steps:
             raise UserError(f"{path}: {name}: has {hdf5.length(found[name])} steps and actions {steps}")
-    flags = [hdf5.read(found[name], name, None).astype(bool).ravel() for name in FLAGS if name in found]
+    if found["actions"].ndim != 2 or not steps:
+        raise UserError(f"{path}: actions: is of shape {list(found['actions'].shape)}: [steps, entries] is expected")
+    flags = [_flag(path, name, found[name], steps) for name in FLAGS if name in found]
     ended = np.flatnonzero(np.logical_or.reduce(flags)) + 1
     if not len(ended):
         raise UserError(
             f"{path}: found no true entry in {' or '.join(name for name in FLAGS if name in found)}: where do episodes end?"
         )
-    return per_step, ended if ended[-1] == steps else np.append(ended, steps)
+    ends = ended if ended[-1] == steps else np.append(ended, steps)
+    again = int((np.diff(ended) == 1).sum())
+    if again:
+        LOG.warning(
+            "%s: %s stay true for several steps on end, and an episode ends at each of them: %d of %d episodes have one step "
+            "(dopr edit STORE OUT --length 2: leaves them out)",
+            path,
+            " or ".join(name for name in FLAGS if name in found),
+            again,
+            len(ends),
+        )
+    return per_step, ends
+
+
+def _flag(path: Path, name: str, dataset: h5py.Dataset, steps: int) -> NDArray[np.bool_]:
+    """A flag a step, ``[N]`` or ``[N, 1]``."""
+    if dataset.shape not in ((steps,), (steps, 1)) or dataset.dtype.kind not in "biuf":
+        raise UserError(f"{path}: {name}: is {dataset.dtype}{list(dataset.shape)}: a flag a step is expected")
+    return hdf5.read(dataset, name, None).astype(bool).ravel()
 
 
 FLAGS = ("terminals", "timeouts")

@@ -4,7 +4,7 @@ A pickle can run code while it is read. This one is read by an unpickler that ad
 refuses everything else by name, before anything of it is made.
 
 Each dict has ``observations [T, D]`` and ``actions [T, A]``; ``rewards`` and what ``env_infos`` holds with a row a step are kept
-as keys, ``init_state_dict`` and single numbers as ``meta/<name>``.
+as keys, ``init_state_dict`` and single numbers as ``meta/<name>``. An episode succeeded where ``env_infos/goal_achieved`` is ever true.
 """
 
 from __future__ import annotations
@@ -46,21 +46,29 @@ def _episodes(path: Path, episodes: list[dict[str, Any]]) -> Iterator[Episode]:
             raise UserError(f"{path}: found {some(sorted(map(str, episode)))}; expected {EXPECTED} (episode {index})")
         arrays: dict[str, NDArray[Any]] = {}
         meta: dict[str, Any] = {}
-        steps = len(np.atleast_1d(episode["actions"]))
-        for name, value in _flat(episode).items():
-            try:
-                array = np.asarray(value)
-            except ValueError:
-                raise UserError(f"{path}: {name}: its entries differ in shape (episode {index})") from None
-            if array.dtype.kind not in "biufU":
-                raise UserError(f"{path}: {name}: is {_kind(value)}: numbers were expected (episode {index})")
+        flat = {name: _array(path, index, name, value) for name, value in _flat(episode).items()}
+        if flat.get("actions", np.zeros(())).ndim == 0:
+            raise UserError(f"{path}: actions: is {_kind(episode['actions'])}: an array is expected (episode {index})")
+        steps = len(flat["actions"])
+        for name, array in flat.items():
             key = {"observations": "observation", "actions": "action"}.get(name, name)
             expected = name in ("observations", "actions", "rewards") or name.startswith("env_infos/")
             if array.ndim and (len(array) == steps or expected) and not name.startswith("init_state_dict/"):
                 arrays[key] = array
             else:
                 meta[key] = array if array.ndim else array[()]
-        yield Episode(arrays, meta=meta)
+        reached = arrays.get("env_infos/goal_achieved")
+        yield Episode(arrays, success=None if reached is None else bool((reached > 0).any()), meta=meta)
+
+
+def _array(path: Path, index: int, name: str, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise UserError(f"{path}: {name}: its entries differ in shape (episode {index})") from None
+    if array.dtype.kind not in "biufU":
+        raise UserError(f"{path}: {name}: is {_kind(value)}: numbers were expected (episode {index})")
+    return array
 
 
 def _flat(value: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -94,10 +102,10 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         where = module.replace("numpy._core", "numpy.core")
         admitted: dict[tuple[str, str], Callable[..., Any]] = {
-            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "ndarray"): _ArrayType,
             ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): _multiarray("_reconstruct"),
-            ("numpy.core.multiarray", "scalar"): _multiarray("scalar"),
+            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+            ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
             ("numpy.core.numeric", "_frombuffer"): _frombuffer,
             ("_codecs", "encode"): _encode,
         }
@@ -111,10 +119,18 @@ class _ArraysOnly(pickle.Unpickler):
         raise UserError(f"refers to something outside itself ({pid!r}): only numpy arrays are admitted")
 
 
-def _multiarray(name: str) -> Any:
-    """numpy's own maker of arrays, wherever this numpy keeps it."""
-    core = getattr(np, "_core", None) or np.core  # type: ignore[attr-defined]
-    return getattr(core.multiarray, name)
+class _ArrayType:
+    """Stands for the class of an array in a pickle, which is only named there: called, it would take memory without content."""
+
+    def __init__(self, *_: Any) -> None:
+        raise UserError("makes an array without content: only numpy arrays are admitted")
+
+
+def _reconstruct(kind: Any, shape: Any, _: Any) -> NDArray[Any]:
+    """The empty array that a pickle then fills."""
+    if kind is not _ArrayType or shape != (0,):
+        raise UserError(f"begins an array of shape {shape!r}: only numpy arrays are admitted")
+    return np.empty(0, np.int8)
 
 
 def _frombuffer(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:

@@ -1,19 +1,17 @@
-"""What a format is, and the conversion from one to another."""
+"""What a format is, which one a file has, and what the readers share."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dopr_robot.datasets.attributes import Attributes
-from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode
-from dopr_robot.datasets.recording import Episode, Recording, new_path, read_store, write_store
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.datasets.store import Store
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.registry import Registry
@@ -37,60 +35,6 @@ class Format:
 
 
 FORMATS = Registry[Format]("format", group="dopr_robot.formats")
-
-
-def convert(
-    source: str | Path, out: str | Path, *, read_as: str | None = None, write_as: str | None = None, **known: Any
-) -> int:
-    """Episodes from one format to another; ``out`` is there only when it is whole, and ``source`` is never modified.
-
-    Args:
-        source: a store, or a file or folder of another format.
-        out: a path where nothing is yet.
-        read_as: the format of ``source``; found out where None (a pickle has to be named).
-        write_as: the format of ``out``; None: a store.
-        **known: fields of :class:`Attributes` that the source does not say (``task``, ``control_hz``, ``observations``, ...), and
-            ``absolute`` of its action.
-
-    Returns:
-        the number of episodes.
-
-    Raises:
-        UserError: an unknown format, an unfamiliar layout, or a source that is damaged: what, which key, which episode.
-    """
-    writer = None if write_as is None else FORMATS[write_as].write
-    if write_as is not None and writer is None:
-        raise UserError(
-            f"{write_as} is only read: --to can be {', '.join(name for name in FORMATS if FORMATS[name].write)}"
-        )
-    name = read_as or find_format(source)
-    count = 0
-
-    def counted(recording: Recording) -> Iterator[Episode]:
-        nonlocal count
-        for episode in checked(recording, source):
-            count += 1
-            yield episode
-
-    try:
-        recording = read_store(Store.open(source)) if name == STORE else FORMATS[name].read(Path(source))
-        attributes = recording.attributes
-        if "absolute" in known:
-            known["action"] = replace(attributes.action, absolute=known.pop("absolute"))
-        attributes = replace(attributes, **known)
-        if name != STORE:
-            attributes = attributes.with_provenance(f"converted from {name}: {Path(source).name}")
-        recording = Recording(attributes, counted(Recording(attributes, recording.episodes)))
-        if writer is None:
-            write_store(recording, out)
-        else:
-            with new_path(out) as partial:
-                writer(recording, partial)
-                if not count:
-                    raise UserError(f"{source}: there is no episode in it")
-    except DamagedError as error:
-        raise UserError(str(error)) from error
-    return count
 
 
 STORE = "store"
@@ -128,8 +72,7 @@ def content(path: Path) -> str:
     if not path.stat().st_size:
         return "an empty file"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return f"an archive with {some(sorted({name.split('/')[0] for name in archive.namelist()}))}"
+        return f"an archive with {some(sorted({name.split('/')[0] for name in members(path)}))}"
     import h5py
 
     if h5py.is_hdf5(path):
@@ -154,16 +97,24 @@ def one_line(error: BaseException) -> str:
 
 def natural(name: str) -> list[int | str]:
     """A sorting key under which demo_2 comes before demo_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def check_archive(path: Path) -> None:
     """Refuse an archive that names files outside itself. Raises UserError."""
     if path.is_file() and zipfile.is_zipfile(path):
+        for name in members(path):
+            if _leads_out(name):
+                raise UserError(f"{path}: {name!r} leads out of the archive: nothing of it is read")
+
+
+def members(path: Path) -> list[str]:
+    """Names in an archive. Raises UserError where it is damaged."""
+    try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if _leads_out(name):
-                    raise UserError(f"{path}: {name!r} leads out of the archive: nothing of it is read")
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path}: cannot be opened as an archive ({one_line(error)})") from error
 
 
 def inside(root: Path, name: str) -> Path:
@@ -179,16 +130,6 @@ def inside(root: Path, name: str) -> Path:
 def _leads_out(name: str) -> bool:
     """Whether a name that a file holds is that of a place elsewhere, on any system."""
     return not name or re.match(r"[/\\]|[A-Za-z]:", name) is not None or ".." in re.split(r"[/\\]", name)
-
-
-def checked(recording: Recording, source: str | Path) -> Iterator[Episode]:
-    """The episodes, each made sure to be one and like the first. Raises UserError naming the source, the key and the episode."""
-    known: Mapping[str, KeyInfo] = {}
-    for index, episode in zip(itertools.count(), recording.episodes, strict=False):
-        episode.arrays = {key: as_array(value) for key, value in episode.arrays.items()}
-        check_episode(str(source), index, episode.arrays, known)
-        known = known or {key: KeyInfo(value.shape[1:], value.dtype) for key, value in episode.arrays.items()}
-        yield episode
 
 
 def described(attributes: Attributes, without: str) -> dict[str, Any]:

@@ -1,9 +1,15 @@
-"""HDF5 as the formats that sit on it need it: opened safely, read with errors that name the place, attributes as JSON and back."""
+"""HDF5 as the formats that sit on it need it: opened safely, read with errors that name the place, attributes as JSON and back.
+
+This is where the bytes of somebody else's file become checked values. What the library finds wrong while a file is open is told by
+:func:`open_hdf5`, in one line; how much a file may take is checked before anything is decoded.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +18,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr_robot.datasets.formats.format import one_line, some
+from dopr_robot.datasets.formats.format import natural, one_line, some
+from dopr_robot.datasets.windows import physical_bytes
 from dopr_robot.errors import UserError
 
 INLINE = 64
 """Arrays up to so many numbers are written as numbers in JSON, larger ones as base64."""
+UNQUESTIONED = 64 * 1024**2
+"""Bytes that an array may take whatever its file holds."""
+LARGEST_RATIO = 1100
+"""Decoded to stored bytes that a larger array may have: deflate reaches 1032."""
+DEEPEST = 16
+"""Groups inside one another: a group may be in itself."""
 
 
 def is_hdf5(path: Path) -> bool:
@@ -25,28 +38,52 @@ def is_hdf5(path: Path) -> bool:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A file to read. Raises UserError where it is missing, truncated or no HDF5."""
+    """A file to read. Raises UserError where it is missing, truncated or no HDF5, or turns out to be damaged while it is open."""
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: cannot be opened as HDF5 ({one_line(error)})") from error
-    with file:
-        yield file
+    try:
+        with file:
+            yield file
+    except UserError as error:
+        if type(error) is not UserError or str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path}: its content is damaged ({one_line(error)})") from error
 
 
 def names(path: Path) -> set[str]:
     """Names at the root and one below, ``{"data", "data/demo_0", ...}``; empty where it is no HDF5."""
+    return _look(path, _names)
+
+
+def first_demonstration(path: Path) -> set[str]:
+    """Names in the first ``data/demo_<n>``; empty where there is none."""
+    return _look(path, lambda file: set(file["data"][min(_children(file["data"]), key=natural)]))
+
+
+def _look(path: Path, at: Callable[[h5py.File], set[str]]) -> set[str]:
     if not is_hdf5(path):
         return set()
     try:
-        with h5py.File(path, "r") as file:
-            found = set(file)
-            for name in list(found)[:64]:
-                node = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-                found |= {f"{name}/{child}" for child in node} if isinstance(node, h5py.Group) else set()
-            return found
-    except OSError:
+        with open_hdf5(path) as file:
+            return at(file)
+    except UserError:
         return set()
+
+
+def _names(file: h5py.File) -> set[str]:
+    found = set(file)
+    for name in list(found)[:64]:
+        node = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        found |= {f"{name}/{child}" for child in node} if isinstance(node, h5py.Group) else set()
+    return found
+
+
+def _children(node: h5py.Group | h5py.Dataset) -> list[str]:
+    return list(node) if isinstance(node, h5py.Group) else []
 
 
 def group(parent: h5py.Group, name: str, expected: str) -> h5py.Group:
@@ -60,6 +97,8 @@ def group(parent: h5py.Group, name: str, expected: str) -> h5py.Group:
 
 def datasets(parent: h5py.Group, prefix: str = "") -> dict[str, h5py.Dataset]:
     """Every data set below a group, by its path there. Raises UserError for one whose content lies in another file."""
+    if prefix.count("/") > DEEPEST:
+        raise UserError(f"{parent.file.filename}: {prefix[:80]}: groups lie in one another more than {DEEPEST} deep")
     found: dict[str, h5py.Dataset] = {}
     for name in sorted(parent):
         link, path = parent.get(name, getlink=True), prefix + name
@@ -75,7 +114,9 @@ def datasets(parent: h5py.Group, prefix: str = "") -> dict[str, h5py.Dataset]:
         elif isinstance(node, h5py.Dataset):
             if node.external or node.is_virtual:
                 raise UserError(f"{place}: its content lies in another file: only what is in this one is read")
-            if node.dtype.kind == "V" or (node.dtype.hasobject and h5py.check_string_dtype(node.dtype) is None):
+            if node.dtype.kind not in "biufSO" or (
+                node.dtype.hasobject and h5py.check_string_dtype(node.dtype) is None
+            ):
                 raise UserError(f"{place}: its elements are {node.dtype}: numbers or texts were expected")
             found[path] = node
     return found
@@ -83,17 +124,50 @@ def datasets(parent: h5py.Group, prefix: str = "") -> dict[str, h5py.Dataset]:
 
 def read(dataset: h5py.Dataset, key: str, episode: int | str | None, rows: slice | tuple[()] = ()) -> NDArray[Any]:
     """A data set's content. Raises UserError naming file, key and episode where it cannot be read."""
+    where = "" if episode is None else f" (episode {episode})"
     try:
+        too_much = _too_much(dataset, rows)
+        if too_much:
+            raise UserError(f"{dataset.file.filename}: {key}: {too_much}: nothing of it is read{where}")
         value = dataset.asstr()[rows] if h5py.check_string_dtype(dataset.dtype) else dataset[rows]
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        where = "" if episode is None else f" (episode {episode})"
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise UserError(f"{dataset.file.filename}: {key}: cannot be read: {one_line(error)}{where}") from error
     return np.asarray(value)
+
+
+def _too_much(dataset: h5py.Dataset, rows: slice | tuple[()]) -> str:
+    """Why a data set is not decoded, or "": small files can hold arrays of any size."""
+    row = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    whole = row * length(dataset)
+    asked = whole if rows == () else row * len(range(*rows.indices(length(dataset))))
+    if asked > physical_bytes() // 2:
+        return f"takes {asked / 1024**3:.1f} GiB at once, more than half of this machine's memory"
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk > max(UNQUESTIONED, 4 * whole):
+        return f"has chunks of {chunk / 1024**3:.2g} GiB and {whole / 1024**3:.2g} GiB of content"
+    if whole > UNQUESTIONED and whole > LARGEST_RATIO * (stored := dataset.id.get_storage_size()):
+        return f"declares {whole / 1024**3:.2g} GiB of which its file holds {stored} bytes"
+    return ""
 
 
 def length(dataset: h5py.Dataset) -> int:
     """Rows of a data set; 0 for a single number."""
     return dataset.shape[0] if dataset.shape else 0
+
+
+def json_attribute(node: h5py.Group, name: str) -> Any:
+    """The JSON value that an attribute holds as text, None where it is absent. Raises UserError where it is none."""
+    text = node.attrs.get(name)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{node.file.filename}: attribute {name} of {node.name.strip('/')} is no JSON ({one_line(error)})"
+        ) from None
 
 
 # Attributes and odd arrays, to be carried in a store's attributes
@@ -109,11 +183,15 @@ def to_json(value: Any) -> Any:
         return {"empty": value.dtype.str}
     array = np.asarray(value)
     if array.dtype.kind in "OUT":
-        return {"texts": array.tolist()}
+        return {"texts": np.asarray(np.frompyfunc(_text, 1, 1)(array), object).tolist()}
     described: dict[str, Any] = {"dtype": array.dtype.str, "shape": list(array.shape)}
     if array.size <= INLINE and array.dtype.kind in "iub":
         return {**described, "values": array.ravel().tolist()}
     return {**described, "base64": base64.b64encode(array.tobytes()).decode()}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def from_json(value: Any) -> Any:
@@ -151,7 +229,7 @@ def rest(file: h5py.File, known: set[str]) -> dict[str, Any]:
     for name in sorted(set(file) - known):
         node = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
         if isinstance(node, h5py.Group):
-            found |= {f"{name}/{path}": to_json(read(each, path, None)) for path, each in datasets(node).items()}
+            found |= {path: to_json(read(each, path, None)) for path, each in datasets(node, f"{name}/").items()}
         elif isinstance(node, h5py.Dataset):
             found[name] = to_json(read(node, name, None))
     return found

@@ -28,12 +28,20 @@ EXPECTED = "episode_<n> with actions and observations in data/main_data.hdf5"
 
 def recognises(path: Path) -> bool:
     file = _file(path)
-    return file is not None and any(name.startswith("episode_") for name in hdf5.names(file))
+    if file is None:
+        return _other_form(path) is not None
+    return any(name.startswith("episode_") for name in hdf5.names(file))
 
 
 def read(path: Path) -> Recording:
     file_path = _file(path)
     if file_path is None:
+        form = _other_form(path)
+        if form:
+            raise UserError(
+                f"{path}: is Minari's {form} form, and its HDF5 form is read: create it again with data_format='hdf5' "
+                "(minari.load_dataset, then minari.create_dataset_from_buffers)"
+            )
         raise UserError(f"{path}: found {content(path)}; expected {EXPECTED}")
     about = _metadata(file_path)
     with hdf5.open_hdf5(file_path) as file:
@@ -58,13 +66,22 @@ def _file(path: Path) -> Path | None:
     return next((each for each in candidates if hdf5.is_hdf5(each)), None)
 
 
+def _other_form(path: Path) -> str | None:
+    """``arrow`` or ``parquet``, where a data set's metadata say so."""
+    try:
+        forms = [_metadata(folder / "main_data.hdf5").get("data_format") for folder in (path, path / "data")]
+    except UserError:
+        return None
+    return next((form for form in forms if form in ("arrow", "parquet")), None)
+
+
 def _metadata(file: Path) -> dict[str, Any]:
     where = file.parent / "metadata.json"
     if not where.is_file():
         return {}
     try:
         found = json.loads(where.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: is no JSON ({error})") from None
     return found if isinstance(found, dict) else {}
 
@@ -72,7 +89,11 @@ def _metadata(file: Path) -> dict[str, Any]:
 def _environment(about: Mapping[str, Any]) -> str | None:
     """The Gymnasium id of the environment that was recorded."""
     spec = about.get("env_spec")
-    spec = json.loads(spec) if isinstance(spec, str) and spec.startswith("{") else spec
+    if isinstance(spec, str):
+        try:
+            spec = json.loads(spec)
+        except json.JSONDecodeError:
+            return None
     return str(spec["id"]) if isinstance(spec, Mapping) and spec.get("id") else None
 
 
@@ -93,6 +114,8 @@ def _episodes(path: Path, names: list[str]) -> Iterator[Episode]:
                 )
                 raise UserError(f"{path}: actions: is {kind}: one array is expected (episode {name})")
             steps = hdf5.length(found["actions"])
+            if not steps:
+                raise UserError(f"{path}: actions: has no step (episode {name})")
             meta: dict[str, Any] = {"name": name}
             arrays = {}
             for place, dataset in found.items():
@@ -112,14 +135,16 @@ def _episodes(path: Path, names: list[str]) -> Iterator[Episode]:
                     meta[f"attribute/{entry}"] = (
                         value if isinstance(value, str | np.generic) else json.dumps(hdf5.to_json(value))
                     )
-            success = _last(found.get("infos/success"))
+            success = _ever(found.get("infos/success", found.get("infos/is_success")), name)
             known = isinstance(seed, int | np.integer) and seed >= 0
             yield Episode(arrays, int(seed) if known else None, success, meta)
 
 
-def _last(flags: h5py.Dataset | None) -> bool | None:
-    """What the last info of an episode says; None where it says nothing."""
-    return None if flags is None or flags.ndim != 1 or not len(flags) else bool(flags[-1])
+def _ever(flags: h5py.Dataset | None, episode: str) -> bool | None:
+    """Whether the infos of an episode ever say so: a task is attained once it is; None where they say nothing."""
+    if flags is None or flags.ndim != 1 or flags.dtype.kind not in "biuf":
+        return None
+    return bool((hdf5.read(flags, flags.name, episode) > 0).any())
 
 
 FORMATS.register(NAME, Format("HDF5 with episode_<n>/actions and observations", recognises, read))

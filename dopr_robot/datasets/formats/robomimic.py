@@ -12,6 +12,8 @@
 attributes of demos  ``meta/<name>``; their names are ``meta/name``
 all else             the attribute ``carried``
 ===================  ===========================================================================
+
+An episode of robosuite without a shaped reward succeeded where its reward reached ``reward_scale``.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +37,13 @@ from dopr_robot.errors import UserError
 NAME = "robomimic"
 STEPS = ("actions", "rewards", "dones", "states")
 EXPECTED = "data/demo_<n> with actions and obs/<key>"
+ROBOSUITE_NAME = "robosuite"
 ROBOSUITE = 1
 """robomimic's number for robosuite in ``env_args["type"]``."""
 
 
 def recognises(path: Path) -> bool:
-    if not any(name.startswith("data/demo") for name in hdf5.names(path)):
-        return False
-    with hdf5.open_hdf5(path) as file:
-        demo = file[f"data/{min(file['data'], key=natural)}"]
-        return isinstance(demo, h5py.Group) and "actions" in demo and "obs" in demo
+    return {"actions", "obs"} <= hdf5.first_demonstration(path)
 
 
 def read(path: Path) -> Recording:
@@ -55,19 +55,20 @@ def read(path: Path) -> Recording:
             raise UserError(f"{path}: found no demonstration in data; expected {EXPECTED}")
         keys, odd = _keys(path, data, demos)
         masks = _masks(path, file, demos)
-        sparse = OWN not in data.attrs and _sparse(data)
+        made_in = environment(data)
+        full = made_in.full_reward
         carried = {
             "keys": keys,
             "masks": sorted(masks),
             "file": hdf5.attributes(file),
             "data": {name: value for name, value in hdf5.attributes(data).items() if name not in ("total", OWN)},
             "rest": hdf5.rest(file, {"data", "mask"}),
-            "sparse": sparse,
+            "sparse": full or False,
         }
-        own = json.loads(data.attrs[OWN]) if OWN in data.attrs else None
-        about = Attributes.from_json(own) if own else _described(data, keys)
+        own = hdf5.json_attribute(data, OWN)
+        about = Attributes.from_json(own) if own else _described(made_in, keys)
     attributes = Attributes.from_json({**about.to_json(), "carried": {**about.carried, NAME: carried}})
-    return Recording(attributes, _episodes(path, demos, keys, odd, masks, sparse))
+    return Recording(attributes, _episodes(path, demos, keys, odd, masks, full), named=made_in.task)
 
 
 OWN = "demonstrations"
@@ -85,6 +86,8 @@ def _keys(path: Path, data: h5py.Group, demos: list[str]) -> tuple[dict[str, str
                 f"{path}: found {', '.join(sorted(found)) or 'nothing'} in data/{demo}; expected {EXPECTED}"
             )
         steps = hdf5.length(found["actions"])
+        if not steps:
+            raise UserError(f"{path}: actions: has no step (episode {demo})")
         for name, dataset in found.items():
             fits = hdf5.length(dataset) == steps
             if not fits and (name in STEPS or name.startswith(("obs/", "next_obs/"))):
@@ -116,31 +119,67 @@ def _masks(path: Path, file: h5py.File, demos: list[str]) -> dict[str, set[str]]
     return masks
 
 
-def _environment(data: h5py.Group) -> Mapping[str, Any]:
-    try:
-        found = json.loads(data.attrs.get("env_args", "{}"))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{data.file.filename}: attribute env_args of data is no JSON ({error})") from None
-    return found if isinstance(found, Mapping) else {}
+@dataclass(frozen=True)
+class Environment:
+    """What a file's ``env_args`` says of the environment, of the types that it should have; empty where it says nothing."""
+
+    name: str = ""
+    version: str = ""
+    kind: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: object) -> Environment:
+        """Raises UserError where it is no object."""
+        if not isinstance(value, Mapping):
+            raise UserError(f"env_args is {type(value).__name__}: a JSON object is expected")
+        options, kind = value.get("env_kwargs"), value.get("type")
+        if not isinstance(options, Mapping | None):
+            raise UserError(f"env_kwargs of env_args is {type(options).__name__}: a JSON object is expected")
+        return cls(
+            str(value.get("env_name") or ""),
+            str(value.get("env_version") or ""),
+            kind if isinstance(kind, int) else None,
+            dict(options or {}),
+        )
+
+    @property
+    def is_robosuite(self) -> bool:
+        return self.kind == ROBOSUITE
+
+    @property
+    def task(self) -> str | None:
+        """``robosuite/<its own name>``, for :func:`dopr_robot.envs.recorded_task`."""
+        return f"{ROBOSUITE_NAME}/{self.name}" if self.is_robosuite and self.name else None
+
+    @property
+    def control_hz(self) -> float | None:
+        rate = self.options.get("control_freq")
+        return float(rate) if isinstance(rate, int | float) and 0 < rate < float("inf") else None
+
+    @property
+    def full_reward(self) -> float | None:
+        """The reward that means success: robosuite's without shaping; None where a reward means something else."""
+        scale = self.options.get("reward_scale")
+        if not self.is_robosuite or not self.options or self.options.get("reward_shaping", False):
+            return None
+        return float(scale) if isinstance(scale, int | float) and scale > 0 else 1.0
 
 
-def _sparse(data: h5py.Group) -> bool:
-    """Whether a reward of 1 means success: robosuite's without shaping."""
-    about = _environment(data)
-    return about.get("type") == ROBOSUITE and not about.get("env_kwargs", {}).get("reward_shaping", True)
+def environment(data: h5py.Group) -> Environment:
+    """Of the group ``data``. Raises UserError where it is damaged."""
+    value = hdf5.json_attribute(data, "env_args")
+    return Environment() if value is None else Environment.from_json(value)
 
 
-def _described(data: h5py.Group, keys: Mapping[str, str]) -> Attributes:
-    about = _environment(data)
-    options = about.get("env_kwargs") or {}
-    rate = options.get("control_freq")
+def _described(made_in: Environment, keys: Mapping[str, str]) -> Attributes:
     return Attributes(
-        control_hz=rate if isinstance(rate, int | float) and rate > 0 else None,
+        control_hz=made_in.control_hz,
         observations=tuple(sorted(key for key, name in keys.items() if name.startswith("obs/"))),
-        action=controller_action(options.get("controller_configs")),
-        simulator="robosuite" if about.get("type") == ROBOSUITE else "",
-        simulator_version=str(about.get("env_version") or ""),
-        source=f"robomimic data set of {about['env_name']}" if about.get("env_name") else "robomimic data set",
+        action=controller_action(made_in.options.get("controller_configs")),
+        simulator="robosuite" if made_in.is_robosuite else "",
+        simulator_version=made_in.version,
+        source=f"robomimic data set of {made_in.name}" if made_in.name else "robomimic data set",
     )
 
 
@@ -151,7 +190,12 @@ def controller_action(configs: Any) -> ActionAttributes:
     if not isinstance(configs, Mapping):
         return ActionAttributes()
     if "body_parts" in configs:
-        configs = next((part for part in configs["body_parts"].values() if isinstance(part, Mapping)), {})
+        parts = configs["body_parts"]
+        configs = (
+            next((part for part in parts.values() if isinstance(part, Mapping)), {})
+            if isinstance(parts, Mapping)
+            else {}
+        )
     kind = str(configs.get("type", ""))
     meanings = {"OSC": "end-effector pose", "IK": "end-effector pose", "JOINT_POSITION": "joint position"}
     meaning = next((text for start, text in meanings.items() if kind.startswith(start)), kind.replace("_", " ").lower())
@@ -163,7 +207,12 @@ def controller_action(configs: Any) -> ActionAttributes:
 
 
 def _episodes(
-    path: Path, demos: list[str], keys: Mapping[str, str], odd: list[str], masks: Mapping[str, set[str]], sparse: bool
+    path: Path,
+    demos: list[str],
+    keys: Mapping[str, str],
+    odd: list[str],
+    masks: Mapping[str, set[str]],
+    full_reward: float | None,
 ) -> Iterator[Episode]:
     with hdf5.open_hdf5(path) as file:
         for demo in demos:
@@ -182,7 +231,7 @@ def _episodes(
                 if name == "num_samples":
                     continue
                 if name.startswith(f"{OWN}/"):
-                    meta[name.removeprefix(f"{OWN}/")] = hdf5.from_json(json.loads(value))
+                    meta[name.removeprefix(f"{OWN}/")] = hdf5.from_json(hdf5.json_attribute(group, name))
                 elif isinstance(value, str | np.generic):
                     meta[f"attribute/{name}"] = value
                 else:
@@ -190,8 +239,8 @@ def _episodes(
             for name in odd:
                 if name in group:
                     meta[f"dataset/{name}"] = json.dumps(hdf5.to_json(hdf5.read(group[name], name, demo)))
-            if success is None and sparse and "rewards" in arrays:
-                success = arrays["rewards"].max() >= 1
+            if success is None and full_reward is not None and "rewards" in arrays:
+                success = arrays["rewards"].max() >= full_reward
             yield Episode(arrays, None if seed is None else int(seed), None if success is None else bool(success), meta)
 
 
@@ -232,7 +281,7 @@ def write(recording: Recording, out: Path) -> None:
 
 
 def _write_demo(
-    group: h5py.Group, about: Attributes, episode: Episode, keys: Mapping[str, str], derived: bool, rewards_tell: bool
+    group: h5py.Group, about: Attributes, episode: Episode, keys: Mapping[str, str], derived: bool, full_reward: float
 ) -> int:
     arrays = dict(episode.arrays)
     if "action" not in arrays:
@@ -253,7 +302,8 @@ def _write_demo(
     group.attrs["num_samples"] = steps
     if episode.seed is not None:
         group.attrs["seed"] = episode.seed
-    if episode.success is not None and not rewards_tell:
+    told = full_reward and "rewards" in arrays and bool(arrays["rewards"].max() >= full_reward) == episode.success
+    if episode.success is not None and not told:
         group.attrs["success"] = episode.success
     for name, value in episode.meta.items():
         kind, _, rest = name.partition("/")

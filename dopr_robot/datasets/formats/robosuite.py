@@ -15,6 +15,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.formats import hdf5
 from dopr_robot.datasets.formats.format import FORMATS, Format, natural, one_line
 from dopr_robot.datasets.formats.robomimic import NAME as ROBOMIMIC
-from dopr_robot.datasets.formats.robomimic import ROBOSUITE, controller_action
+from dopr_robot.datasets.formats.robomimic import ROBOSUITE, Environment, controller_action, environment
 from dopr_robot.datasets.recording import Episode, Recording
 from dopr_robot.errors import MissingExtraError, UserError
 
@@ -38,11 +39,8 @@ TOLERANCE = 1e-6
 
 
 def recognises(path: Path) -> bool:
-    if not any(name.startswith("data/demo") for name in hdf5.names(path)):
-        return False
-    with hdf5.open_hdf5(path) as file:
-        demo = file[f"data/{min(file['data'], key=natural)}"]
-        return isinstance(demo, h5py.Group) and {"actions", "states"} <= set(demo) and "obs" not in demo
+    found = hdf5.first_demonstration(path)
+    return {"actions", "states"} <= found and "obs" not in found
 
 
 def read(path: Path) -> Recording:
@@ -54,13 +52,12 @@ def read(path: Path) -> Recording:
             found = hdf5.datasets(hdf5.group(data, demo, EXPECTED))
             if not {"states", "actions"} <= set(found) or "model_file" not in data[demo].attrs:
                 raise UserError(f"{path}: found {', '.join(found) or 'nothing'} in data/{demo}; expected {EXPECTED}")
-            lengths = [hdf5.length(found[name]) for name in ("states", "actions")]
-            if lengths[0] != lengths[1]:
-                raise UserError(f"{path}: states: has {lengths[0]} steps and actions {lengths[1]} (episode {demo})")
+            _check_demo(path, demo, found["states"], found["actions"], data[demo].attrs["model_file"])
         if not demos:
             raise UserError(f"{path}: found no demonstration in data; expected {EXPECTED}")
-        name, options, recorded = _environment(path, data)
+        made_in = _environment(data)
     installed = _installed()
+    name, options, recorded = made_in.name, made_in.options, made_in.version
     env = _make(path, name, options)
     env_args = {"env_name": name, "env_version": installed, "type": ROBOSUITE, "env_kwargs": options}
     about = Attributes(
@@ -73,9 +70,8 @@ def read(path: Path) -> Recording:
         carried={ROBOMIMIC: {"data": {"env_args": json.dumps(env_args)}}},
     ).with_provenance(f"observations rebuilt from the recorded states in robosuite {installed}")
     same = recorded.split(".")[:2] == installed.split(".")[:2]
-    return Recording(
-        about, _episodes(path, env, demos, same, f"robosuite {recorded or 'of unknown version'}", installed)
-    )
+    episodes = _episodes(path, env, demos, same, f"robosuite {recorded or 'of unknown version'}", installed)
+    return Recording(about, episodes, named=made_in.task)
 
 
 def _installed() -> str:
@@ -85,19 +81,39 @@ def _installed() -> str:
         raise MissingExtraError("rebuilding observations by replay", "robosuite") from None
 
 
-def _environment(path: Path, data: h5py.Group) -> tuple[str, dict[str, Any], str]:
-    """Name, keywords and robosuite's version, as robosuite or as robomimic's conversion wrote them."""
-    try:
-        if "env_args" in data.attrs:
-            about = json.loads(data.attrs["env_args"])
-            return str(about["env_name"]), dict(about["env_kwargs"]), str(about.get("env_version") or "")
-        options = json.loads(data.attrs["env_info"])
-        name = str(options.pop("env_name", data.attrs.get("env", "")))
-        return name, options, str(data.attrs.get("repository_version", ""))
-    except (KeyError, TypeError, json.JSONDecodeError):
+def _check_demo(path: Path, demo: str, states: h5py.Dataset, actions: h5py.Dataset, model: object) -> None:
+    """Raise UserError for what cannot be replayed."""
+    for name, found in (("states", states), ("actions", actions)):
+        if found.ndim != 2 or found.dtype.kind not in "fiu":
+            raise UserError(
+                f"{path}: {name}: is {found.dtype}{list(found.shape)}: a vector a step is expected (episode {demo})"
+            )
+    if len(states) != len(actions) or not len(actions):
+        raise UserError(f"{path}: states: has {len(states)} steps and actions {len(actions)} (episode {demo})")
+    if not str(model).lstrip().startswith("<"):
         raise UserError(
-            f"{path}: found the attributes {', '.join(sorted(data.attrs)) or 'nothing'} of data; expected env_info or env_args as JSON"
-        ) from None
+            f"{path}: attribute model_file is {str(model)[:60]!r}: the model's XML is expected, not its name (episode {demo})"
+        )
+
+
+def _environment(data: h5py.Group) -> Environment:
+    """As robosuite (``env_info``) or as robomimic's conversion (``env_args``) wrote it. Raises UserError where neither is there."""
+    if "env_args" in data.attrs:
+        found = environment(data)
+    else:
+        options = hdf5.json_attribute(data, "env_info")
+        if not isinstance(options, Mapping):
+            raise UserError(
+                f"{data.file.filename}: found the attributes {', '.join(sorted(data.attrs)) or 'nothing'} of data; "
+                "expected env_info or env_args as JSON"
+            )
+        name = str(options.get("env_name", data.attrs.get("env", "")))
+        found = Environment(
+            name,
+            str(data.attrs.get("repository_version", "")),
+            options={key: value for key, value in options.items() if key != "env_name"},
+        )
+    return replace(found, kind=ROBOSUITE)
 
 
 def _make(path: Path, name: str, options: Mapping[str, Any]) -> Any:
@@ -109,13 +125,13 @@ def _make(path: Path, name: str, options: Mapping[str, Any]) -> Any:
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     options = dict(options)
     configs = options.get("controller_configs")
-    if isinstance(configs, Mapping) and "body_parts" not in configs and not _installed().startswith("1.4"):
-        from robosuite.controllers.composite import composite_controller_factory as factory
-
-        robots = options["robots"] if isinstance(options["robots"], list) else [options["robots"]]
-        options["controller_configs"] = factory.refactor_composite_controller_config(configs, robots[0], ["right"])
     blind = {"has_renderer": False, "has_offscreen_renderer": False, "use_camera_obs": False, "ignore_done": True}
     try:
+        if isinstance(configs, Mapping) and "body_parts" not in configs and not _installed().startswith("1.4"):
+            from robosuite.controllers.composite import composite_controller_factory as factory
+
+            robots = options["robots"] if isinstance(options["robots"], list) else [options["robots"]]
+            options["controller_configs"] = factory.refactor_composite_controller_config(configs, robots[0], ["right"])
         env = robosuite.make(name, **{**options, **blind})
         env.reset()
     except Exception as error:  # whatever a simulator raises at a name or keyword that it does not know
@@ -131,14 +147,14 @@ def _episodes(path: Path, env: Any, demos: list[str], same: bool, recorded: str,
             actions = hdf5.read(group["actions"], "actions", demo)
             model = str(group.attrs["model_file"])
             place = f"{path}: states: cannot be replayed: {recorded} recorded them and {installed} is installed"
-            if same:
-                env.reset_from_xml_string(env.edit_model_xml(model))
-                env.sim.reset()
-            else:
-                env.reset()
-                reason = _difference(env, model, states[0])
-                if reason:
-                    raise UserError(f"{place}, whose model differs: {reason} (episode {demo})")
+            try:
+                reason = _load(env, model, states[0], same)
+            except Exception as error:  # whatever a simulator raises at a model that is none
+                raise UserError(
+                    f"{path}: attribute model_file cannot be loaded ({one_line(error)}) (episode {demo})"
+                ) from error
+            if reason:
+                raise UserError(f"{place}, whose model differs: {reason} (episode {demo})")
             if env.sim.get_state().flatten().shape != states.shape[1:]:
                 raise UserError(
                     f"{place}, whose state has {len(env.sim.get_state().flatten())} numbers (episode {demo})"
@@ -155,6 +171,16 @@ def _episodes(path: Path, env: Any, demos: list[str], same: bool, recorded: str,
                 success=success,
                 meta={"name": demo, "attribute/model_file": model},
             )
+
+
+def _load(env: Any, model: str, state: NDArray[Any], same: bool) -> str:
+    """Load the recorded model, where robosuite is the one that recorded it; else say why its own is another, or ""."""
+    if not same:
+        env.reset()
+        return _difference(env, model, state)
+    env.reset_from_xml_string(env.edit_model_xml(model))
+    env.sim.reset()
+    return ""
 
 
 def _observe(env: Any) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.images import CHANNELS, is_image
 from dopr_robot.policies.encoders.images import Augmentation, SpatialSoftmax, ViT
 from dopr_robot.policies.encoders.resnet import ResNet18, load_pretrained
 from dopr_robot.policies.spec import ArraySpec
@@ -75,7 +76,7 @@ class Encoder(nn.Module):
             self.parts[_name(key)] = nn.Sequential(nn.Flatten(2), nn.Linear(observations[key].size, int(width)))
             dims[key] = int(width)
         self.backbone_of: dict[str, str] = {}
-        for key in (key for key, spec in observations.items() if is_image(key, spec)):
+        for key in (key for key, spec in observations.items() if reads_image(key, spec)):
             spec, owner = observations[key], "shared" if config.shared else _name(key)
             augment = Augmentation(spec.shape[0], spec.shape[1], config.crop, config.colour)
             if owner not in self.backbones:
@@ -153,16 +154,16 @@ def make_backbone(config: EncoderConfig, image_channels: int, size: tuple[int, i
     return backbone
 
 
-def is_image(key: str, spec: ArraySpec) -> bool:
-    """Whether an observation is an image. Raises UserError where it looks like one and is not uint8 ``[h, w, C]``."""
-    if spec.dtype != "uint8" and len(spec.shape) != 3:
-        return False
-    if spec.dtype != "uint8" or len(spec.shape) != 3 or spec.shape[-1] not in (1, 3, 4):
-        hint = ": the channels have to come last" if len(spec.shape) == 3 and spec.shape[0] in (1, 3, 4) else ""
+def reads_image(key: str, spec: ArraySpec) -> bool:
+    """Whether an observation is an image. Raises UserError for what looks like one and is not uint8 ``[h, w, C]``."""
+    if is_image(spec.shape, spec.dtype):
+        return True
+    if len(spec.shape) == 3 or (len(spec.shape) == 2 and spec.dtype == "uint8"):
+        hint = ": the channels have to come last" if len(spec.shape) == 3 and spec.shape[0] in CHANNELS else ""
         raise UserError(
             f"observation {key!r} is {spec.dtype} {list(spec.shape)}, images are expected as uint8 [height, width, 1, 3 or 4]{hint}"
         )
-    return True
+    return False
 
 
 def _name(key: str) -> str:

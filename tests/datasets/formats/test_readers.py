@@ -15,6 +15,7 @@ import pytest
 from dopr_robot.cli import main
 from dopr_robot.datasets import Store
 from dopr_robot.datasets.formats import FORMATS, convert, find_format
+from dopr_robot.envs import get_task, recorded_task
 from dopr_robot.errors import UserError
 
 
@@ -138,6 +139,49 @@ def test_dapg(tmp_path, protocol):
         np.testing.assert_array_equal(mine["env_infos/goal_achieved"], episode["env_infos"]["goal_achieved"])
         np.testing.assert_array_equal(store.meta["init_state_dict/qpos"][index], episode["init_state_dict"]["qpos"])
         assert mine["action"].dtype == np.float32 and store.meta["init_state_dict/hand"][index] == 2.5
+
+
+def test_a_pickle_of_the_other_numpy(tmp_path):
+    """numpy 1 pickles `numpy.core`, numpy 2 partly `numpy._core`; either reads both."""
+    path = tmp_path / "demos.pickle"
+    content = pickle.dumps(dapg_episodes(), 0).replace(b"numpy._core", b"numpy.core")
+    for number, name in enumerate((b"numpy.core", b"numpy._core")):
+        path.write_bytes(content.replace(b"numpy.core", name))
+        assert convert(path, tmp_path / f"{number}.zarr", read_as="dapg") == 2
+
+
+def test_flags_that_stay_true_are_a_warning(d4rl_file, tmp_path, caplog):
+    with h5py.File(d4rl_file, "r+") as file:
+        file["terminals"][4:7] = True
+    convert(d4rl_file, tmp_path / "s.zarr")
+    assert "terminals or timeouts stay true" in caplog.text and "2 of 5 episodes have one step" in caplog.text
+    assert Store.open(tmp_path / "s.zarr").episode_ends.tolist() == [5, 6, 7, 10, 12]
+
+
+def test_the_task_that_minaris_metadata_name_gives_names_rate_and_bounds(tmp_path):
+    data = tmp_path / "set" / "data"
+    data.mkdir(parents=True)
+    (data / "metadata.json").write_text(json.dumps({"env_spec": json.dumps({"id": "PointMaze_UMaze-v3"})}))
+    with h5py.File(data / "main_data.hdf5", "w") as file:
+        episode = file.create_group("episode_0")
+        episode["actions"], episode["infos/success"] = np.zeros((3, 2)), np.array([0, 0, 1, 0], bool)
+        for key, size in {"observation": 4, "achieved_goal": 2, "desired_goal": 2}.items():
+            episode[f"observations/{key}"] = np.zeros((4, size))
+    convert(tmp_path / "set", tmp_path / "s.zarr", find_task=recorded_task)
+    store, spec = Store.open(tmp_path / "s.zarr"), get_task("PointMaze_UMaze-v3")
+    about = store.attributes
+    assert about.task == spec.id and about.control_hz == spec.control_hz and about.action.high == (1.0, 1.0)
+    assert about.observations == ("desired_goal", "state") and "achieved_goal" in store.keys
+    assert store.success.tolist() == [1], "reached once, whatever followed"
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_minaris_other_forms_are_named(tmp_path, form):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "metadata.json").write_text(json.dumps({"data_format": form}))
+    for path in (tmp_path / "set", tmp_path / "set" / "data"):
+        with pytest.raises(UserError, match=rf"Minari's {form} form, .* data_format='hdf5'"):
+            convert(path, tmp_path / "s.zarr")
 
 
 class RunsCode:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from dopr_robot.cli import main
 from dopr_robot.datasets import Store, check
 from dopr_robot.datasets.formats import convert
 from dopr_robot.errors import UserError
@@ -98,6 +99,28 @@ def test_what_robomimic_says_is_understood(robomimic_file, tmp_path):
     assert store.meta["mask/train"].tolist() == [True, True, False, True]
     assert store.keys["robot0_eef_pos"].dtype == np.float32 and "next_obs/object" in store.keys
     assert check(store.path).damage == []
+
+
+def test_the_task_and_its_success_are_those_of_the_file(robomimic_file, tmp_path):
+    words = ["convert", str(robomimic_file), str(tmp_path / "s.zarr")]
+    assert main(words) == 0
+    store = Store.open(tmp_path / "s.zarr")
+    assert store.attributes.task == "robosuite/Lift-v0" and store.attributes.observations == (
+        "object",
+        "robot0_eef_pos",
+    )
+    assert store.attributes.action.low == (-1.0,) * 7 and store.attributes.action.meaning == "end-effector pose"
+    with h5py.File(robomimic_file, "r+") as file:
+        options = {**ENV_ARGS["env_kwargs"], "reward_scale": 2.0}
+        file["data"].attrs["env_args"] = json.dumps({**ENV_ARGS, "env_name": "Door", "env_kwargs": options})
+    convert(robomimic_file, tmp_path / "half.zarr")
+    assert Store.open(tmp_path / "half.zarr").success.tolist() == [0, 0, 0, 0], "a reward of 1 is half of the full one"
+    assert Store.open(tmp_path / "half.zarr").attributes.task is None
+    convert(robomimic_file, tmp_path / "said.zarr", success_key="rewards")
+    assert Store.open(tmp_path / "said.zarr").success.tolist() == [1, 1, 0, 1]
+    convert(tmp_path / "said.zarr", tmp_path / "back.hdf5", write_as="robomimic")
+    convert(tmp_path / "back.hdf5", tmp_path / "again.zarr")
+    assert Store.open(tmp_path / "again.zarr").success.tolist() == [1, 1, 0, 1], "what was said survives an export"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """There and back: every number, dtype, seed and word."""
 
 import itertools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,15 +50,19 @@ def test_a_folder_of_diffusion_policy_is_written_too(store, tmp_path, assert_sam
 
 def test_the_command_converts_and_adds_what_the_source_does_not_say(store, tmp_path, capsys):
     out = tmp_path / "low.zarr"
-    assert main(["convert", store.path, str(out), "--hz", "20", "--observations", "state", "--relative"]) == 0
+    assert main(["convert", store.path, str(out), "--hz", "10", "--observations", "state", "--relative"]) == 0
     assert capsys.readouterr().out == f"{out}: 3 episodes\n"
     about = Store.open(out).attributes
-    assert (about.control_hz, about.observations, about.action.absolute) == (20, ("state",), False)
+    assert (about.control_hz, about.observations, about.action.absolute) == (10, ("state",), False)
     for wrong, said in {
         "--to minari": "minari is only read: --to can be diffusion_policy, lerobot, robomimic",
         "--to lerobots": "did you mean 'lerobot'?",
         "--from robomimc": "did you mean 'robomimic'?",
         "--hz 0": "--hz 0 has to be above 0",
+        "--hz 20": "says that it was recorded at 10 Hz: leave --hz 20 out",
+        "--observations stat": "--observations stat: ",
+        "--success-from reward": "--success-from reward: there are action, force",
+        "--task PickPlace": "dopr_robot/PickPlace-v0 runs at 20 Hz",
         "--task PikPlace": "did you mean",
     }.items():
         assert main(["convert", store.path, str(tmp_path / "new"), *wrong.split()]) == 2
@@ -76,3 +82,22 @@ def test_another_package_adds_a_format(tmp_path, monkeypatch):
     np.savetxt(tmp_path / "a.txt", [[1.0, 2.0], [3.0, 4.0]])
     convert(tmp_path / "a.txt", tmp_path / "a.zarr")
     assert Store.open(tmp_path / "a.zarr").episode(0)["action"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_an_archive_that_was_packed_with_its_folder_is_read(store, tmp_path, assert_same_numbers):
+    convert(store.path, tmp_path / "out.zarr", write_as="diffusion_policy")
+    for source in (tmp_path / "out.zarr", store.path):
+        packed = shutil.make_archive(str(tmp_path / "packed.zarr"), "zip", tmp_path, Path(source).name)
+        assert_same_numbers(store, Store.open(packed))
+        convert(packed, tmp_path / "s.zarr")
+        assert_same_numbers(store, Store.open(tmp_path / "s.zarr"))
+        shutil.rmtree(tmp_path / "s.zarr")
+
+
+def test_text_is_kept_and_is_no_observation(store, tmp_path, caplog):
+    with Store.create(tmp_path / "text.zarr", store.attributes) as made:
+        made.append({**store.episode(0), "state": np.array(["left"] * 5)})
+    convert(tmp_path / "text.zarr", tmp_path / "s.zarr")
+    kept = Store.open(tmp_path / "s.zarr")
+    assert kept.observations == ["top"] and kept.episode(0)["state"].tolist() == ["left"] * 5
+    assert "state is no number: kept as a key, and no observation" in caplog.text
