@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument("--noise", type=float, metavar="X", help="share of the task's own noise (default 1; 0: none)")
     parser.add_argument(
-        "--tries", type=int, metavar="N", help="give up after so many (default 20 for each missing episode, at least 100)"
+        "--tries",
+        type=int,
+        metavar="N",
+        help="give up after so many (default 20 for each missing episode, at least 100)",
     )
     parser.add_argument("--keep-failures", action="store_true", help="keep the episodes in which the expert fails too")
     parser.add_argument(

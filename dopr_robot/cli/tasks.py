@@ -1,7 +1,8 @@
 """The tasks there are: name, kind, longest horizon, control rate, expert, and what success means.
 
-A task whose package is not installed is listed with the extra that brings it. With a name, everything about that task; with --check too, it is
-run and held to what has to hold for every task (exit code 1 where something does not): for a simulator of your own, see docs/simulators.md.
+A task whose package is not installed is listed with the extra that brings it. With a name, everything about that task; with --check too,
+it is run and held to what has to hold for every task (exit code 1 where something does not): for a simulator of your own, see
+docs/simulators.md.
 
   dopr tasks
   dopr tasks PickPlace

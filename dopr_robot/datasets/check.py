@@ -251,7 +251,9 @@ def _check_replay(store: Store, replay: Replay, count: int, replays: Replays) ->
                 yield Finding(key, f"a replay drifts by {drift:.3g}", int(index))
         if episode.success is not None and episode.success != found.success:
             words = {True: "succeeds", False: "fails"}
-            yield Finding("success", f"a replay {words[found.success]}, recorded is that it {words[episode.success]}", int(index))
+            yield Finding(
+                "success", f"a replay {words[found.success]}, recorded is that it {words[episode.success]}", int(index)
+            )
     replays.compared = tuple(compared)
     if replays.episodes and not compared:
         has = ", ".join(key for key in store.keys if key != "action")

@@ -106,9 +106,11 @@ def copies(spec: TaskSpec, steps: int = 10) -> Iterator[str]:
                 alone, reward, ended, _, info = single.step(action[1])
                 own = (rewards[1], terminations[1], infos["success"][1])
                 if own != (reward, ended, info["success"]):
-                    yield f"reward, end and success of three copies' second are {own}, alone {(reward, ended, info['success'])} (step {step})"
+                    yield f"reward, end and success of three copies' second are {own}, alone otherwise (step {step})"
                     return
-            unlike = [key for key in alone if key not in pictures(spec) and not np.array_equal(seen[key][1], alone[key])]
+            unlike = [
+                key for key in alone if key not in pictures(spec) and not np.array_equal(seen[key][1], alone[key])
+            ]
             if unlike:
                 yield f"three copies' second and one alone differ in {', '.join(unlike)} (step {step})"
                 return
@@ -185,7 +187,9 @@ def _wrong(spec: TaskSpec, env: Any, observation: Any, reward: float, info: Mapp
     wrong = []
     if not env.observation_space.contains(observation):
         outside = [key for key, space in env.observation_space.items() if not space.contains(observation.get(key))]
-        wrong.append(f"observation {', '.join(outside) or 'keys'} lies outside the observation space (bounds, shape or dtype)")
+        wrong.append(
+            f"observation {', '.join(outside) or 'keys'} lies outside the observation space (bounds, shape or dtype)"
+        )
     if not np.isfinite(reward):
         wrong.append(f"the reward is {reward}")
     missing = [name for name in (*spec.stages, *spec.metrics) if name not in info]

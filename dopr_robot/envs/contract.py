@@ -127,7 +127,9 @@ def _batched_success(info: Mapping[str, Any], mask: NDArray[np.bool_] | None, ta
 
 
 def _without(task: TaskSpec) -> UserError:
-    return UserError(f"{task.id} gives no success in info: a bool at every reset and step ({task.kind}: {_MEANS[task.kind]})")
+    return UserError(
+        f"{task.id} gives no success in info: a bool at every reset and step ({task.kind}: {_MEANS[task.kind]})"
+    )
 
 
 _MEANS = {"attain": "whether the goal is reached now", "sustain": "whether it has not failed yet"}

@@ -34,7 +34,9 @@ class SimulatorHang(SimulatorError):
     """A simulator did not answer in time."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or f"the simulator did not answer in time (a step or reset: {STEP_S:g} s, loading: {START_S:g} s)")
+        super().__init__(
+            message or f"the simulator did not answer in time (a step or reset: {STEP_S:g} s, loading: {START_S:g} s)"
+        )
 
 
 def describe(error: BaseException) -> str:

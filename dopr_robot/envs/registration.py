@@ -102,9 +102,13 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in ("attain", "sustain"):
-            raise UserError(f"{self.id}: kind {self.kind!r} is neither 'attain' (a goal is reached) nor 'sustain' (nothing fails)")
+            raise UserError(
+                f"{self.id}: kind {self.kind!r} is neither 'attain' (a goal is reached) nor 'sustain' (nothing fails)"
+            )
         if self.control_hz <= 0 or self.max_steps < 1:
-            raise UserError(f"{self.id}: control_hz={self.control_hz} and max_steps={self.max_steps} have to be positive")
+            raise UserError(
+                f"{self.id}: control_hz={self.control_hz} and max_steps={self.max_steps} have to be positive"
+            )
 
     @property
     def name(self) -> str:
@@ -231,7 +235,7 @@ def load(entry_point: str) -> Any:
         asked = os.environ.get("MUJOCO_GL")
         if asked and "mujoco" not in sys.modules:
             # Importing mujoco loads the OpenGL that the variable names, although nothing may be drawn.
-            raise UserError(
-                f"mujoco can not be loaded with MUJOCO_GL={asked} ({str(cause).splitlines()[0]}): unset it, or set egl, osmesa, glfw or disable"
-            ) from cause
+            said = str(cause).splitlines()[0]
+            mend = "unset it, or set egl, osmesa, glfw or disable"
+            raise UserError(f"mujoco can not be loaded with MUJOCO_GL={asked} ({said}): {mend}") from cause
         raise UserError(f"{entry_point!r} can not be loaded ({describe(cause)}): it has to be module:name") from cause

@@ -27,6 +27,7 @@ from dopr_robot.envs.faults import START_S, STEP_S, SimulatorError, ask
 from dopr_robot.envs.registration import TaskSpec, load
 from dopr_robot.errors import UserError
 
+
 class WorkerVectorEnv(VectorEnv):
     """N copies of a task in worker processes or in this one, as :func:`dopr_robot.envs.make_vec` gives it.
 
@@ -79,7 +80,9 @@ class WorkerVectorEnv(VectorEnv):
         """The copies themselves, for an expert that reads more than :attr:`observation`. Raises UserError where they live elsewhere."""
         (here, *_) = self._workers
         if not isinstance(here, _Here):
-            raise UserError(f"the copies of {self.task.id} live in processes of their own: its TaskSpec has to say in_process=True")
+            raise UserError(
+                f"the copies of {self.task.id} live in processes of their own: its TaskSpec has to say in_process=True"
+            )
         return [here.inside.envs[copy] for copy in here.copies]
 
     def reset(

@@ -35,7 +35,8 @@ class Homing:
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["main thread", "two threads"])
 @pytest.mark.parametrize(
-    ("fault", "said"), [("exit", "SystemExit: 0"), ("interrupt", "KeyboardInterrupt"), ("hang", "did not answer in time")]
+    ("fault", "said"),
+    [("exit", "SystemExit: 0"), ("interrupt", "KeyboardInterrupt"), ("hang", "did not answer in time")],
 )
 def test_what_ends_a_program_is_an_exception_in_the_records(line, monkeypatch, fault, said, workers):
     monkeypatch.setattr(faults, "STEP_S", 0.2)
@@ -173,7 +174,9 @@ def test_is_success_is_understood(line):
 @pytest.mark.parametrize("fault", ["silent", "late"])
 def test_a_task_without_success_is_refused(line, fault):
     policy = Homing()
-    with pytest.raises(UserError, match=r"line/Middle-v0 gives no success in info: a bool at every reset and step \(attain"):
+    with pytest.raises(
+        UserError, match=r"line/Middle-v0 gives no success in info: a bool at every reset and step \(attain"
+    ):
         Evaluation(policy, line.id, episodes=3, env_options={"fault": fault})
 
 
@@ -224,7 +227,10 @@ def test_an_expert_that_never_succeeds_is_given_up(line, tmp_path, capsys):
     assert error == "dopr: 0 of 7 tries of line/Middle-v0 succeeded and nothing was kept: --tries N tries more often"
     assert not (tmp_path / "s").exists()
     assert main([*words, "--episodes", "3", "--tries", "2"]) == 1  # as many as succeed are kept
-    assert f"2 of 2 tries of line/Middle-v0 succeeded and 2 of 3 episodes are in {tmp_path / 's'}" in capsys.readouterr().err
+    assert (
+        f"2 of 2 tries of line/Middle-v0 succeeded and 2 of 3 episodes are in {tmp_path / 's'}"
+        in capsys.readouterr().err
+    )
     assert main([*words, "--episodes", "3", "--tries", "2"]) == 0
     assert Store.open(tmp_path / "s").num_episodes == 3
 
@@ -232,8 +238,12 @@ def test_an_expert_that_never_succeeds_is_given_up(line, tmp_path, capsys):
 def test_everything_about_a_task(capsys):
     assert main(["tasks", "Stack"]) == 0
     said = capsys.readouterr().out
-    for words in ("attain, 480 control steps at 20 Hz", "overview, wrist", "StackExpert", "how many cubes", "(default 0.0)"):
+    for words in (
+        "attain, 480 control steps at 20 Hz",
+        "overview, wrist",
+        "StackExpert",
+        "how many cubes",
+        "(default 0.0)",
+    ):
         assert words in said
     assert "opening: 0 to 0.08 m" in said and "`" not in said
-
-

@@ -8,7 +8,9 @@ from pathlib import Path
 
 PAGE = (Path(__file__).parents[2] / "docs" / "simulators.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = re.findall(r"^dopr (.*?)(?: +#.*)?$", re.search(r"<!-- commands -->\n```bash\n(.*?)```", PAGE, re.DOTALL)[1], re.M)
+COMMANDS = re.findall(
+    r"^dopr (.*?)(?: +#.*)?$", re.search(r"<!-- commands -->\n```bash\n(.*?)```", PAGE, re.DOTALL)[1], re.M
+)
 
 FOLLOW = """
 import shlex, sys
