@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _set_up()
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with contextlib.redirect_stdout(cast(TextIO, Escaping(sys.stdout))):
             return _run(arguments)
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a fault of ours, or of a library that met what it did not expect
         _trace()
         return _say(f"{UNEXPECTED} {type(error).__name__}: {error} (DOPR_TRACEBACK=1 shows where)", FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, before)  # an exception while the interpreter closes would leave a traceback
 
 
 def _run(arguments: list[str]) -> int:
@@ -127,11 +130,11 @@ def _set_up() -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=r"dopr_robot")
         warnings.showwarning = lambda message, *_args, **_kwargs: _print(f"dopr: {message}")
-    signal.signal(signal.SIGTERM, _terminate)
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
-    # An exception, so that half-written files are taken away on the way out.
+    # An exception, so that half-written files are taken away on the way out, which a second signal must not cut short.
+    signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
 
 

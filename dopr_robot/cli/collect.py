@@ -25,6 +25,9 @@ from typing import Any
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.progress import progress
 
+TRIES = 20
+"""Episodes that are tried for one that is asked for, before collecting is given up."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK", help="a name that `dopr tasks` lists")
@@ -41,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument("--noise", type=float, metavar="X", help="share of the task's own noise (default 1; 0: none)")
+    parser.add_argument(
+        "--tries",
+        type=int,
+        metavar="N",
+        help="give up after so many (default 20 for each missing episode, at least 100)",
+    )
     parser.add_argument("--keep-failures", action="store_true", help="keep the episodes in which the expert fails too")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task, see docs/tasks.md"
@@ -50,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = dict(map(_option, args.option))
     noise = 1.0 if args.noise is None else args.noise
-    more = {"keep_failures": args.keep_failures, "options": options, "source": args.source}
+    more = {"keep_failures": args.keep_failures, "options": options, "source": args.source, "tries": args.tries}
     collect(args.task, args.episodes, args.out, args.seed, noise, **more)
     print(args.out)
     return 0
@@ -66,6 +75,7 @@ def collect(
     keep_failures: bool = False,
     options: Mapping[str, Any] | None = None,
     source: Path | None = None,
+    tries: int | None = None,
 ) -> None:
     """Bring the store at ``out`` to ``episodes`` episodes of the task's expert.
 
@@ -78,11 +88,13 @@ def collect(
         keep_failures: keep the episodes in which the expert fails too.
         options: of the task.
         source: a store whose successful demonstrations, transformed, are the expert; each episode's is noted in ``meta/source``.
+        tries: how many episodes are tried at most; None: :data:`TRIES` for each that is missing, and 100 at least.
 
     Raises:
         UserError: an unknown task, one without an expert (without segments, where there is a source), a source that does not
             fit, or a store of another task, other options, noise or another source.
-        DoprError: the expert fails so often that the block of seeds would not do.
+        DoprError: the expert fails so often that the tries, or the block of seeds, would not do. What was gathered is kept.
+        SimulatorError: the simulator failed.
     """
     from dopr_robot.datasets import Store
     from dopr_robot.envs import demonstrations, get_task
@@ -96,6 +108,8 @@ def collect(
         raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert){hint}")
     if episodes < 1:
         raise UserError(f"--episodes {episodes} has to be at least 1")
+    if tries is not None and tries < 1:
+        raise UserError(f"--tries {tries} has to be at least 1")
     own = block("demonstrations", seed, BLOCK)
     options = dict(options or {})
     for name in options:
@@ -126,10 +140,12 @@ def collect(
         seeds = range(max(used, default=own.start - 1) + 1, own.stop)
         if missing <= 0:
             return
-        with progress(f"collect {spec.id}", episodes, "episodes", done=store.num_episodes) as meter:
+        tries = tries or max(100, TRIES * missing)
+        tried, succeeded, held = 0, 0, store.num_episodes
+        with progress(f"collect {spec.id}", episodes, "episodes", done=held) as meter:
             attempts = demonstrations(
                 spec.id,
-                seeds,
+                seeds[:tries],
                 noise=noise,
                 num_envs=min(32, missing),
                 keep_failures=True,
@@ -137,21 +153,22 @@ def collect(
                 **options,
             )
             try:
-                for tried, demonstration in enumerate(attempts, start=1):
-                    if demonstration.success or keep_failures:
-                        seed, success = demonstration.seed, demonstration.success
-                        store.append(demonstration.arrays, seed=seed, success=success, meta=demonstration.meta)
-                        missing -= 1
-                        meter.advance(note=f"{tried} tried")
-                    if not missing:
+                for demonstration in attempts:
+                    tried, succeeded = tried + 1, succeeded + demonstration.success
+                    kept = demonstration.success or keep_failures
+                    if kept:
+                        number, success = demonstration.seed, demonstration.success
+                        store.append(demonstration.arrays, seed=number, success=success, meta=demonstration.meta)
+                        held += 1
+                    meter.advance(int(kept), note=f"{succeeded} of {tried} tries succeeded")
+                    if held == episodes:
                         return
-            except UserError:
-                if not found and not store.num_episodes:  # a mistake leaves nothing
+            finally:
+                if not found and not held:  # what came to nothing leaves nothing
                     shutil.rmtree(out)
-                raise
-    raise DoprError(
-        f"{out} has {store.num_episodes} of {episodes} episodes and block {seed} of seeds is used up: take another --seed"
-    )
+    got = f"{held} of {episodes} episodes are in {out}" if held else "nothing was kept"
+    mend = "--tries N tries more often" if tried == tries else f"block {seed} of seeds is used up: take another --seed"
+    raise DoprError(f"{succeeded} of {tried} tries of {spec.id} succeeded and {got}: {mend}")
 
 
 @dataclass(frozen=True)

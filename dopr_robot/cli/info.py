@@ -1,8 +1,9 @@
 """What is in a store, a run or a checkpoint.
 
 For a store: keys with shapes and ranges (~: of a sample, where a key is large), lengths of the episodes, success, what an action means,
-and what is odd. --check reads everything, and replays a few episodes where the task's simulator is installed: exit code 0 for a good
-store (oddities are warnings), 1 for damage, one line each, 2 for what is no store. --html writes a page with plots and pictures.
+and what is odd. --check reads everything, and replays ten episodes where the task's simulator is installed and their seeds are known: do
+they end up where they were recorded, and succeed? Exit code 0 for a good store (oddities are warnings), 1 for damage, one line each, 2 for
+what is no store. --html writes a page with plots and pictures.
 
   dopr info data/pick_place.zarr
   dopr info data/pick_place.zarr --check
@@ -52,30 +53,31 @@ def is_store(path: str) -> bool:
 
 def _check(path: str) -> int:
     from dopr_robot.datasets import Store, check
-    from dopr_robot.errors import DamagedError
+    from dopr_robot.errors import DamagedError, DoprError
     from dopr_robot.evaluation.replay import replaying
 
-    why_not = None
+    why_not, replay = "", None
     with contextlib.ExitStack() as stack:
-        replay = None
         try:
             store = Store.open(path)
-            if not (store.seeds >= 0).any():
-                why_not = "no episode has a seed"
-            else:
+            if (store.seeds >= 0).any():
                 replay = stack.enter_context(replaying(store.attributes))
+            else:
+                why_not = "no episode has a seed"
         except DamagedError:
             why_not = "it is damaged"
-        except UserError as error:
+        except DoprError as error:  # no such task, or a simulator that can not be made
             why_not = str(error)
         report = check(path, replay=replay)
+    if why_not:
+        report.replays.why_not = why_not
     for finding in report.damage:
         print(finding)
     for finding in report.warnings:
         print(f"warning: {finding}")
     if not report.damage:
-        replayed = "replayed" if why_not is None else f"not replayed: {why_not}"
-        print(f"{path}: good" + (f", {len(report.warnings)} warnings" if report.warnings else "") + f" ({replayed})")
+        warnings = f", {len(report.warnings)} warnings" if report.warnings else ""
+        print(f"{path}: good{warnings} ({report.replays})")
     return 1 if report.damage else 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets.recording import Episode, read_store, write_store
 from dopr_robot.datasets.store import UNKNOWN, Store
-from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.files import replacing
 
 SATURATED_SHARE = 0.25
@@ -19,8 +19,51 @@ SATURATED_SHARE = 0.25
 REPLAY_TOLERANCE = 1e-3
 """Largest difference to a replay, in the observation's units, that is not worth a warning."""
 
-Replay = Callable[[Episode], dict[str, float]]
-"""Runs an episode's actions from its recorded start and says how far each observation ends up from the recorded one."""
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of an episode's actions when they were run again from its recorded start.
+
+    Attributes:
+        drift: of every observation that the store and the task share, its largest difference from the recorded one, in its own units.
+        success: whether the task says that it succeeded.
+    """
+
+    drift: Mapping[str, float]
+    success: bool
+
+
+Replay = Callable[[Episode], Replayed | None]
+"""Runs an episode's actions again; None: its start is not recorded. Raises DoprError where it can not."""
+
+
+@dataclass
+class Replays:
+    """What a check's replays came to.
+
+    Attributes:
+        episodes: that were replayed.
+        compared: observations that were compared with the recorded ones.
+        recorded, succeeded: episodes that say of themselves that they are successes, and those that were in replay.
+        unknown: episodes that say nothing of success.
+        why_not: why nothing was replayed, or no more.
+    """
+
+    episodes: int = 0
+    compared: tuple[str, ...] = ()
+    recorded: int = 0
+    succeeded: int = 0
+    unknown: int = 0
+    why_not: str = ""
+
+    def __str__(self) -> str:
+        """One line: what was replayed and compared."""
+        if not self.episodes:
+            return f"not replayed: {self.why_not}"
+        told = f"{self.recorded} recorded" if self.unknown < self.episodes else "none recorded"
+        what = f"{self.episodes} replayed: {', '.join(self.compared) or 'no observation'} compared, "
+        more = f"; {self.why_not}" if self.why_not else ""
+        return f"{what}{self.succeeded} of {self.episodes} succeed in replay and {told}{more}"
 
 
 @dataclass(frozen=True)
@@ -41,14 +84,15 @@ class Report:
 
     damage: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
+    replays: Replays = field(default_factory=Replays)
 
 
-def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: int = 3) -> Report:
+def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: int = 10) -> Report:
     """Read everything in a store and report what is wrong.
 
     Damage: ``episode_ends`` that do not increase, arrays shorter than they say, files missing or unreadable (the checksums of
     chunks are verified by reading them), NaN and inf, declared keys that are absent. Warnings: constant or saturated actions,
-    constant observations, seeds seen twice, replays that drift.
+    constant observations, seeds seen twice, replays that drift or do not succeed as recorded.
 
     Args:
         path: the store.
@@ -93,7 +137,7 @@ def _check_store(store: Store, report: Report, replay: Replay | None, replay_epi
         first, second = np.flatnonzero(store.seeds == seed)[:2]
         report.warnings.append(Finding("seed", f"{seed} is also episode {first}'s", int(second)))
     if replay is not None and not report.damage:
-        report.warnings += _check_replay(store, replay, replay_episodes)
+        report.warnings += _check_replay(store, replay, replay_episodes, report.replays)
 
 
 def repair(path: str | Path) -> list[str]:
@@ -197,12 +241,36 @@ def _oddities(store: Store, key: str, ranges: _Ranges) -> Iterator[Finding]:
             yield Finding(key, f"{what}, by up to {beyond.max():.3g}: they are cut when they are executed")
 
 
-def _check_replay(store: Store, replay: Replay, count: int) -> Iterator[Finding]:
+def _check_replay(store: Store, replay: Replay, count: int, replays: Replays) -> Iterator[Finding]:
     chosen = np.unique(np.linspace(0, store.num_episodes - 1, min(count, store.num_episodes)).astype(int))
+    compared: dict[str, None] = {}
     for index, episode in zip(chosen, read_store(store, chosen).episodes, strict=True):
-        for key, drift in replay(episode).items():
+        try:
+            found = replay(episode)
+        except DoprError as error:
+            replays.why_not = f"{error} (episode {index})"
+            break
+        if found is None:
+            continue
+        replays.episodes += 1
+        replays.succeeded += found.success
+        replays.recorded += bool(episode.success)
+        replays.unknown += episode.success is None
+        compared |= dict.fromkeys(found.drift)
+        for key, drift in found.drift.items():
             if not drift <= REPLAY_TOLERANCE:
                 yield Finding(key, f"a replay drifts by {drift:.3g}", int(index))
+        if episode.success is not None and episode.success != found.success:
+            words = {True: "succeeds", False: "fails"}
+            yield Finding(
+                "success", f"a replay {words[found.success]}, recorded is that it {words[episode.success]}", int(index)
+            )
+    replays.compared = tuple(compared)
+    if replays.episodes and not compared:
+        has = ", ".join(key for key in store.keys if key != "action")
+        yield Finding("replay", f"no observation was compared: the task gives none of the store's keys ({has})")
+    if not replays.episodes and not replays.why_not:
+        replays.why_not = "no episode has a seed"
 
 
 def _is_whole(store: Store, index: int) -> bool:

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
+from dopr_robot.datasets import closing  # noqa: F401 - zarr, at the interpreter's exit
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
 from dopr_robot.datasets.bounded import check_array
 from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, write_rows

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr_robot.envs.contract import check_start
 from dopr_robot.envs.registration import get_task, load_expert, make_vec
 
 
@@ -64,9 +65,14 @@ def demonstrations(
         keep_failures: yield episodes in which the expert failed too.
         make_expert: from the environment; None: the task's own.
         **kwargs: of the environment.
+
+    Raises:
+        UserError: the task has no expert, or ignores its seed.
+        SimulatorError: the simulator failed.
     """
     spec = get_task(name)
     make_expert = make_expert or load_expert(spec)
+    longest = kwargs.get("max_steps", spec.max_steps)  # a simulator need not have a limit of its own
     queue = zip(count(), seeds, strict=False)
     env = make_vec(name, num_envs, **kwargs)
     try:
@@ -87,6 +93,8 @@ def demonstrations(
                     running[copy] = (*job, np.random.default_rng((job[1], 1)))
                     fresh[copy], reset_seeds[copy] = True, job[1]
             if fresh.any():
+                if not started:
+                    check_start(env, spec, reset_seeds[0])
                 observation, _ = env.reset(seed=reset_seeds, options={"reset_mask": fresh} if started else None)  # type: ignore[arg-type]
                 started = True
             if isinstance(expert, RememberingExpert):
@@ -103,7 +111,8 @@ def demonstrations(
                     )
                     executed[copy] += scale * current[2].standard_normal(len(scale))
             observation, _, terminated, truncated, infos = env.step(np.clip(executed, low, high))
-            for copy in map(int, np.flatnonzero(terminated | truncated)):
+            timed_out = np.array([len(trace) >= longest for trace in traces])
+            for copy in map(int, np.flatnonzero(terminated | truncated | timed_out)):
                 ended = running[copy]
                 if ended is not None:
                     arrays = {key: np.stack([step[key] for step in traces[copy]]) for key in traces[copy][0]}

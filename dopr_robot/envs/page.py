@@ -1,10 +1,11 @@
 """The page of all tasks, docs/tasks.md: written from the registry, with a picture of each."""
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.envs.registration import TaskSpec, list_tasks, load_expert, make, make_vec
+from dopr_robot.envs.registration import TaskSpec, list_tasks, load, load_expert, make, make_vec
 
 WIDTH, HEIGHT = 240, 180
 PICTURES = "images/tasks"
@@ -79,7 +80,8 @@ def _section(title: str, specs: list[TaskSpec], docs: Path) -> str:
     return "\n".join([f"## {title}", install, *tables])
 
 
-def _task(spec: TaskSpec, docs: Path) -> str:
+def facts(spec: TaskSpec) -> list[tuple[str, str]]:
+    """What there is to say of a task, by name, in Markdown; without its options and its action's entries."""
     rows = [
         ("what", spec.description),
         ("kind, longest horizon", f"{spec.kind}, {spec.max_steps} control steps at {spec.control_hz:.4g} Hz"),
@@ -89,11 +91,29 @@ def _task(spec: TaskSpec, docs: Path) -> str:
         ("further figures", ", ".join(f"`{name}` ({how})" for name, how in spec.metrics.items())),
         ("expert", _expert(spec)),
         ("from few demonstrations", "`dopr collect --from STORE`" if spec.segments else ""),
-        ("options", "; ".join(f"`{name}`: {what}" for name, what in spec.options.items())),
         ("source", spec.source),
     ]
+    return [(name, value) for name, value in rows if value]
+
+
+def defaults(spec: TaskSpec) -> dict[str, Any]:
+    """What each option is where nobody sets it, as far as the entry point's signature says."""
+    made = load(spec.vector_entry_point or spec.entry_point)
+    found: dict[str, Any] = {}
+    for each in inspect.getmro(made) if inspect.isclass(made) else [made]:
+        if each is not object:
+            for name, parameter in inspect.signature(each).parameters.items():
+                if parameter.default is not parameter.empty:
+                    found.setdefault(name, parameter.default)
+    return {name: found[name] for name in spec.options if name in found}
+
+
+def _task(spec: TaskSpec, docs: Path) -> str:
+    *rows, source = facts(spec)
+    options = "; ".join(f"`{name}`: {what}" for name, what in spec.options.items())
+    rows += [("options", options), source] if options else [source]
     lines = [f"### {spec.id}", "", *_image(spec, docs), "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows if value]
+    lines += [f"| {name} | {value} |" for name, value in rows]
     return "\n".join([*lines, "", *_action(spec), ""])
 
 
@@ -112,22 +132,29 @@ def _image(spec: TaskSpec, docs: Path) -> Iterable[str]:
         yield ""
 
 
-def _action(spec: TaskSpec) -> list[str]:
+def action_rows(spec: TaskSpec) -> list[tuple[str, str, str, str]]:
+    """Entries, name, unit and range of an action's numbers; neighbours of the same unit and bounds share a row."""
     action = spec.action
     units = [action.units] * len(action.low) if isinstance(action.units, str) else list(action.units)
-    runs: list[list[Any]] = []  # neighbours of the same unit and bounds share a row
+    runs: list[list[Any]] = []
     for index, entry in enumerate(zip(units, action.low, action.high, strict=True)):
         if runs and runs[-1][2] == entry:
             runs[-1][1] = index
         else:
             runs.append([index, index, entry])
-    target = "absolute" if action.absolute else "relative"
     rows = []
     for first, last, (unit, low, high) in runs:
         names = action.names[first] if first == last else f"{action.names[first]} ... {action.names[last]}"
         entries = str(first) if first == last else f"{first}-{last}"
-        rows.append(f"| {entries} | {names} | {unit} | {low:g} to {high:g} |")
-    return [f"Action: {action.meaning} ({target}).", "", "| entry | name | unit | range |", "|---|---|---|---|", *rows]
+        rows.append((entries, names, unit, f"{low:g} to {high:g}"))
+    return rows
+
+
+def _action(spec: TaskSpec) -> list[str]:
+    target = "absolute" if spec.action.absolute else "relative"
+    rows = [f"| {' | '.join(row)} |" for row in action_rows(spec)]
+    head = ["| entry | name | unit | range |", "|---|---|---|---|"]
+    return [f"Action: {spec.action.meaning} ({target}).", "", *head, *rows]
 
 
 def _alike(specs: list[TaskSpec], docs: Path) -> str:

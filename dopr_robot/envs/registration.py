@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from dopr_robot.envs.faults import START_S, SimulatorError, ask, describe
 from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError
 from dopr_robot.registry import Registry
 
@@ -36,6 +38,14 @@ class ActionSpec:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        units = self.names if isinstance(self.units, str) else self.units
+        sizes = {len(each) for each in (self.names, units, self.low, self.high)}
+        if len(sizes) != 1 or not all(low < high for low, high in zip(self.low, self.high, strict=True)):
+            raise UserError(
+                f"action {self.meaning!r}: names, units, low and high have one entry each for a number of the action, and low < high"
+            )
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -52,8 +62,9 @@ class TaskSpec:
         entry_point: ``module:callable`` that makes one ``gymnasium.Env``.
         arguments: keywords that the entry point always gets.
         vector_entry_point: ``module:callable`` that makes the batched one, or None: copies of the single one in worker processes.
-        in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more.
-        expert: ``module:callable`` of the expert, or None.
+        in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more, and for
+            experts that read the simulator's own state. What crashes or hangs outside Python then takes the program along.
+        expert: ``module:class`` of the expert (:class:`~dopr_robot.envs.demonstrations.Expert`), or None.
         expert_success: share of 200 seeds on which it succeeded under the noise of collection, as measured; None: not measured.
         segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.generation`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
@@ -88,6 +99,16 @@ class TaskSpec:
     options: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     length: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("attain", "sustain"):
+            raise UserError(
+                f"{self.id}: kind {self.kind!r} is neither 'attain' (a goal is reached) nor 'sustain' (nothing fails)"
+            )
+        if self.control_hz <= 0 or self.max_steps < 1:
+            raise UserError(
+                f"{self.id}: control_hz={self.control_hz} and max_steps={self.max_steps} have to be positive"
+            )
 
     @property
     def name(self) -> str:
@@ -152,10 +173,14 @@ def make(name: str, **kwargs: Any) -> gymnasium.Env:
 
     Raises:
         UnknownNameError, MissingExtraError: no such task, or its package is not installed.
+        UserError: it does not keep to the contract, see :func:`dopr_robot.envs.contract.admit`.
+        SimulatorError: it can not be made.
     """
+    from dopr_robot.envs.contract import admit
+
     spec = get_task(name)
     spec.check_installed()
-    return _load(spec.entry_point)(**{**spec.arguments, **kwargs})
+    return admit(ask(load(spec.entry_point), seconds=START_S, **{**spec.arguments, **kwargs}), spec)
 
 
 def make_vec(
@@ -164,27 +189,39 @@ def make_vec(
     """``num_envs`` copies of a task as one vector environment.
 
     With the default mode a finished copy waits for ``reset(seed=[...], options={"reset_mask": bool[num_envs]})``.
+
+    Raises:
+        as :func:`make`. From then on a simulator's faults are :class:`~dopr_robot.envs.faults.SimulatorError`, wherever it runs.
     """
+    from dopr_robot.envs.contract import admit
+
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs} has to be at least 1")
     spec = get_task(name)
     spec.check_installed()
     if spec.vector_entry_point is not None:
-        return _load(spec.vector_entry_point)(num_envs=num_envs, autoreset_mode=autoreset_mode, **kwargs)
-    arguments = {**spec.arguments, **kwargs}
-    if spec.in_process:
-        single = _load(spec.entry_point)
-        return gymnasium.vector.SyncVectorEnv([lambda: single(**arguments)] * num_envs, autoreset_mode=autoreset_mode)
+        batched = load(spec.vector_entry_point)
+        return admit(ask(batched, num_envs=num_envs, autoreset_mode=autoreset_mode, seconds=START_S, **kwargs), spec)
     from dopr_robot.envs.workers import WorkerVectorEnv
 
-    return WorkerVectorEnv(spec, num_envs, autoreset_mode=autoreset_mode, **arguments)
+    arguments: dict[str, Any] = {"workers": 0} if spec.in_process else {}
+    arguments |= {**spec.arguments, **kwargs}
+    return admit(WorkerVectorEnv(spec, num_envs, autoreset_mode=autoreset_mode, **arguments), spec)
 
 
 def load_expert(spec: TaskSpec) -> Any:
-    """The expert's class. Raises UserError where the task has none."""
+    """The expert's class. Raises UserError where the task has none, or one without ``noise``: a replay reads it without making one."""
     if spec.expert is None:
         raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
-    return _load(spec.expert)
+    expert, size = load(spec.expert), len(spec.action.low)
+    shape = np.shape(getattr(expert, "noise", None))
+    if shape != (size,):
+        has = f"noise of shape {list(shape)}" if shape else "no noise"
+        raise UserError(
+            f"{spec.expert} has {has}: the class names the standard deviation of the noise that is injected on each of the {size} "
+            f"entries of an action (noise = np.full({size}, 0.05); zeros: none)"
+        )
+    return expert
 
 
 def load_segments(spec: TaskSpec) -> Any:
@@ -192,18 +229,20 @@ def load_segments(spec: TaskSpec) -> Any:
     if spec.segments is None:
         able = ", ".join(other.id for other in list_tasks() if other.segments)
         raise UserError(f"{spec.id} does not say how its demonstrations fall into segments (these do: {able})")
-    return _load(spec.segments)
+    return load(spec.segments)
 
 
-def _load(entry_point: str) -> Any:
-    module, name = entry_point.split(":")
+def load(entry_point: str) -> Any:
+    """What ``module:name`` names. Raises UserError where it can not be loaded."""
+    module, _, name = entry_point.partition(":")
     try:
-        return getattr(import_module(module), name)
-    except (AttributeError, ImportError, RuntimeError) as error:
+        return getattr(ask(import_module, module, seconds=START_S), name)
+    except (AttributeError, SimulatorError) as error:
+        cause = error.__cause__ or error
         asked = os.environ.get("MUJOCO_GL")
-        if not asked or "mujoco" in sys.modules:
-            raise
-        # Importing mujoco loads the OpenGL that the variable names, although nothing may be drawn.
-        raise UserError(
-            f"mujoco can not be loaded with MUJOCO_GL={asked} ({str(error).splitlines()[0]}): unset it, or set egl, osmesa, glfw or disable"
-        ) from error
+        if asked and "mujoco" not in sys.modules:
+            # Importing mujoco loads the OpenGL that the variable names, although nothing may be drawn.
+            said = str(cause).splitlines()[0]
+            mend = "unset it, or set egl, osmesa, glfw or disable"
+            raise UserError(f"mujoco can not be loaded with MUJOCO_GL={asked} ({said}): {mend}") from cause
+        raise UserError(f"{entry_point!r} can not be loaded ({describe(cause)}): it has to be module:name") from cause

@@ -1,8 +1,8 @@
-"""A simulator's single environments as one ``gymnasium.vector.VectorEnv``, in processes of their own.
+"""A simulator's single environments as one ``gymnasium.vector.VectorEnv``, in processes of their own or in this one.
 
 A simulator may leak, crash, or hold an OpenGL context that belongs to one process: here each worker makes its environments, and their
 contexts, itself. A worker is a fresh interpreter (no fork, so no inherited locks or contexts), ends with the process that started it,
-and is replaced when it dies.
+and is replaced when it dies. A simulator that is too light for that lives in this process, under the same contract.
 """
 
 import os
@@ -11,32 +11,25 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from dopr_robot.envs.registration import TaskSpec
-from dopr_robot.errors import DoprError, UserError
-
-START_S, STEP_S = 600.0, 300.0
-"""Longest time that a worker may take to load its simulator, and for a step or a reset, in seconds."""
-
-
-class SimulatorError(DoprError):
-    """A simulator raised, hung or died; what it said is the message."""
+from dopr_robot.envs.contract import need_dict
+from dopr_robot.envs.faults import START_S, STEP_S, SimulatorError, ask
+from dopr_robot.envs.registration import TaskSpec, load
+from dopr_robot.errors import UserError
 
 
 class WorkerVectorEnv(VectorEnv):
-    """N copies of a task in worker processes, as :func:`dopr_robot.envs.make_vec` gives it.
+    """N copies of a task in worker processes or in this one, as :func:`dopr_robot.envs.make_vec` gives it.
 
     Where a worker dies, hangs or raises, the call raises :class:`SimulatorError` and a new worker stands ready: its copies have to be
     reset, the others go on.
@@ -45,7 +38,7 @@ class WorkerVectorEnv(VectorEnv):
         task: which.
         num_envs: copies.
         autoreset_mode: as Gymnasium defines it. With ``DISABLED``, a finished copy stands still until ``reset`` with a ``reset_mask``.
-        workers: processes; None: one a core, at most one a copy.
+        workers: processes; None: one a core, at most one a copy; 0: the copies live in this process.
         **kwargs: of the single environment.
     """
 
@@ -61,9 +54,10 @@ class WorkerVectorEnv(VectorEnv):
         self.task, self.num_envs = task, num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = kwargs.get("render_mode")
-        count = min(num_envs, workers or len(os.sched_getaffinity(0)))
+        count = 1 if workers == 0 else min(num_envs, workers or len(os.sched_getaffinity(0)))
+        kind = _Here if workers == 0 else _Worker
         shares = np.array_split(np.arange(num_envs), count)
-        self._workers = [_Worker(task.entry_point, kwargs, [int(copy) for copy in share]) for share in shares]
+        self._workers = [kind(task.entry_point, kwargs, [int(copy) for copy in share]) for share in shares]
         try:
             made = [worker.answer(START_S) for worker in self._workers]
         except BaseException:
@@ -80,6 +74,16 @@ class WorkerVectorEnv(VectorEnv):
         """What every copy showed last, ``[N, ...]``; a scripted expert reads it."""
         self._waiting = np.ones(num_envs, bool)
         self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+
+    @property
+    def envs(self) -> list[gymnasium.Env]:
+        """The copies themselves, for an expert that reads more than :attr:`observation`. Raises UserError where they live elsewhere."""
+        (here, *_) = self._workers
+        if not isinstance(here, _Here):
+            raise UserError(
+                f"the copies of {self.task.id} live in processes of their own: its TaskSpec has to say in_process=True"
+            )
+        return [here.inside.envs[copy] for copy in here.copies]
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -240,37 +244,71 @@ class _Worker:
         self.said.close()
 
 
-def serve(descriptor: int) -> None:
-    """A worker's life: make the environments, then answer until the other end is closed."""
-    connection = Connection(descriptor)
-    envs: dict[int, gymnasium.Env] = {}
+class _Here:
+    """The copies that live in this process, asked as a worker is."""
 
-    def make(about: Any) -> Any:
+    def __init__(self, entry_point: str, kwargs: Mapping[str, Any], copies: list[int]) -> None:
+        self.copies, self._make = copies, (entry_point, dict(kwargs), copies)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.inside = _Copies()
+        self.ask("make", self._make)
+
+    def ask(self, what: str, about: Any) -> None:
+        self._asked = getattr(self.inside, what), about
+
+    def answer(self, seconds: float) -> Any:
+        """As a worker's."""
+        function, about = self._asked
+        return ask(function, about, seconds=seconds)
+
+    def replace(self) -> None:
+        """Make the copies anew: what a simulator has come to that raised, nobody knows."""
+        self.end()
+        self._begin()
+        self.answer(START_S)
+
+    def end(self) -> None:
+        for env in self.inside.envs.values():
+            with suppress(SimulatorError):
+                ask(env.close)
+
+
+class _Copies:
+    """The environments that live in one process, by the number of their copy."""
+
+    def __init__(self) -> None:
+        self.envs: dict[int, gymnasium.Env] = {}
+
+    def make(self, about: Any) -> Any:
         entry_point, kwargs, copies = about
-        module, name = entry_point.split(":")
         for copy in copies:
-            envs[copy] = getattr(import_module(module), name)(**kwargs)
-        first = envs[copies[0]]
-        assert isinstance(first.observation_space, spaces.Dict)
+            self.envs[copy] = load(entry_point)(**kwargs)
+        first = self.envs[copies[0]]
+        need_dict(first.observation_space, entry_point)
         return first.observation_space, first.action_space, dict(first.metadata)
 
-    def reset(seeds: Mapping[int, int | None]) -> Any:
-        return {copy: envs[copy].reset(seed=seed) for copy, seed in seeds.items()}
+    def reset(self, seeds: Mapping[int, int | None]) -> Any:
+        return {copy: self.envs[copy].reset(seed=seed) for copy, seed in seeds.items()}
 
-    def step(actions: Mapping[int, Any]) -> Any:
-        return {copy: envs[copy].step(action) for copy, action in actions.items()}
+    def step(self, actions: Mapping[int, Any]) -> Any:
+        return {copy: self.envs[copy].step(action) for copy, action in actions.items()}
 
-    def render(copies: Mapping[int, None]) -> Any:
-        return {copy: envs[copy].render() for copy in copies}
+    def render(self, copies: Mapping[int, None]) -> Any:
+        return {copy: self.envs[copy].render() for copy in copies}
 
-    answers: dict[str, Callable[[Any], Any]] = {"make": make, "reset": reset, "step": step, "render": render}
+
+def serve(descriptor: int) -> None:
+    """A worker's life: make the environments, then answer until the other end is closed."""
+    connection, inside = Connection(descriptor), _Copies()
     while True:
         try:
             what, about = connection.recv()
         except (EOFError, OSError, KeyboardInterrupt):
             os._exit(0)  # without the simulators' finalisers, which print or crash
         try:
-            reply = "ok", answers[what](about)
+            reply = "ok", getattr(inside, what)(about)
         except UserError as error:
             reply = "user_error", UserError(str(error))
         except Exception as error:

@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 
+from dopr_robot.envs.faults import describe
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.episode import INFERENCE_BATCH, Episode, Job, Queue
 from dopr_robot.evaluation.records import EpisodeRecord
@@ -146,6 +147,8 @@ class Group:
         ]
         try:
             observation, info = self.env.reset(seed=seeds, options={"reset_mask": mask.copy()})
+        except UserError:  # a task that does not keep to the contract does so in every episode
+            raise
         except Exception as error:
             raise EnvironmentFault(describe(error)) from error
         self.stale &= ~mask
@@ -188,6 +191,8 @@ class Group:
         executed = np.clip(planned[:, 0], space.low, space.high).astype(space.dtype)
         try:
             observation, reward, terminated, truncated, info = self.env.step(executed)
+        except UserError:  # a task that does not keep to the contract does so in every episode
+            raise
         except Exception as error:
             raise EnvironmentFault(describe(error)) from error
         self.stale |= terminated | truncated
@@ -225,12 +230,6 @@ def check_fit(policy: ActingPolicy, env: VectorEnv) -> None:
             raise UserError(
                 f"observation {key!r} has shape {list(given[key].shape)} in the task, {list(shape)} in the policy"
             )
-
-
-def describe(error: BaseException) -> str:
-    """Type and first line of an exception."""
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _of_copy(info: Mapping[str, Any], copy: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from dopr_robot.envs import TaskSpec, get_task, list_tasks, make_vec
+from dopr_robot.envs.contract import check_start
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import seeds, statistics
 from dopr_robot.evaluation.episode import Job
@@ -34,7 +35,7 @@ class Evaluation:
         env_options: further arguments of the task.
 
     Raises:
-        UserError: an unknown task, a horizon beyond the task's longest, a policy that does not fit.
+        UserError: an unknown task, a horizon beyond the task's longest, a policy that does not fit, a task that ignores its seed.
     """
 
     policy: ActingPolicy
@@ -50,10 +51,11 @@ class Evaluation:
         if self.episodes < 1:
             raise UserError(f"episodes={self.episodes} has to be at least 1")
         object.__setattr__(self, "horizons", statistics.check_horizons(self.horizons, self.spec.max_steps))
-        _ = self.jobs
+        first = self.jobs[0]
         env = self.make_env(1)
         try:
             check_fit(self.policy, env)
+            check_start(env, self.spec, first.seed)
         finally:
             env.close()
 

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Attributes, Episode
-from dopr_robot.datasets.check import Replay
+from dopr_robot.datasets.check import Replay, Replayed
 from dopr_robot.envs import get_task, make_vec
 from dopr_robot.envs.registration import load_expert, load_segments
 from dopr_robot.errors import UserError
@@ -46,30 +46,42 @@ def replaying(about: Attributes) -> Iterator[Replay]:
     """What replays the episodes of a store, for :func:`dopr_robot.datasets.check`.
 
     The task is reset to an episode's seed and its actions are executed, with the noise that was injected when they were collected
-    (a function of the seed). The result is the largest difference of each observation, over all steps, in its own units; it is
-    empty for an episode without a seed.
+    (a function of the seed), until they or the task come to an end. Observations of a name and a shape that the store has too are compared.
 
-    Raises UserError where the task is unknown, or its simulator not installed.
+    Raises UserError where the task is unknown, or its simulator not installed; the replay, where the actions are not the task's.
     """
     if about.task is None:
         raise UserError("the task is unknown")
+    spec = get_task(about.task)
     options = collection(about).get("options") or {}
-    env = make_vec(get_task(about.task).id, 1, **options)
+    env = make_vec(spec.id, 1, **options)
     space = env.single_action_space
     assert isinstance(space, Box)
 
-    def replay(episode: Episode) -> dict[str, float]:
+    def replay(episode: Episode) -> Replayed | None:
         if episode.seed is None or "action" not in episode.arrays:
-            return {}
-        observation, _ = env.reset(seed=[episode.seed])  # type: ignore[arg-type]
-        keys = [key for key in observation if key in episode.arrays]
-        drift = dict.fromkeys(keys, 0.0)
-        for step, action in enumerate(executed_actions(about, episode)):
-            for key in keys:
-                difference = np.abs(episode.arrays[key][step].astype(np.float64) - observation[key][0])
+            return None
+        actions = executed_actions(about, episode)
+        if actions.shape[1:] != space.shape:
+            raise UserError(f"the store's actions have shape {list(actions.shape[1:])}, the task's {list(space.shape)}")
+        observation, info = env.reset(seed=[episode.seed])  # type: ignore[arg-type]
+        recorded = {
+            key: episode.arrays[key].astype(np.float64)
+            for key, value in observation.items()
+            if key in episode.arrays and episode.arrays[key].shape[1:] == value.shape[1:]
+        }
+        drift = dict.fromkeys(recorded, 0.0)
+        success = bool(info["success"][0])
+        for step, action in enumerate(actions):
+            for key, values in recorded.items():
+                difference = np.abs(values[step] - observation[key][0])
                 drift[key] = max(drift[key], float(difference.max(initial=0.0)))
-            observation, *_ = env.step(np.clip(action, space.low, space.high)[None])
-        return drift
+            observation, _, terminated, truncated, info = env.step(np.clip(action, space.low, space.high)[None])
+            now = bool(info["success"][0])
+            success = success or now if spec.kind == "attain" else now
+            if terminated[0] or truncated[0]:
+                break
+        return Replayed(drift, success)
 
     try:
         yield replay

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 import torch
 from gymnasium.vector import VectorEnv
 
+from dopr_robot.envs.faults import describe
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.episode import INFERENCE_BATCH, Job, Queue
-from dopr_robot.evaluation.group import ActingPolicy, EnvironmentFault, Group, Observer, describe
+from dopr_robot.evaluation.group import ActingPolicy, EnvironmentFault, Group, Observer
 from dopr_robot.evaluation.records import EpisodeRecord
 
 logger = logging.getLogger(__name__)

@@ -2,13 +2,16 @@
 
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from dopr_robot.errors import DoprError, MissingExtraError, UserError
 from dopr_robot.study.work import work
+from dopr_robot.training.signals import deferred_signals
 
 Jobs = Sequence[Any]
 
@@ -42,7 +45,11 @@ def _in_pool(jobs: Jobs, workers: int) -> Iterator[tuple[int, Any]]:
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
     try:
-        futures = {pool.submit(work, job): position for position, job in enumerate(jobs)}
+        # A process that is left half started, or that Ctrl-C meets while it imports, leaves a traceback.
+        with deferred_signals() as pending, _deaf_children():
+            futures = {pool.submit(work, job): position for position, job in enumerate(jobs)}
+        if pending.signum is not None:
+            signal.raise_signal(pending.signum)
         while futures:
             done, _ = wait(futures, return_when=FIRST_COMPLETED)
             for future in done:
@@ -58,6 +65,19 @@ def _in_pool(jobs: Jobs, workers: int) -> Iterator[tuple[int, Any]]:
             set(multiprocessing.active_children()) - before
         ):  # stopped half-way: they save their state on SIGTERM
             child.terminate()
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started meanwhile never get SIGINT: Ctrl-C, which a terminal sends to all, is for this one, which ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _on_ray(jobs: Jobs, address: str, threads: int) -> Iterator[tuple[int, Any]]:

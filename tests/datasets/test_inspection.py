@@ -23,23 +23,54 @@ def test_a_collected_store_replays_with_the_noise_it_was_collected_under(collect
     episode = Episode(store.episode(0), int(store.seeds[0]))
     assert not np.allclose(executed_actions(store.attributes, episode), episode.arrays["action"], atol=1e-4)
     with replaying(store.attributes) as replay:
-        assert replay(episode)["state"] < 1e-5
+        assert replay(episode).drift["state"] < 1e-5 and replay(episode).success
         episode.arrays["action"][5:, 0] += 0.3
-        assert replay(episode)["state"] > 0.01
-        assert replay(Episode(episode.arrays)) == {}
+        assert replay(episode).drift["state"] > 0.01
+        assert replay(Episode(episode.arrays)) is None
     assert main(["info", str(collected), "--check"]) == 0
     said = capsys.readouterr().out
-    assert said.endswith("(replayed)\n") and "drifts" not in said
+    assert said.endswith("(2 replayed: state compared, 2 of 2 succeed in replay and 2 recorded)\n")
 
 
-def test_a_store_that_drifts_is_told(collected, tmp_path, capsys):
+def rewritten(collected, out, change, **attributes):
+    """The store with its episodes and attributes changed."""
     from dopr_robot.datasets import Recording, read_store, write_store
 
     recording = read_store(Store.open(collected))
-    quiet = Attributes.from_json({**recording.attributes.to_json(), "carried": {}})
-    write_store(Recording(quiet, recording.episodes), tmp_path / "quiet.zarr")
-    assert main(["info", str(tmp_path / "quiet.zarr"), "--check"]) == 0
+    about = Attributes.from_json({**recording.attributes.to_json(), **attributes})
+    write_store(Recording(about, map(change, recording.episodes)), out)
+    return str(out)
+
+
+def test_a_store_that_drifts_is_told(collected, tmp_path, capsys):
+    assert main(["info", rewritten(collected, tmp_path / "quiet.zarr", lambda each: each, carried={}), "--check"]) == 0
     assert "warning: state: a replay drifts by" in capsys.readouterr().out
+
+
+def test_where_no_observation_can_be_compared_success_still_is(collected, tmp_path, capsys):
+    """Another name for the observations and negated actions: what nothing was compared with does not pass for replayed."""
+
+    def negated(episode):
+        arrays = {"observation": episode.arrays["state"], "action": -episode.arrays["action"]}
+        return Episode(arrays, episode.seed, episode.success)
+
+    path = rewritten(collected, tmp_path / "n.zarr", negated, carried={}, observations=["observation"])
+    assert main(["info", path, "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: success: a replay fails, recorded is that it succeeds (episode 1)" in said
+    assert "warning: replay: no observation was compared: the task gives none of the store's keys (observation)" in said
+    assert said.endswith("(2 replayed: no observation compared, 0 of 2 succeed in replay and 2 recorded)\n")
+
+
+def test_actions_that_are_not_the_tasks_are_not_replayed(collected, tmp_path, capsys):
+    def short(episode):
+        return Episode(episode.arrays | {"action": episode.arrays["action"][:, :3]}, episode.seed)
+
+    about = Store.open(collected).attributes.to_json()["action"]
+    action = about | {name: list(about[name][:3]) for name in ("units", "names", "low", "high")}
+    path = rewritten(collected, tmp_path / "s.zarr", short, carried={}, action=action)
+    assert main(["info", path, "--check"]) == 0
+    assert "(not replayed: the store's actions have shape [3], the task's [8] (episode 0))" in capsys.readouterr().out
 
 
 def test_why_nothing_was_replayed_is_said(tmp_path, capsys):
