@@ -1,7 +1,5 @@
 """Tasks by name: what a task means, how it is made, and which package it needs. Importing this loads no simulator."""
 
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,6 +9,7 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from dopr_robot.envs.rendering import load_mujoco
 from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError
 from dopr_robot.registry import Registry
 
@@ -192,11 +191,6 @@ def _load(entry_point: str) -> Any:
     module, name = entry_point.split(":")
     try:
         return getattr(import_module(module), name)
-    except (AttributeError, ImportError, RuntimeError) as error:
-        asked = os.environ.get("MUJOCO_GL")
-        if not asked or "mujoco" in sys.modules:
-            raise
-        # Importing mujoco loads the OpenGL that the variable names, although nothing may be drawn.
-        raise UserError(
-            f"mujoco can not be loaded with MUJOCO_GL={asked} ({str(error).splitlines()[0]}): unset it, or set egl, osmesa, glfw or disable"
-        ) from error
+    except (AttributeError, ImportError, RuntimeError):
+        load_mujoco()  # where that is what failed, it says why
+        raise

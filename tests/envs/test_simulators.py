@@ -67,3 +67,13 @@ def test_an_environment_that_a_robomimic_file_names():
     assert observation["object"].shape == (10,)
     assert not env.step(env.action_space.sample())[4]["success"]
     env.close()
+
+
+def test_robosuite_is_quiet_until_something_is_wrong():
+    script = (
+        "import logging; from dopr_robot.envs import make; make('robosuite/Lift-v0').close(); "
+        "logging.getLogger('robosuite_logs').error('the gripper is gone')"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "the gripper is gone" in done.stderr
