@@ -53,7 +53,10 @@ class TaskSpec:
         vector_entry_point: ``module:callable`` that makes the batched one, or None: copies of the single one in worker processes.
         in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more.
         expert: ``module:callable`` of the expert, or None.
-        expert_success: share of 200 seeds on which it succeeded under the noise of collection, as measured; None: not measured.
+        expert_success: share of the seeds below ``expert_seeds`` on which it succeeded under the noise of collection, as
+            ``benchmarks/expert_success.py`` measures it; None: not measured.
+        expert_seeds: see ``expert_success``.
+        expert_fault: where it fails, and why; "": nothing is known.
         segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.generation`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
@@ -78,6 +81,8 @@ class TaskSpec:
     in_process: bool = False
     expert: str | None = None
     expert_success: float | None = None
+    expert_seeds: int = 200
+    expert_fault: str = ""
     segments: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
