@@ -4,15 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_SIM ?= .venv-sim
 BIN := $(VENV)/bin
+SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
-.PHONY: demo test setup setup-test setup-sim lint clean
+.PHONY: demo test test-slow setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
 
 test: setup-test setup-sim  ## everything that is checked
-	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal -m "not sim"
-	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m sim $$(grep -rl mark.sim tests --include='test_*.py')
+	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal -m "not sim and not slow"
+	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m "sim and not slow" $(SIM_TESTS)
+
+test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, pictures of gym-aloha
+	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
 
 lint: setup-test
 	$(BIN)/ruff format .

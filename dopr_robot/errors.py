@@ -4,6 +4,7 @@ The command turns a :class:`UserError` into that line on stderr and exit code 2;
 """
 
 import difflib
+import logging
 from collections.abc import Iterable
 
 LISTED = 20
@@ -54,3 +55,11 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     by_bare = {bare(candidate): candidate for candidate in known}
     match = difflib.get_close_matches(bare(name), by_bare, n=1, cutoff=0.5)
     return by_bare[match[0]] if match else None
+
+
+def errors_only(record: logging.LogRecord) -> bool:
+    """A filter for the logger of a package that warns of its own set-up whenever it is imported: what it reports as an error passes.
+
+    A filter and not a level, since such a package sets the level of its logger anew while it is imported.
+    """
+    return record.levelno >= logging.ERROR

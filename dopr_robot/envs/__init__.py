@@ -2,7 +2,7 @@
 
 from dopr_robot.envs import specs
 from dopr_robot.envs.adapters import aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite
-from dopr_robot.envs.demonstrations import Demonstration, Expert, demonstrations
+from dopr_robot.envs.demonstrations import Demonstration, Expert, demonstrations, measure_expert
 from dopr_robot.envs.registration import (
     TASKS,
     ActionSpec,
@@ -34,6 +34,7 @@ __all__ = [
     "load_segments",
     "make",
     "make_vec",
+    "measure_expert",
     "recorded_task",
     "register_task",
 ]

@@ -32,6 +32,19 @@ class RememberingExpert(Protocol):
         ...
 
 
+def measure_expert(name: str, seeds: Iterable[int], *, noise: float | None = None, **kwargs: Any) -> float:
+    """The share of ``seeds`` on which the task's expert succeeds.
+
+    Args:
+        name: a task.
+        seeds: one an episode.
+        noise: multiple of the noise that :func:`demonstrations` injects; None: 1.
+        **kwargs: see :func:`demonstrations`.
+    """
+    episodes = demonstrations(name, seeds, noise=noise, keep_failures=True, **kwargs)
+    return float(np.mean([episode.success for episode in episodes]))
+
+
 @dataclass(frozen=True)
 class Demonstration:
     """One episode: ``arrays`` holds every observation and ``action``, ``[T, ...]``; ``meta`` what an expert noted."""

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ HEAD = """# Tasks
 Written by `dopr tasks --page docs/tasks.md`; do not edit. A task is named by its id, ours also by the bare name (`PickPlace`).
 *Attain*: success at horizon h is success reached by control step h. *Sustain*: success at horizon h is no failure up to step h.
 Options are keywords of `dopr_robot.envs.make_vec`, and `--option NAME=VALUE` of `dopr collect`.
+How often an expert succeeds is measured by `benchmarks/expert_success.py`, on the first seeds of what `dopr collect` draws from and under
+the noise that it injects.
 """
+NOTES = {
+    "metaworld": """`reset(seed=...)` draws objects and goal from the space that the package's benchmark MT1 draws its tasks from.
+The goal is `state[36:39]`. Demonstrations, runs and records in which it is 0 from the second step on were made while this adapter hid it:
+they are of another task, on which most of the experts fail, and are to be made anew.""",
+    "robosuite": """What robosuite draws while it builds a model (the size of Lift's cube, 4 to 4.4 cm; the hammer of Transport) is drawn
+once, from seed 0; positions vary with the seed.""",
+}
+"""What has to be known of an extra's tasks."""
 
 
 def write_page(path: Path) -> list[str]:
@@ -77,7 +88,8 @@ def _section(title: str, specs: list[TaskSpec], docs: Path) -> str:
     install = f"\n`pip install 'dopr-robot[{specs[0].extra}]'`\n" if specs[0].extra else ""
     alike = len(specs) > 20  # a benchmark of tasks that differ in their scene alone: one table for all
     tables = [_alike(specs, docs)] if alike else [_task(spec, docs) for spec in specs]
-    return "\n".join([f"## {title}", install, *tables])
+    note = f"{NOTES[specs[0].extra]}\n" if specs[0].extra in NOTES else ""
+    return "\n".join([f"## {title}", install, *filter(None, [note]), *tables])
 
 
 def facts(spec: TaskSpec) -> list[tuple[str, str]]:
@@ -122,8 +134,8 @@ def _expert(spec: TaskSpec) -> str:
         return "none"
     name = f"`{(spec.expert or '').split(':')[1]}`"
     if spec.expert_success is None:
-        return f"{name}, the package's own"
-    return f"{name}, success {spec.expert_success:.1%} on 200 seeds under the noise that `dopr collect` injects"
+        return name
+    return f"{name}, success {spec.expert_success:.1%} on {spec.expert_seeds} seeds"
 
 
 def _image(spec: TaskSpec, docs: Path) -> Iterable[str]:
@@ -158,18 +170,22 @@ def _action(spec: TaskSpec) -> list[str]:
 
 
 def _alike(specs: list[TaskSpec], docs: Path) -> str:
-    first = specs[0]
+    first = replace(specs[0], expert_success=None)
     common = _task(first, docs).splitlines()
     kept = [line for line in common if not line.startswith(("### ", "![", "| what"))]
     cells = []
     for spec in specs:
-        images = list(_image(spec, docs))
-        cells.append((images[0] + "<br>" if images else "") + f"`{spec.id}`")
-    rows = ["| | | | |", "|---|---|---|---|"]
+        success = [] if spec.expert_success is None else [f"expert {spec.expert_success:.0%}"]
+        cells.append("<br>".join([*list(_image(spec, docs))[:1], f"`{spec.id}`", *success]))
+    rows = ["", "| | | | |", "|---|---|---|---|"]
     for start in range(0, len(cells), 4):
         rows.append("| " + " | ".join([*cells[start : start + 4], *[""] * (4 - len(cells[start : start + 4]))]) + " |")
     count = f"{len(specs)} tasks; success is what the package's reward says; objects and goal vary with the seed."
-    return "\n".join([count, *kept, *rows, ""])
+    if first.has_expert:
+        count += f" Under each picture: how often the package's own expert succeeds, on {first.expert_seeds} seeds."
+    faults = [f"- `{spec.id}`: {spec.expert_fault}" for spec in specs if spec.expert_fault]
+    known = ["", "Where the experts fail:", "", *faults] if faults else []
+    return "\n".join([count, *kept, *rows, *known, ""])
 
 
 def _save(frame: Any, file: Path) -> None:

@@ -1,7 +1,5 @@
 """Tasks by name: what a task means, how it is made, and which package it needs. Importing this loads no simulator."""
 
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,6 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from dopr_robot.envs.faults import START_S, SimulatorError, ask, describe
+from dopr_robot.envs.rendering import load_mujoco
 from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError
 from dopr_robot.registry import Registry
 
@@ -65,7 +64,10 @@ class TaskSpec:
         in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more, and for
             experts that read the simulator's own state. What crashes or hangs outside Python then takes the program along.
         expert: ``module:class`` of the expert (:class:`~dopr_robot.envs.demonstrations.Expert`), or None.
-        expert_success: share of 200 seeds on which it succeeded under the noise of collection, as measured; None: not measured.
+        expert_success: share of the seeds below ``expert_seeds`` on which it succeeded under the noise of collection, as
+            ``benchmarks/expert_success.py`` measures it; None: not measured.
+        expert_seeds: see ``expert_success``.
+        expert_fault: where it fails, and why; "": nothing is known.
         segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.generation`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
@@ -90,6 +92,8 @@ class TaskSpec:
     in_process: bool = False
     expert: str | None = None
     expert_success: float | None = None
+    expert_seeds: int = 200
+    expert_fault: str = ""
     segments: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
@@ -239,10 +243,6 @@ def load(entry_point: str) -> Any:
         return getattr(ask(import_module, module, seconds=START_S), name)
     except (AttributeError, SimulatorError) as error:
         cause = error.__cause__ or error
-        asked = os.environ.get("MUJOCO_GL")
-        if asked and "mujoco" not in sys.modules:
-            # Importing mujoco loads the OpenGL that the variable names, although nothing may be drawn.
-            said = str(cause).splitlines()[0]
-            mend = "unset it, or set egl, osmesa, glfw or disable"
-            raise UserError(f"mujoco can not be loaded with MUJOCO_GL={asked} ({said}): {mend}") from cause
+        if not isinstance(cause, ModuleNotFoundError):
+            load_mujoco()  # where that is what failed, it says why
         raise UserError(f"{entry_point!r} can not be loaded ({describe(cause)}): it has to be module:name") from cause

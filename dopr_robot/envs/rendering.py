@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from dopr_robot.errors import UserError
 
-_PROBE = "import mujoco; c = mujoco.GLContext(16, 16); c.make_current(); c.free()"
+_PROBE = """
+import mujoco
+context = mujoco.GLContext(16, 16)
+context.make_current()
+drawing = mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
+print(mujoco.GLContext.__module__.rpartition(".")[2])
+drawing.free()
+context.free()
+"""
+"""It prints the name of the module that mujoco takes for what is asked for (``EGL``, ``on``, ``glx``), and makes a drawing's context, since
+without one a window without a screen seems to work."""
 
 
 @cache
@@ -31,19 +41,39 @@ def choose_backend() -> str:
         import_module("triton._C.libtriton")
     asked = os.environ.get("MUJOCO_GL")
     for backend in [asked] if asked else ["egl", "osmesa", "glfw"]:
-        tried = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE],
-            env={**os.environ, "MUJOCO_GL": backend},
-            capture_output=True,
-            timeout=60,
-            check=False,
+        with suppress(subprocess.TimeoutExpired):
+            tried = subprocess.run(
+                [sys.executable, "-P", "-c", _PROBE],
+                env={**os.environ, "MUJOCO_GL": backend},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            if tried.returncode == 0:
+                return tried.stdout.strip()
+    if asked:
+        raise UserError(
+            f"nothing can be drawn with MUJOCO_GL={asked} here: unset it (EGL, OSMesa and a window are tried then), "
+            "or go without pictures (--video 0)"
         )
-        if tried.returncode == 0:
-            return backend
     raise UserError(
-        f"no OpenGL works here ({f'MUJOCO_GL={asked}' if asked else 'EGL, OSMesa and a window were tried'}): "
+        "no OpenGL works here (EGL, OSMesa and a window were tried): "
         "apt-get install libegl1 libgl1-mesa-dri (or libosmesa6), or go without pictures (--video 0)"
     )
+
+
+def load_mujoco() -> None:
+    """Import MuJoCo, which loads the OpenGL that MUJOCO_GL names although nothing may be drawn. Raises UserError where that fails."""
+    try:
+        import_module("mujoco")
+    except (AttributeError, ImportError, RuntimeError) as error:
+        asked = os.environ.get("MUJOCO_GL")
+        if not asked:
+            raise
+        raise UserError(
+            f"mujoco can not be loaded with MUJOCO_GL={asked} ({str(error).splitlines()[0]}): unset it, or set egl, osmesa, glfw or disable"
+        ) from error
 
 
 def _use_backend(backend: str) -> None:

@@ -30,7 +30,7 @@ from dopr_robot.datasets.formats.format import FORMATS, Format, natural, one_lin
 from dopr_robot.datasets.formats.robomimic import NAME as ROBOMIMIC
 from dopr_robot.datasets.formats.robomimic import ROBOSUITE, Environment, controller_action, environment
 from dopr_robot.datasets.recording import Episode, Recording
-from dopr_robot.errors import MissingExtraError, UserError
+from dopr_robot.errors import MissingExtraError, UserError, errors_only
 
 NAME = "robosuite"
 EXPECTED = "data/demo_<n> with states, actions and the attribute model_file"
@@ -118,11 +118,11 @@ def _environment(data: h5py.Group) -> Environment:
 
 def _make(path: Path, name: str, options: Mapping[str, Any]) -> Any:
     """The environment, without cameras."""
+    logging.getLogger("robosuite_logs").addFilter(errors_only)
     try:
         import robosuite
     except ImportError:
         raise MissingExtraError("rebuilding observations by replay", "robosuite") from None
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     options = dict(options)
     configs = options.get("controller_configs")
     blind = {"has_renderer": False, "has_offscreen_renderer": False, "use_camera_obs": False, "ignore_done": True}

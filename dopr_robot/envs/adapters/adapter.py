@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dopr_robot.envs.registration import TaskSpec
+from dopr_robot.envs.rendering import choose_backend, load_mujoco
 from dopr_robot.errors import UserError
 
 
@@ -78,14 +79,13 @@ def prepare_rendering(render_mode: str | None, needed: bool = False) -> None:
     """Let the simulator that is about to be imported make its OpenGL contexts as this machine can, in the process that calls.
 
     Raises:
-        UserError: a mode that is no picture, or no OpenGL works.
+        UserError: a mode that is no picture, no OpenGL works, or MuJoCo can not be loaded with the one that is asked for.
     """
     if render_mode not in (None, "rgb_array"):
         raise UserError(f"render_mode={render_mode!r}: simulators render to 'rgb_array' only")
     if render_mode or needed:
-        from dopr_robot.envs.rendering import choose_backend
-
         backend = choose_backend()
         os.environ["MUJOCO_GL"] = backend
         if backend in ("egl", "osmesa"):
             os.environ["PYOPENGL_PLATFORM"] = backend
+    load_mujoco()

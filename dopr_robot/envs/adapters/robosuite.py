@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
 from dopr_robot.envs.generation import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
-from dopr_robot.errors import UserError
+from dopr_robot.errors import UserError, errors_only
 
 _ONE_ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 _TWO_ARMS = (*_ONE_ARM, "robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
@@ -73,9 +73,9 @@ def make(
 ) -> gymnasium.Env:
     """One environment: the task's own, or the one that ``env_args`` describes (``{"env_name": ..., "env_kwargs": {...}}``)."""
     prepare_rendering(render_mode)
+    logging.getLogger("robosuite_logs").addFilter(errors_only)
     import robosuite
 
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     spec = get_task(task_id)
     described = dict(env_args or {})
     name = str(described.get("env_name", package_name))

@@ -1,0 +1,41 @@
+"""How often the experts succeed: `expert_success` of the tasks, shown by docs/tasks.md.
+
+The first N seeds of what `dopr collect` draws from, with its noise on the executed action, or with a share of it (`--noise 0`: none).
+A line is printed, and appended to the file, as a task is done; a task that is in the file already is left out, so that the same call goes
+on where it stopped.
+
+    python benchmarks/expert_success.py --extra metaworld --json experts.jsonl
+    python benchmarks/expert_success.py --tasks metaworld/shelf-place-v3 --noise 0
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from dopr_robot.envs import get_task, list_tasks, measure_expert
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", help="ids; without: all that have an expert")
+    parser.add_argument("--extra", help="only the tasks of this extra")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--noise", type=float, default=1.0, help="share of the expert's own")
+    parser.add_argument("--json", type=Path, help="a file of lines to go on with")
+    args = parser.parse_args()
+    done = args.json.read_text().splitlines() if args.json and args.json.exists() else []
+    known = {(row["task"], row["noise"], row["seeds"]) for row in map(json.loads, done)}
+    specs = [get_task(name) for name in args.tasks] if args.tasks else list_tasks()
+    for spec in specs:
+        if args.extra not in (None, spec.extra) or not spec.has_expert or (spec.id, args.noise, args.seeds) in known:
+            continue
+        share = measure_expert(spec.id, range(args.seeds), noise=args.noise)
+        line = json.dumps({"task": spec.id, "noise": args.noise, "seeds": args.seeds, "success": share})
+        print(line, flush=True)
+        if args.json:
+            with args.json.open("a") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
