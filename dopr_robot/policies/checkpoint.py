@@ -15,10 +15,11 @@ from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import PolicySpec
 
-FORMAT_VERSION = 2
-"""What is written: 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults."""
+FORMAT_VERSION = 3
+"""What is written. 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults. 3 added the
+demonstrations' limits to the normalisation, diffusion's ``time_steps``, and every option that was left at its default."""
 
-READS = (1, 2)
+READS = (1, 2, 3)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
 
@@ -34,6 +35,14 @@ def save_policy(policy: Policy, folder: Path) -> None:
     save_file(weights, folder / WEIGHTS)
     description = {"format_version": FORMAT_VERSION, **policy.spec.to_json(), "policy": asdict(policy.config)}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def of_former_release(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a policy that was trained before format 3, with what was fixed then and is an option since."""
+    objective = config.get("objective")
+    if not isinstance(objective, Mapping) or objective.get("name") != "diffusion" or "time_steps" in objective:
+        return dict(config)
+    return {**config, "objective": {**objective, "time_steps": objective.get("train_steps", 100)}}
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -78,10 +87,12 @@ def load_policy(
     version = description.get("format_version")
     if version not in READS:
         raise UserError(
-            f"{folder / DESCRIPTION} has format_version {version}, this dopr-robot reads {' and '.join(map(str, READS))}: "
+            f"{folder / DESCRIPTION} has format_version {version}, this dopr-robot reads {', '.join(map(str, READS))}: "
             "open it with the release that wrote it"
         )
     config = dict(description["policy"])
+    if version < 3:
+        config = of_former_release(config)
     if acting:
         config["acting"] = {**config.get("acting", {}), **acting}
     policy = make_policy(config, PolicySpec.from_json(description))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -259,14 +259,20 @@ class PairPolicy(Policy):
         self.encoder = Encoder(
             {key: ArraySpec(shapes[key], each.dtype) for key, each in spec.observations.items()}, config.encoder
         )
-        # The file of pretrained weights has done its work: a checkpoint must not ask for it.
-        self.config = replace(config, encoder=replace(config.encoder, weights=None))
         sizes = Sizes(shapes["action"][0], spec.horizon, self.encoder.output_dim, spec.n_obs_steps)
-        self.objective: Objective = objective.build(
-            options(objective.config, config.objective, "policy.objective"), sizes
+        of_objective = options(objective.config, config.objective, "policy.objective")
+        of_network = options(network.config, config.network, "policy.network")
+        self.config = replace(
+            config,
+            # The file of pretrained weights has done its work: a checkpoint must not ask for it.
+            encoder=replace(config.encoder, weights=None),
+            # In full, so that a checkpoint keeps its meaning where a default changes.
+            objective=asdict(of_objective),
+            network=asdict(of_network),
         )
+        self.objective: Objective = objective.build(of_objective, sizes)
         self.network = network.build(
-            options(network.config, config.network, "policy.network"),
+            of_network,
             input_dim=self.objective.input_dim,
             output_dim=self.objective.output_dim,
             horizon=spec.horizon,

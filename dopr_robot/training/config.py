@@ -20,6 +20,7 @@ from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.files import replacing
 from dopr_robot.optim import optimizer_names, optimizer_options
 from dopr_robot.policies import POLICIES
+from dopr_robot.policies.checkpoint import of_former_release
 
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 AT_LEAST = {
@@ -203,6 +204,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is no configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))} is expected"
         )
+    # A run of a release before goes on as it began. A run's file has every option, so what it lacks was none yet.
+    if (path.parent / "checkpoints").is_dir() and isinstance(values.get("policy"), dict):
+        values["policy"] = of_former_release(values["policy"])
     return values
 
 

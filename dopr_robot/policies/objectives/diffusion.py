@@ -25,6 +25,9 @@ class DiffusionConfig:
         sampler: ``ddim``, ``ddpm`` or ``dpm_solver`` (DPM-Solver++ of order 2).
         steps: network calls when acting.
         clip: bound on the normalised actions, applied to every estimate of the clean sample (as Diffusion Policy does), or null.
+        time_steps: the network is handed step n of the schedule as time ``n / time_steps``, of which its features are those of
+            ``1000 t``. At 1000 they are those of n itself, as Diffusion Policy's are, however long the schedule is. Checkpoints of
+            formats 1 and 2 were trained with ``train_steps`` here.
     """
 
     name: str = "diffusion"
@@ -34,6 +37,7 @@ class DiffusionConfig:
     sampler: str = "ddim"
     steps: int = 10
     clip: float | None = 1.0
+    time_steps: int = 1000
 
 
 class Diffusion(Objective):
@@ -86,7 +90,7 @@ class Diffusion(Objective):
         return x if held is None else held.over(x)
 
     def _time(self, step: Tensor, like: Tensor) -> Tensor:
-        return step.to(like.dtype) / self.config.train_steps
+        return step.to(like.dtype) / self.config.time_steps
 
     def _scheduler(self, sampler: str) -> Any:
         import diffusers  # takes seconds to import, so only a diffusion policy pays for it
