@@ -1,6 +1,7 @@
 """A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ FORMAT_VERSION = 3
 """What is written. 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults. 3 added the
 demonstrations' limits to the normalisation, diffusion's ``time_steps``, and every option that was left at its default."""
 
+LOG = logging.getLogger(__name__)
 READS = (1, 2, 3)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
@@ -102,4 +104,11 @@ def load_policy(
         raise DamagedError(
             f"{folder / WEIGHTS} does not load ({str(error).splitlines()[0]}): use an earlier checkpoint"
         ) from None
+    clip = getattr(policy.config, "objective", {}).get("clip")
+    if version < 3 and clip is not None and (mode := policy.normalizer.modes["action"]) != "minmax":
+        LOG.warning(
+            "%s is of format %d, which does not say how far the demonstrations' actions went: under normalization=%s and "
+            "objective.clip=%g they are held within %g of its zero, as they were; train again for the demonstrations' own limits",
+            folder, version, mode, clip, clip,
+        )  # fmt: skip
     return policy.to(device).eval()

@@ -15,10 +15,11 @@ from dopr_robot.policies.acting import Acting, ActingConfig, Memory
 from dopr_robot.policies.encoders import Encoder, EncoderConfig, is_image
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.normalization import Normalizer
-from dopr_robot.policies.objectives import OBJECTIVES, Held, Objective, Sizes
+from dopr_robot.policies.objectives import OBJECTIVES, Held, Limits, Objective, Sizes
 from dopr_robot.policies.objectives.sampling import Generators
 from dopr_robot.policies.options import options
 from dopr_robot.policies.representation import ActionsConfig, Representation
+from dopr_robot.policies.scaling import hardly_moved
 from dopr_robot.policies.spec import ArraySpec, PolicySpec
 
 Batch = Mapping[str, Any]
@@ -129,6 +130,12 @@ class Policy(nn.Module, ABC):
             found, [key for key in self.normalizer.keys if key != "action" or not self.representation.covered]
         )
 
+    def hardly_moved(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[int]]:
+        """By key, the entries (as the network reads them) that hardly moved and are not stretched to the full range."""
+        found, modes = self.representation.statistics(statistics), self.normalizer.modes
+        still = {key: hardly_moved(found[key], mode) for key, mode in modes.items() if mode != "none"}
+        return {key: entries for key, entries in still.items() if entries}
+
     def fit(self, batches: Iterable[Batch]) -> None:
         """Take what is found in the training split and not by gradient, after :meth:`fit_normalizer`. Nothing, for most policies.
 
@@ -211,7 +218,7 @@ class Policy(nn.Module, ABC):
     def _normalized(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         read = {key: self.representation.read(key, observation[key]) for key in self.spec.observations}
         return {
-            key: self.normalizer.normalize(key, value) if key in self.normalizer.keys else value
+            key: self.normalizer.observe(key, value) if key in self.normalizer.keys else value
             for key, value in read.items()
         }
 
@@ -298,4 +305,5 @@ class PairPolicy(Policy):
             # In a tuple, so that the compiled module is no second child; training keeps the network as it is.
             self._compiled = (torch.compile(self.network, mode=mode),)
         network: Any = self._compiled[0] if self._compiled else self.network
-        return self.objective.sample(network, self.encoder(observation), generator, held)
+        limits = Limits(*self.normalizer.limits("action"))
+        return self.objective.sample(network, self.encoder(observation), generator, limits, held)

@@ -21,8 +21,8 @@ from dopr_robot.files import replacing
 from dopr_robot.optim import optimizer_names, optimizer_options
 from dopr_robot.policies import POLICIES
 from dopr_robot.policies.checkpoint import of_former_release
+from dopr_robot.training.schedule import SCHEDULES
 
-SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 AT_LEAST = {
     "steps": 1,
     "batch_size": 1,
@@ -77,7 +77,7 @@ class TrainingConfig:
         steps: optimizer steps.
         batch_size: windows a step, all processes together.
         accumulate: pieces in which a process takes its share of the batch: the same result in less memory.
-        schedule: of the learning rate after the warm-up; one of diffusers' (:data:`SCHEDULES`).
+        schedule: of the learning rate after the warm-up; one of :data:`SCHEDULES`.
         warmup_steps: of the learning rate, linear from 0.
         gradient_clip: largest norm of the gradient; null: none.
         ema_power: the average of the weights forgets with ``1 - (1 + step) ** -ema_power`` (Diffusion Policy's schedule and value).

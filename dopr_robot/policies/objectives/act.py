@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dopr_robot.errors import UserError
 from dopr_robot.policies.networks.common import AttentionBlock
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes
 from dopr_robot.policies.objectives.sampling import Generators
 
 
@@ -67,8 +67,10 @@ class ACT(Objective):
         answer = network(None, None, self._with(condition, z))
         return {"l1": F.l1_loss(answer, action), "kl": self.config.kl_weight * divergence}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del generator, held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del generator, limits, held
         return network(None, None, self._with(condition, condition.new_zeros(len(condition), self.config.latent_dim)))
 
     @staticmethod

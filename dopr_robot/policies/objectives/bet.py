@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, categorical
 
 MOST_POINTS = 20_000
@@ -92,8 +92,10 @@ class BeT(Objective):
         mine = self._of(candidates, nearest[..., 0])
         return {"bin": focal.mean(), "offset": self.config.offset_weight * F.mse_loss(mine, action)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del limits, held
         logits, candidates = self._answer(network, condition)
         return self._of(candidates, categorical(logits.softmax(-1), generator))
 

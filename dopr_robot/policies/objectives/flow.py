@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
 
 # Explicit Runge-Kutta methods: the points inside a step at which the velocity is taken, and their weights in the sum.
@@ -27,7 +27,7 @@ class FlowConfig:
             looks more at noisy samples (pi0, Black et al., 2024, appendix B).
         integrator: ``euler``, ``midpoint`` or ``heun``.
         steps: integration steps when acting; network calls are steps times the integrator's stages.
-        clip: bound on the normalised actions that come out, or null.
+        clip: hold the actions that come out within the demonstrations' range, so many times as wide, or null.
     """
 
     name: str = "flow"
@@ -63,7 +63,9 @@ class FlowMatching(Objective):
         velocity = network((1 - t) * noise + t * action, time, condition)
         return {"flow": nn.functional.mse_loss(velocity, action - noise)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
         """Integrate from noise at t = 0 to an action sequence at t = 1: ``[B, H, A]``, normalised.
 
         Held actions are kept on the straight path from their noise, where training saw such actions.
@@ -83,5 +85,5 @@ class FlowMatching(Objective):
                 velocity = network(at, x.new_full((len(x),), t), condition)
                 total = total + weight * velocity
             x = x + step * total
-        x = x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+        x = x if self.config.clip is None else limits.clip(x, self.config.clip)
         return x if held is None else held.over(x)

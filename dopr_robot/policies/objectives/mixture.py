@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, categorical, normal
 
 
@@ -64,8 +64,10 @@ class Mixture(Objective):
         log_likelihood = torch.logsumexp(logits.log_softmax(-1) + of_mode, dim=-1)
         return {"nll": -log_likelihood.sum() / (len(action) * self.sizes.horizon)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del limits, held
         logits, mean, std = self._mixture(network, condition)
         chosen = categorical(logits.softmax(-1), generator).expand(-1, self.sizes.horizon)[..., None, None]
         mean, std = (each.take_along_dim(chosen, dim=2).squeeze(2) for each in (mean, std))

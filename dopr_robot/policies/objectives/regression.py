@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
@@ -41,6 +41,8 @@ class Regression(Objective):
         options = {"delta": self.config.delta} if self.config.loss == "huber" else {}
         return {self.config.loss: LOSSES[self.config.loss](network(None, None, condition), action, **options)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del generator, held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del generator, limits, held
         return network(None, None, condition)
