@@ -23,7 +23,7 @@ from dopr_robot.policies.networks.transformer import Transformer, TransformerCon
 from dopr_robot.policies.networks.unet import UNet, UNetConfig
 from dopr_robot.registry import Registry
 
-NETWORKS = Registry[Component[nn.Module]]("network")
+NETWORKS = Registry[Component[nn.Module]]("network", "dopr_robot.networks")
 NETWORKS.register("mlp", Component(MLP, MLPConfig, "MLP with residual blocks"))
 NETWORKS.register("unet", Component(UNet, UNetConfig, "1-D U-Net with FiLM"))
 NETWORKS.register("transformer", Component(Transformer, TransformerConfig, "transformer with adaLN-zero"))

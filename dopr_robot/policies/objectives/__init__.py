@@ -10,7 +10,7 @@ from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Si
 from dopr_robot.policies.objectives.regression import Regression, RegressionConfig
 from dopr_robot.registry import Registry
 
-OBJECTIVES = Registry[Component[Objective]]("objective")
+OBJECTIVES = Registry[Component[Objective]]("objective", "dopr_robot.objectives")
 OBJECTIVES.register("flow", Component(FlowMatching, FlowConfig, "flow matching"))
 OBJECTIVES.register("diffusion", Component(Diffusion, DiffusionConfig, "denoising diffusion"))
 OBJECTIVES.register("regression", Component(Regression, RegressionConfig, "regression"))
