@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from dopr_robot.errors import UserError
 from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, categorical
+from dopr_robot.policies.options import ObjectiveOptions
 
 MOST_POINTS = 20_000
 """k-means sees at most so many actions, evenly spaced."""
 
 
 @dataclass
-class BeTConfig:
+class BeTConfig(ObjectiveOptions):
     """Options of :class:`BeT`.
 
     Args:
@@ -46,8 +47,6 @@ class BeT(Objective):
     def __init__(self, config: BeTConfig, sizes: Sizes) -> None:
         super().__init__(sizes, input_dim=None, output_dim=config.bins * (sizes.action_dim + 1))
         choose("over", config.over, ("sequence", "step"))
-        if config.bins < 1:
-            raise UserError(f"objective.bins={config.bins} has to be at least 1")
         self.config = config
         length = sizes.horizon if config.over == "sequence" else 1
         self.register_buffer("centres", torch.full((config.bins, length, sizes.action_dim), torch.nan))

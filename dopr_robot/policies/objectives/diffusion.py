@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from dopr_robot.errors import UserError
 from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
+from dopr_robot.policies.options import ObjectiveOptions
 
 SAMPLERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm_solver": "DPMSolverMultistepScheduler"}
+SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")  # those that all three know
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 @dataclass
-class DiffusionConfig:
+class DiffusionConfig(ObjectiveOptions):
     """Options of :class:`Diffusion`. Schedule, prediction and clipping are Diffusion Policy's; it samples with 100 DDPM steps.
 
     Args:
@@ -48,8 +50,9 @@ class Diffusion(Objective):
         super().__init__(sizes, input_dim=sizes.action_dim, output_dim=sizes.action_dim)
         choose("prediction", config.prediction, PREDICTIONS)
         choose("sampler", config.sampler, tuple(SAMPLERS))
-        if not 1 <= config.steps <= config.train_steps:
-            raise UserError(f"objective.steps={config.steps} has to lie between 1 and train_steps={config.train_steps}")
+        choose("beta_schedule", config.beta_schedule, SCHEDULES)
+        if config.steps > config.train_steps:
+            raise UserError(f"objective.steps={config.steps} is more than train_steps={config.train_steps}")
         self.config = config
 
     @cached_property

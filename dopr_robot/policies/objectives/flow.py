@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.errors import UserError
 from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
+from dopr_robot.policies.options import ObjectiveOptions
 
 # Explicit Runge-Kutta methods: the points inside a step at which the velocity is taken, and their weights in the sum.
 # Each point lies on the line of the velocity before it.
@@ -19,7 +19,7 @@ INTEGRATORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 @dataclass
-class FlowConfig:
+class FlowConfig(ObjectiveOptions):
     """Options of :class:`FlowMatching`.
 
     Args:
@@ -48,8 +48,6 @@ class FlowMatching(Objective):
         super().__init__(sizes, input_dim=sizes.action_dim, output_dim=sizes.action_dim)
         choose("time", config.time, ("uniform", "beta"))
         choose("integrator", config.integrator, tuple(INTEGRATORS))
-        if config.steps < 1:
-            raise UserError(f"objective.steps={config.steps} has to be at least 1")
         self.config = config
 
     def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dopr_robot.errors import UserError
 from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, categorical, normal
+from dopr_robot.policies.options import ObjectiveOptions
 
 
 @dataclass
-class MixtureConfig:
+class MixtureConfig(ObjectiveOptions):
     """Options of :class:`Mixture`; the defaults are robomimic's.
 
     Args:
@@ -39,8 +39,6 @@ class Mixture(Objective):
     def __init__(self, config: MixtureConfig, sizes: Sizes) -> None:
         super().__init__(sizes, input_dim=None, output_dim=config.modes * (2 * sizes.action_dim + 1))
         choose("over", config.over, ("sequence", "step"))
-        if config.modes < 1 or config.min_std <= 0:
-            raise UserError(f"objective.modes={config.modes} and min_std={config.min_std} have to be above 0")
         self.config = config
 
     def _mixture(self, network: nn.Module, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
