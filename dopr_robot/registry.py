@@ -1,7 +1,7 @@
 """Named things that outsiders can add to: tasks, policies, formats."""
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from dopr_robot.errors import UnknownNameError, UserError
@@ -38,27 +38,35 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
-        self._load_outsiders()
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise UnknownNameError(self.kind, name, self._entries) from None
+        known = self._known()
+        if name not in known:
+            raise UnknownNameError(self.kind, name, known)
+        return known[name]
 
     def __contains__(self, name: object) -> bool:
-        self._load_outsiders()
-        return name in self._entries
+        return name in self._known()
 
     def __iter__(self) -> Iterator[str]:
-        self._load_outsiders()
-        return iter(sorted(self._entries))
+        return iter(sorted(self._known()))
 
     def __len__(self) -> int:
-        self._load_outsiders()
-        return len(self._entries)
+        return len(self._known())
 
-    def _load_outsiders(self) -> None:
-        if self._outsiders_loaded:
-            return
-        self._outsiders_loaded = True
-        for point in entry_points(group=self.group or ""):
+    def _known(self) -> Mapping[str, T]:
+        """All entries, outsiders' among them."""
+        if not self._outsiders_loaded:
+            self._outsiders_loaded = True
+            for point in entry_points(group=self.group or ""):
+                self._load(point)
+        return self._entries
+
+    def _load(self, point: EntryPoint) -> None:
+        try:
             point.load()()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"entry point {point.name!r} ({point.value}) of the group {self.group} fails with {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error

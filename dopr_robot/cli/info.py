@@ -117,6 +117,20 @@ def _ranges(store: Any) -> dict[str, Any]:
     return statistics(store, [key for key in numeric if key not in large]) | statistics(store, large, sample)
 
 
+def _still(store: Any, ranges: dict[str, Any]) -> str:
+    """Entries of observed vectors and of the action that hardly move, by key."""
+    import numpy as np
+
+    from dopr_robot.policies.scaling import hardly_moved
+
+    found = {
+        key: hardly_moved(ranges[key])
+        for key in ("action", *store.observations)
+        if key in ranges and len(store.keys[key].shape) == 1 and all(np.isfinite(v).all() for v in ranges[key].values())
+    }
+    return ", ".join(f"{key}{entries}" for key, entries in found.items() if entries)
+
+
 def _warnings(store: Any) -> list[str] | None:
     """What is odd or damaged; None where a store is so large that only --check reads it."""
     from dopr_robot.datasets import check
@@ -160,7 +174,8 @@ def _show_store(path: str, as_json: bool) -> int:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("key", "shape", "dtype", "least", "largest", ""):
         table.add_column(column, justify="right" if column in ("least", "largest") else "left")
-    for row in key_rows(store, _ranges(store)):
+    ranges = _ranges(store)
+    for row in key_rows(store, ranges):
         sampled = "~" if row.least and _bytes(store, row.name) > LARGE_BYTES else ""
         table.add_row(row.name, row.shape, row.dtype, sampled + row.least, sampled + row.largest, row.use)
     console.print(table)
@@ -172,6 +187,8 @@ def _show_store(path: str, as_json: bool) -> int:
             f"success  {known.mean():.1%} of {len(known)} episodes that say" if len(known) else "success  unknown"
         )
     console.print(f"action   {action_text(store)}")
+    if still := _still(store, ranges):
+        console.print(f"still    {still} hardly move, so policies do not stretch them to the full range")
     if about.source:
         console.print(f"source   {about.source}" + (f", {about.licence}" if about.licence else ""))
     for line in about.provenance:

@@ -31,13 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.training import from_main
-
     experiment, overrides = _split(args.words)
     config, folder = _chosen(experiment, overrides, args)
     if args.print:
         print(config.to_yaml(), end="")
         return 0
+    from dopr_robot.training import from_main  # a mistake above is told without it
 
     def prepare() -> Path:
         # Under several processes the first one alone names and makes the folder.
@@ -82,7 +81,8 @@ def start(config: Any, folder: Path) -> None:
     if config.training.rollout_every:
         selection_rollout(config)
     data = load_data(config)
-    build_optimizer(make_policy(config.policy, data.spec), config)
+    policy = make_policy(config.policy, data.spec)
+    build_optimizer(policy, config)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.yaml").exists():
         write_config(config, folder)
@@ -91,6 +91,9 @@ def start(config: Any, folder: Path) -> None:
         f"{len(data.train.episodes)} episodes, {config.training.steps:,} steps of {config.training.batch_size}",
         file=sys.stderr,
     )
+    if still := policy.hardly_moved(data.statistics):
+        named = ", ".join(f"{key}{entries}" for key, entries in still.items())
+        print(f"{folder}: {named} hardly move in the demonstrations and are not stretched", file=sys.stderr)
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:

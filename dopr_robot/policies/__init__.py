@@ -1,12 +1,37 @@
-"""Policies: objectives, networks and encoders behind ``loss`` and ``act``, with their normalisation inside."""
+"""Policies: objectives, networks and encoders behind ``loss`` and ``act``, with their normalisation inside.
 
-from dopr_robot.policies.checkpoint import FORMAT_VERSION, find_checkpoint, load_policy, save_policy
-from dopr_robot.policies.networks import NETWORKS
-from dopr_robot.policies.objectives import OBJECTIVES
-from dopr_robot.policies.policy import Batch, PairConfig, PairPolicy, Policy, PolicyConfig
-from dopr_robot.policies.registry import POLICIES, PolicyEntry, make_policy
-from dopr_robot.policies.spec import ArraySpec, PolicySpec
+The names below are found when they are asked for, so that the rules of :mod:`~dopr_robot.policies.scaling` cost no import of torch.
+"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dopr_robot.policies.checkpoint import FORMAT_VERSION, find_checkpoint, load_policy, save_policy
+    from dopr_robot.policies.networks import NETWORKS
+    from dopr_robot.policies.objectives import OBJECTIVES
+    from dopr_robot.policies.policy import Batch, PairConfig, PairPolicy, Policy, PolicyConfig
+    from dopr_robot.policies.registry import POLICIES, PolicyEntry, make_policy
+    from dopr_robot.policies.spec import ArraySpec, PolicySpec
+
+_LAZY = {
+    "ArraySpec": "spec",
+    "Batch": "policy",
+    "FORMAT_VERSION": "checkpoint",
+    "NETWORKS": "networks",
+    "OBJECTIVES": "objectives",
+    "POLICIES": "registry",
+    "PairConfig": "policy",
+    "PairPolicy": "policy",
+    "Policy": "policy",
+    "PolicyConfig": "policy",
+    "PolicyEntry": "registry",
+    "PolicySpec": "spec",
+    "find_checkpoint": "checkpoint",
+    "load_policy": "checkpoint",
+    "make_policy": "registry",
+    "save_policy": "checkpoint",
+}
 __all__ = [
     "FORMAT_VERSION",
     "NETWORKS",
@@ -25,3 +50,9 @@ __all__ = [
     "make_policy",
     "save_policy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

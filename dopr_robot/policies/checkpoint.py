@@ -1,6 +1,7 @@
 """A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
 
 import json
+import logging
 import math
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,10 +25,12 @@ from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import PolicySpec
 from dopr_robot.reading import read_json, require
 
-FORMAT_VERSION = 2
-"""What is written: 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults."""
+FORMAT_VERSION = 3
+"""What is written. 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults. 3 added the
+demonstrations' limits to the normalisation, diffusion's ``time_steps``, and every option that was left at its default."""
 
-READS = (1, 2)
+LOG = logging.getLogger(__name__)
+READS = (1, 2, 3)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
 LONGEST = 65_536
@@ -60,6 +63,14 @@ def save_policy(policy: Policy, folder: Path) -> None:
     save_file(weights, folder / WEIGHTS)
     description = {"format_version": FORMAT_VERSION, **policy.spec.to_json(), "policy": asdict(policy.config)}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def of_former_release(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a policy that was trained before format 3, with what was fixed then and is an option since."""
+    objective = config.get("objective")
+    if not isinstance(objective, Mapping) or objective.get("name") != "diffusion" or "time_steps" in objective:
+        return dict(config)
+    return {**config, "objective": {**objective, "time_steps": objective.get("train_steps", 100)}}
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -98,7 +109,10 @@ def load_policy(
     """
     folder = find_checkpoint(path)
     description = read_description(folder)
+    version = description["format_version"]
     config = dict(description["policy"])
+    if version < 3:
+        config = of_former_release(config)
     if acting:
         config["acting"] = {**(config.get("acting") or {}), **acting}
     try:
@@ -112,6 +126,13 @@ def load_policy(
         raise DamagedError(
             f"{folder / WEIGHTS} does not load ({str(error).splitlines()[0]}): use an earlier checkpoint"
         ) from None
+    clip = getattr(policy.config, "objective", {}).get("clip")
+    if version < 3 and clip is not None and (mode := policy.normalizer.modes["action"]) != "minmax":
+        LOG.warning(
+            "%s is of format %d, which does not say how far the demonstrations' actions went: under normalization=%s and "
+            "objective.clip=%g they are held within %g of its zero, as they were; train again for the demonstrations' own limits",
+            folder, version, mode, clip, clip,
+        )  # fmt: skip
     return policy.to(device).eval()
 
 

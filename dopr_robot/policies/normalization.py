@@ -1,49 +1,30 @@
 """Between the environment's units and the network's: affine maps that are part of the policy and of its checkpoint."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.policies.scaling import OUTSIDE, Mode, scaling
 
-Mode = Literal["minmax", "meanstd", "none"]
-
-# A dimension whose range (or standard deviation) is below this share of its magnitude is taken as constant. float32 resolves
-# 1.2e-7, so what is left below it is rounding and not signal.
-CONSTANT = 1e-6
-
-
-def affine(statistics: Mapping[str, np.ndarray], mode: Mode) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset of ``normalized = scale * x + offset``, each in the statistics' shape.
-
-    ``minmax`` maps [min, max] to [-1, 1], ``meanstd`` maps to mean 0 and standard deviation 1. A constant dimension is mapped to 0
-    with scale 1, so that a policy that never saw it move is not handed a huge number when it does.
-
-    Raises:
-        UserError: statistics that are not finite.
-    """
-    low, high, mean, std = (np.asarray(statistics[name], np.float64) for name in ("min", "max", "mean", "std"))
-    if not all(np.isfinite(value).all() for value in (low, high, mean, std)):
-        raise UserError("statistics hold NaN or inf: `dopr info STORE --check` names the episode")
-    if mode == "none":
-        return np.ones_like(low), np.zeros_like(low)
-    centre, spread = ((low + high) / 2, (high - low) / 2) if mode == "minmax" else (mean, std)
-    constant = spread <= CONSTANT * np.maximum(1e-3, np.abs(centre))
-    scale = 1.0 / np.where(constant, 1.0, spread)
-    return scale, -centre * scale
+ACTION = "action"
 
 
 class Normalizer(nn.Module):
-    """One affine map for each key, held as float32 buffers.
+    """One affine map for each key and the limits of its normalised values, held as float32 buffers.
+
+    An action's limits are the demonstrations' smallest and largest, for objectives to hold their answers within; an observation's lie
+    :data:`~dopr_robot.policies.scaling.OUTSIDE` times as far from the centre, and there are none under ``none``.
 
     Args:
         shapes: shape of one step of every key.
         mode: how :meth:`fit` makes the maps from statistics, for all keys or by key (minmax for those that are not named).
 
-    Until :meth:`fit` or a state dict has filled it, the maps are NaN and :meth:`check` raises.
+    Until :meth:`fit` or a state dict has filled it, the maps are NaN and :meth:`check` raises. State dicts from before there were
+    limits give -1 and 1 for actions and none for observations, which is how such policies acted.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], mode: Mode | Mapping[str, Mode] = "minmax") -> None:
@@ -59,15 +40,20 @@ class Normalizer(nn.Module):
             if chosen not in get_args(Mode):
                 raise UserError(f"policy.normalization={chosen!r} is none of {', '.join(get_args(Mode))}")
         for key, shape in shapes.items():
-            self.register_buffer(f"scale:{key}", torch.full(shape, torch.nan))
-            self.register_buffer(f"offset:{key}", torch.full(shape, torch.nan))
+            for name in ("scale", "offset", "low", "high"):
+                self.register_buffer(f"{name}:{key}", torch.full(shape, torch.nan))
 
     def fit(self, statistics: Mapping[str, Mapping[str, np.ndarray]], keys: Collection[str] | None = None) -> None:
         """Take the maps (of ``keys``, or of all) from the training split's ``{key: {min, max, mean, std}}``."""
         for key in self.keys if keys is None else keys:
             if key not in statistics:
                 raise UserError(f"statistics hold nothing for {key!r}: they have {', '.join(sorted(statistics))}")
-            for name, value in zip(("scale", "offset"), affine(statistics[key], self.modes[key]), strict=True):
+            made = scaling(statistics[key], self.modes[key])
+            if key != ACTION:
+                middle, half = (made.low + made.high) / 2, (made.high - made.low) / 2
+                reach = np.inf if self.modes[key] == "none" else OUTSIDE * half
+                made = made._replace(low=middle - reach, high=middle + reach)
+            for name, value in made._asdict().items():
                 buffer = self.get_buffer(f"{name}:{key}")
                 if tuple(value.shape) != tuple(buffer.shape):
                     raise UserError(
@@ -83,6 +69,14 @@ class Normalizer(nn.Module):
         """Network's units to environment's; ``value`` is ``[..., *shape]``."""
         return (value - self.get_buffer(f"offset:{key}")) / self.get_buffer(f"scale:{key}")
 
+    def observe(self, key: str, value: Tensor) -> Tensor:
+        """An observation normalised and held within its limits, so that what lies far outside does not drown the rest."""
+        return self.normalize(key, value).clamp(*self.limits(key))
+
+    def limits(self, key: str) -> tuple[Tensor, Tensor]:
+        """Smallest and largest normalised value, each in the key's shape."""
+        return self.get_buffer(f"low:{key}"), self.get_buffer(f"high:{key}")
+
     def check(self) -> None:
         """Raise a RuntimeError where a key has no statistics yet."""
         for key in self.keys:
@@ -90,3 +84,10 @@ class Normalizer(nn.Module):
                 raise RuntimeError(
                     f"the policy has no statistics for {key!r}: call policy.fit_normalizer(statistics) first"
                 )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for key in self.keys:
+            scale, far = self.get_buffer(f"scale:{key}"), 1.0 if key == ACTION else torch.inf
+            state_dict.setdefault(f"{prefix}low:{key}", torch.full_like(scale, -far))
+            state_dict.setdefault(f"{prefix}high:{key}", torch.full_like(scale, far))
+        super()._load_from_state_dict(state_dict, prefix, *rest)

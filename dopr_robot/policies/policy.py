@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from dopr_robot.policies.acting import Acting, ActingConfig, Memory
 from dopr_robot.policies.encoders import Encoder, EncoderConfig, reads_image
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.normalization import Normalizer
-from dopr_robot.policies.objectives import OBJECTIVES, Held, Objective, Sizes
+from dopr_robot.policies.objectives import OBJECTIVES, Held, Limits, Objective, Sizes
 from dopr_robot.policies.objectives.sampling import Generators
 from dopr_robot.policies.options import options
 from dopr_robot.policies.representation import ActionsConfig, Representation
+from dopr_robot.policies.scaling import hardly_moved
 from dopr_robot.policies.spec import ArraySpec, PolicySpec
 
 Batch = Mapping[str, Any]
@@ -129,6 +130,12 @@ class Policy(nn.Module, ABC):
             found, [key for key in self.normalizer.keys if key != "action" or not self.representation.covered]
         )
 
+    def hardly_moved(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[int]]:
+        """By key, the entries (as the network reads them) that hardly moved and are not stretched to the full range."""
+        found, modes = self.representation.statistics(statistics), self.normalizer.modes
+        still = {key: hardly_moved(found[key], mode) for key, mode in modes.items() if mode != "none"}
+        return {key: entries for key, entries in still.items() if entries}
+
     def fit(self, batches: Iterable[Batch]) -> None:
         """Take what is found in the training split and not by gradient, after :meth:`fit_normalizer`. Nothing, for most policies.
 
@@ -213,7 +220,7 @@ class Policy(nn.Module, ABC):
     def _normalized(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         read = {key: self.representation.read(key, observation[key]) for key in self.spec.observations}
         return {
-            key: self.normalizer.normalize(key, value) if key in self.normalizer.keys else value
+            key: self.normalizer.observe(key, value) if key in self.normalizer.keys else value
             for key, value in read.items()
         }
 
@@ -265,14 +272,20 @@ class PairPolicy(Policy):
         self.encoder = Encoder(
             {key: ArraySpec(shapes[key], each.dtype) for key, each in spec.observations.items()}, config.encoder
         )
-        # The file of pretrained weights has done its work: a checkpoint must not ask for it.
-        self.config = replace(config, encoder=replace(config.encoder, weights=None))
         sizes = Sizes(shapes["action"][0], spec.horizon, self.encoder.output_dim, spec.n_obs_steps)
-        self.objective: Objective = objective.build(
-            options(objective.config, config.objective, "policy.objective"), sizes
+        of_objective = options(objective.config, config.objective, "policy.objective")
+        of_network = options(network.config, config.network, "policy.network")
+        self.config = replace(
+            config,
+            # The file of pretrained weights has done its work: a checkpoint must not ask for it.
+            encoder=replace(config.encoder, weights=None),
+            # In full, so that a checkpoint keeps its meaning where a default changes.
+            objective=asdict(of_objective),
+            network=asdict(of_network),
         )
+        self.objective: Objective = objective.build(of_objective, sizes)
         self.network = network.build(
-            options(network.config, config.network, "policy.network"),
+            of_network,
             input_dim=self.objective.input_dim,
             output_dim=self.objective.output_dim,
             horizon=spec.horizon,
@@ -298,4 +311,5 @@ class PairPolicy(Policy):
             # In a tuple, so that the compiled module is no second child; training keeps the network as it is.
             self._compiled = (torch.compile(self.network, mode=mode),)
         network: Any = self._compiled[0] if self._compiled else self.network
-        return self.objective.sample(network, self.encoder(observation), generator, held)
+        limits = Limits(*self.normalizer.limits("action"))
+        return self.objective.sample(network, self.encoder(observation), generator, limits, held)

@@ -8,50 +8,89 @@ A new policy is one file and one registration::
 
 where ``MyPolicy(spec, config)`` subclasses :class:`~dopr_robot.policies.policy.Policy` and ``MyConfig`` is a dataclass with at
 least ``name, n_obs_steps, horizon, n_action_steps``. Another package does the same in a function that it names in the entry-point
-group ``dopr_robot.policies``.
+group ``dopr_robot.policies``; networks and objectives likewise in ``dopr_robot.networks`` and ``dopr_robot.objectives``, and the pairs
+with them are there as soon as they are asked for.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
+from torch import nn
+
+from dopr_robot.errors import UserError
 from dopr_robot.policies import robomimic
+from dopr_robot.policies.component import Component
 from dopr_robot.policies.networks import NETWORKS
-from dopr_robot.policies.objectives import OBJECTIVES
+from dopr_robot.policies.objectives import OBJECTIVES, Objective
 from dopr_robot.policies.options import options
 from dopr_robot.policies.policy import PairConfig, PairPolicy, Policy
 from dopr_robot.policies.spec import PolicySpec
 from dopr_robot.registry import Registry
 
+REQUIRED = ("name", "n_obs_steps", "horizon", "n_action_steps")
+
 
 @dataclass(frozen=True)
 class PolicyEntry:
-    """A line of ``dopr policies``: what it is, the dataclass of its options, and how to build it from a spec and such options.
+    """A line of ``dopr policies``: what it is, its options, and how to build it from a spec and such options.
 
-    ``defaults`` are values over the dataclass's own, for entries that share one.
+    Args:
+        summary: a few words.
+        config: the dataclass of its options, or one of its instances, whose values are then the defaults.
+        build: from a spec and an instance of that dataclass.
+        defaults: values over the dataclass's own, for entries that share one; dataclasses among them are taken as their options.
+
+    Raises:
+        UserError: ``config`` is no dataclass, or lacks an option that every policy has.
     """
 
     summary: str
-    config: type[Any]
+    config: Any
     build: Callable[[PolicySpec, Any], Policy]
     defaults: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if not is_dataclass(self.config):
+            raise UserError(f"the options of a policy have to be a dataclass, not {self.config!r}")
+        if missing := [name for name in REQUIRED if name not in {each.name for each in fields(self.config)}]:
+            raise UserError(f"{self.schema.__name__} lacks {', '.join(missing)}: make it a subclass of PolicyConfig")
+
+    @property
+    def schema(self) -> type[Any]:
+        """The dataclass of the options."""
+        return self.config if isinstance(self.config, type) else type(self.config)
+
     def default_config(self, name: str) -> dict[str, Any]:
         """The options in full, as plain values."""
-        return {**asdict(self.config(name=name)), **(self.defaults or {})}
+        made = self.config(name=name) if isinstance(self.config, type) else replace(self.config, name=name)
+        defaults = dict(self.defaults or {})
+        return asdict(made) | {key: asdict(each) if is_dataclass(each) else each for key, each in defaults.items()}
 
 
-POLICIES = Registry[PolicyEntry]("policy", "dopr_robot.policies")
+class _Policies(Registry[PolicyEntry]):
+    """What is registered, and every pair of an objective and a network that there is when it is asked for."""
+
+    def _known(self) -> Mapping[str, PolicyEntry]:
+        pairs = {
+            f"{of_objective}_{of_network}": _pair(objective, network)
+            for of_objective, objective in OBJECTIVES.items()
+            for of_network, network in NETWORKS.items()
+        }
+        registered = super()._known()
+        if taken := sorted(pairs.keys() & registered.keys()):
+            raise UserError(f"policy {taken[0]!r} is an objective and a network already: choose another name")
+        return pairs | registered
 
 
-def _register_pairs() -> None:
-    for objective_name, objective in OBJECTIVES.items():
-        for network_name, network in NETWORKS.items():
-            defaults = {"objective": asdict(objective.config()), "network": asdict(network.config())}
-            summary = f"{objective.summary} on a {network.summary}"
-            POLICIES.register(
-                f"{objective_name}_{network_name}", PolicyEntry(summary, PairConfig, PairPolicy, defaults)
-            )
+@cache
+def _pair(objective: Component[Objective], network: Component[nn.Module]) -> PolicyEntry:
+    defaults = {"objective": asdict(objective.config()), "network": asdict(network.config())}
+    return PolicyEntry(f"{objective.summary} on a {network.summary}", PairConfig, PairPolicy, defaults)
+
+
+POLICIES = _Policies("policy", "dopr_robot.policies")
 
 
 def _register_robomimic() -> None:
@@ -66,7 +105,6 @@ def _register_robomimic() -> None:
         POLICIES.register(f"robomimic_{name}", entry)
 
 
-_register_pairs()
 _register_robomimic()
 
 
@@ -78,9 +116,10 @@ def make_policy(config: Mapping[str, Any], spec: PolicySpec) -> Policy:
         UserError: options that contradict each other or the spec.
     """
     entry = POLICIES[config["name"]]
-    merged = entry.default_config(config["name"]) | dict(config)
+    full = entry.default_config(config["name"])
+    merged = full | dict(config)
     # {"dim": 64} alone is of the network that the policy's name says.
-    for part, defaults in (entry.defaults or {}).items():
-        if isinstance(defaults, Mapping) and isinstance(given := merged[part], Mapping) and "name" in defaults:
-            merged[part] = {"name": defaults["name"], **given}
-    return entry.build(spec, options(entry.config, merged, "policy"))
+    for part, own in full.items():
+        if isinstance(own, Mapping) and "name" in own and isinstance(given := merged[part], Mapping):
+            merged[part] = {**own, **given} if given.get("name", own["name"]) == own["name"] else given
+    return entry.build(spec, options(entry.schema, merged, "policy"))

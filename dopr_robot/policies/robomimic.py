@@ -1,20 +1,21 @@
 """robomimic's behaviour cloning, from the package itself: its networks and losses in our training, checkpoints and evaluation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dopr_robot.errors import MissingExtraError, UserError
 from dopr_robot.policies.objectives import Held
 from dopr_robot.policies.objectives.sampling import Generators, categorical, normal
-from dopr_robot.policies.policy import Policy, PolicyConfig
+from dopr_robot.policies.policy import Batch, Policy, PolicyConfig
 from dopr_robot.policies.spec import PolicySpec
 
 
@@ -92,6 +93,23 @@ class Robomimic(Policy):
         network = self.nets["policy"]
         self.low_noise = bool(getattr(network, "low_noise_eval", False))
         network.low_noise_eval = False
+
+    def fit_normalizer(self, statistics: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        super().fit_normalizer(statistics)
+        self._check_reach()
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        super().fit(batches)
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        """Raise a UserError where the networks, which end in tanh, can not answer what was demonstrated."""
+        low, high = self.normalizer.limits("action")
+        if (reach := max(-low.min().item(), high.max().item())) > 1 + 1e-5:
+            raise UserError(
+                f"robomimic's networks answer within [-1, 1] and the demonstrations' actions reach {reach:.3g} under "
+                f"policy.normalization={self.normalizer.modes['action']}: set policy.normalization={{action: minmax}}"
+            )
 
     def _inputs(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Observations as robomimic takes them: images as float ``[..., C, h, w]`` in [0, 1], scalars as vectors."""

@@ -5,13 +5,36 @@ from typing import Any
 
 from dopr_robot.errors import UserError
 
+LONGEST = 65_536
+"""Steps that a policy can see, predict and execute at most."""
+
+LARGEST = 2**28
+"""Numbers of one observation or action a step at most (a camera of 16,384 x 5,461 pixels)."""
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape (without batch and time) and dtype of one observation or of the action."""
+    """Shape (without batch and time) and dtype of one observation or of the action.
+
+    Raises:
+        UserError: a length that is no whole number of at least 1, or more numbers than :data:`LARGEST`.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not all(_whole(length) and length >= 1 for length in self.shape) or self.size > LARGEST:
+            raise UserError(
+                f"an observation or action can not have the shape {list(self.shape)} a step: whole numbers from 1 are expected, "
+                f"together at most {LARGEST:,}"
+            )
+        if not isinstance(self.dtype, str):
+            raise UserError(f"an observation or action can not have the dtype {self.dtype!r}: a name is expected")
 
     @property
     def size(self) -> int:
@@ -52,8 +75,8 @@ class PolicySpec:
         if len(self.action.shape) != 1:
             raise UserError(f"actions have to be vectors, the data's have shape {list(self.action.shape)} a step")
         for name in ("n_obs_steps", "horizon", "n_action_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"policy.{name}={getattr(self, name)} has to be at least 1")
+            if not _whole(steps := getattr(self, name)) or not 1 <= steps <= LONGEST:
+                raise UserError(f"policy.{name}={steps} has to be a whole number from 1 to {LONGEST:,}")
         longest = self.horizon - self.n_obs_steps + 1
         if self.n_action_steps > longest:
             raise UserError(

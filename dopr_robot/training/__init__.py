@@ -1,20 +1,48 @@
-"""Training: one loop, its configuration, its checkpoints."""
+"""Training: one loop, its configuration, its checkpoints.
 
-from dopr_robot.training.checkpoints import Checkpoints, find_damage
-from dopr_robot.training.config import (
-    RunConfig,
-    compose_config,
-    config_from,
-    experiment_names,
-    load_config,
-    write_config,
-)
-from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
-from dopr_robot.training.loop import build_optimizer, train
-from dopr_robot.training.metrics import import_tracker, read_metrics
-from dopr_robot.training.processes import from_main
-from dopr_robot.training.signals import Interrupted, deferred_signals
+The names below are found when they are asked for, so that a mistake in the configuration is told before the training is imported.
+"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dopr_robot.training.checkpoints import Checkpoints, find_damage
+    from dopr_robot.training.config import (
+        RunConfig,
+        compose_config,
+        config_from,
+        experiment_names,
+        load_config,
+        write_config,
+    )
+    from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
+    from dopr_robot.training.loop import build_optimizer, train
+    from dopr_robot.training.metrics import import_tracker, read_metrics
+    from dopr_robot.training.processes import from_main
+    from dopr_robot.training.signals import Interrupted, deferred_signals
+
+_LAZY = {
+    "Checkpoints": "checkpoints",
+    "Interrupted": "signals",
+    "RunConfig": "config",
+    "TrainingData": "data",
+    "build_optimizer": "loop",
+    "compose_config": "config",
+    "config_from": "config",
+    "deferred_signals": "signals",
+    "experiment_names": "config",
+    "find_damage": "checkpoints",
+    "from_main": "processes",
+    "import_tracker": "metrics",
+    "load_config": "config",
+    "load_data": "data",
+    "read_metrics": "metrics",
+    "to_tensors": "data",
+    "train": "loop",
+    "validation_loss": "data",
+    "write_config": "config",
+}
 __all__ = [
     "Checkpoints",
     "Interrupted",
@@ -36,3 +64,9 @@ __all__ = [
     "validation_loss",
     "write_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,9 +20,10 @@ from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.files import replacing
 from dopr_robot.optim import optimizer_names, optimizer_options
 from dopr_robot.policies import POLICIES
+from dopr_robot.policies.checkpoint import of_former_release
 from dopr_robot.reading import read_yaml
+from dopr_robot.training.schedule import SCHEDULES
 
-SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 AT_LEAST = {
     "steps": 1,
     "batch_size": 1,
@@ -77,7 +78,7 @@ class TrainingConfig:
         steps: optimizer steps.
         batch_size: windows a step, all processes together.
         accumulate: pieces in which a process takes its share of the batch: the same result in less memory.
-        schedule: of the learning rate after the warm-up; one of diffusers' (:data:`SCHEDULES`).
+        schedule: of the learning rate after the warm-up; one of :data:`SCHEDULES`.
         warmup_steps: of the learning rate, linear from 0.
         gradient_clip: largest norm of the gradient; null: none.
         ema_power: the average of the weights forgets with ``1 - (1 + step) ** -ema_power`` (Diffusion Policy's schedule and value).
@@ -194,7 +195,11 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_yaml(path, f"configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))}")
+    values = read_yaml(path, f"configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))}")
+    # A run of a release before goes on as it began. A run's file has every option, so what it lacks was none yet.
+    if (path.parent / "checkpoints").is_dir() and isinstance(values.get("policy"), dict):
+        values["policy"] = of_former_release(values["policy"])
+    return values
 
 
 def compose_config(experiment: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:

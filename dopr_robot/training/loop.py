@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
@@ -35,6 +34,7 @@ from dopr_robot.training.fingerprint import START, fingerprint
 from dopr_robot.training.metrics import MetricsLog
 from dopr_robot.training.noise import PartOfBatch, step_seed
 from dopr_robot.training.processes import agree, check_device, explained_memory, shared
+from dopr_robot.training.schedule import make_schedule
 from dopr_robot.training.signals import Interrupted, deferred_signals
 
 LOG = logging.getLogger(__name__)
@@ -92,9 +92,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     if policy.fits:
         policy.fit(whole_split(data.train, device))
     optimizer = build_optimizer(policy, config)
-    schedule = get_scheduler(
-        options.schedule, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=options.steps
-    )
+    schedule = make_schedule(options.schedule, optimizer, options.warmup_steps, options.steps)
     parameters = list(policy.parameters())
     average = WeightAverage(parameters, options.ema_power, options.ema_max_decay)
     scaler, course, start = accelerator.scaler, Course(), 0

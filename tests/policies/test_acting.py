@@ -8,7 +8,7 @@ import torch
 from dopr_robot.errors import UserError
 from dopr_robot.policies import PolicySpec, load_policy, make_policy, save_policy
 from dopr_robot.policies.acting import ActingConfig
-from dopr_robot.policies.objectives import Held
+from dopr_robot.policies.objectives import Held, Limits
 from dopr_robot.policies.policy import Policy
 
 
@@ -111,7 +111,11 @@ def test_a_sampler_continues_what_is_held(name, small, batch):
     with torch.no_grad():
         condition = policy.encoder(policy._normalized(data["observation"]))
         sampled = policy.objective.sample(
-            policy.network, condition, torch.Generator().manual_seed(0), Held(side.clone(), mask)
+            policy.network,
+            condition,
+            torch.Generator().manual_seed(0),
+            Limits(*policy.normalizer.limits("action")),
+            Held(side.clone(), mask),
         )
     assert torch.equal(sampled[:, :2], side[:, :2])
     same = (sampled[:, 2:] * side[:, 2:] > 0).float().mean()

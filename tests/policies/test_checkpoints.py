@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.policies import FORMAT_VERSION, load_policy, save_policy
 from dopr_robot.policies.checkpoint import READS
+from dopr_robot.training import compose_config, load_config
 
 FORMAT_1 = Path(__file__).parent / "data" / "format_1"
 
@@ -35,6 +37,31 @@ def test_a_checkpoint_of_format_1_is_saved_in_the_present_one(tmp_path):
     assert torch.equal(load_policy(tmp_path).act(seen, seed(0)), load_policy(FORMAT_1).act(seen, seed(0)))
 
 
+def test_diffusion_of_a_format_before_keeps_the_time_that_it_was_trained_with(small, batch, tmp_path):
+    """Formats 1 and 2 counted a schedule of 100 steps from 0 to 1; the U-Net of Diffusion Policy counts thousandths."""
+    policy = small("diffusion_mlp")
+    save_policy(policy, tmp_path)
+    description = json.loads((tmp_path / "policy.json").read_text())
+    assert description["policy"]["objective"]["time_steps"] == 1000
+    del description["policy"]["objective"]["time_steps"]
+    (tmp_path / "policy.json").write_text(json.dumps({**description, "format_version": 2}))
+    before = load_policy(tmp_path)
+    assert before.objective.config.time_steps == before.objective.config.train_steps == 100
+    save_policy(before, tmp_path)
+    assert load_policy(tmp_path).objective.config.time_steps == 100
+
+
+def test_a_run_of_a_release_before_goes_on_with_the_time_that_it_began_with(tmp_path):
+    values = yaml.safe_load(compose_config(None, ["policy=diffusion_mlp"]).to_yaml())
+    del values["policy"]["objective"]["time_steps"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert compose_config(str(path)).policy["objective"]["time_steps"] == 1000  # a file of settings, not yet a run
+    (tmp_path / "checkpoints").mkdir()
+    assert load_config(path).policy["objective"]["time_steps"] == 100
+    assert compose_config(str(path)).policy["objective"]["time_steps"] == 100
+
+
 def test_a_checkpoint_of_another_format_or_cut_short_is_refused(small, tmp_path):
     save_policy(small("flow_mlp"), tmp_path)
     weights = tmp_path / "policy.safetensors"
@@ -43,7 +70,7 @@ def test_a_checkpoint_of_another_format_or_cut_short_is_refused(small, tmp_path)
         load_policy(tmp_path)
     description = json.loads((tmp_path / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps({**description, "format_version": 99}))
-    with pytest.raises(UserError, match=r"format_version 99.* reads 1 and 2"):
+    with pytest.raises(UserError, match=r"format_version 99.* reads 1, 2, 3"):
         load_policy(tmp_path)
     (tmp_path / "policy.json").write_text("{")
     with pytest.raises(DamagedError, match="is not JSON"):

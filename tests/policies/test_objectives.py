@@ -160,14 +160,19 @@ def test_categories_are_drawn_as_often_as_they_should_be():
     ("name", "objective", "message"),
     [
         ("flow_mlp", {"integrator": "rk4"}, "objective.integrator='rk4' is none of euler, midpoint, heun"),
-        ("flow_mlp", {"steps": 0}, "steps=0 has to be at least 1"),
+        ("flow_mlp", {"steps": 0}, "objective.steps=0 has to lie between 1 and 1,000,000"),
         ("diffusion_mlp", {"prediction": "noise"}, "is none of epsilon"),
-        ("diffusion_mlp", {"steps": 101}, "between 1 and train_steps=100"),
+        ("diffusion_mlp", {"steps": 101}, "steps=101 is more than train_steps=100"),
         ("regression_mlp", {"loss": "l3"}, "objective.loss='l3' is none of l2, l1, huber"),
-        ("regression_mlp", {"delta": 0.0}, "delta=0.0 has to be above 0"),
+        ("regression_mlp", {"delta": 0.0}, "delta=0.0 has to lie between 1e-09 and"),
         ("mixture_mlp", {"over": "chunk"}, "is none of sequence, step"),
-        ("act_mlp", {"latent_dim": 0}, "latent_dim=0 has to be at least 1"),
+        ("act_mlp", {"latent_dim": 0}, "latent_dim=0 has to lie between 1 and 65,536"),
         ("act_mlp", {"dim": 15}, "multiple of network.heads"),
+        ("act_mlp", {"layers": 10_000_000}, "objective.layers=10000000 has to lie between 1 and 1,024"),
+        ("flow_mlp", {"clip": -1.0}, "objective.clip=-1.0 has to lie between"),
+        ("flow_mlp", {"clip": float("nan")}, "objective.clip=nan has to lie between"),
+        ("diffusion_mlp", {"train_steps": -3}, "objective.train_steps=-3 has to lie between"),
+        ("diffusion_mlp", {"beta_schedule": "quick"}, "beta_schedule='quick' is none of"),
     ],
 )
 def test_options_out_of_range_are_refused(name, objective, message, small):

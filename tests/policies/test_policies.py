@@ -1,25 +1,15 @@
-"""The policy as a whole: published sizes, normalisation, mistakes, checkpoints."""
+"""The policy as a whole: normalisation, mistakes, checkpoints."""
+
+from dataclasses import fields
 
 import pytest
 import torch
 
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
-from dopr_robot.policies.networks import Transformer, TransformerConfig, UNet, UNetConfig
+from dopr_robot.policies import NETWORKS, OBJECTIVES, ArraySpec, PolicySpec, make_policy, save_policy
+from dopr_robot.policies.networks import Transformer, TransformerConfig
+from dopr_robot.policies.options import RANGES
 from dopr_robot.training import compose_config
-
-
-@pytest.mark.parametrize(
-    ("channels", "time_dim", "action", "condition", "parameters"),
-    [([256, 512, 1024], 256, 2, 20, 65_783_298), ([512, 1024, 2048], 128, 10, 23, 249_074_826)],
-)
-def test_unet_has_the_published_sizes(channels, time_dim, action, condition, parameters):
-    with torch.device("meta"):
-        network = UNet(
-            UNetConfig(channels=channels, time_dim=time_dim),
-            input_dim=action, output_dim=action, horizon=16, condition_dim=condition, n_obs_steps=2,
-        )  # fmt: skip
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
 def test_transformer_starts_as_zero():
@@ -73,6 +63,31 @@ def test_mistakes_are_told_in_one_line(spec, small, batch, generators, tmp_path)
         make_policy({"name": "flow_mlp"}, spec).act(seen)
     with pytest.raises(RuntimeError, match="statistics"):
         save_policy(make_policy({"name": "flow_mlp"}, spec), tmp_path)
+
+
+@pytest.mark.parametrize("steps", [{"horizon": 10**9}, {"n_obs_steps": -1}, {"n_action_steps": "8"}, {"horizon": True}])
+def test_absurd_steps_are_refused_where_the_spec_is_made(steps, spec):
+    with pytest.raises(UserError, match="has to be a whole number from 1 to 65,536"):
+        PolicySpec(spec.observations, spec.action, **steps)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (0,), ("3",), (2.0,), (2**20, 2**20)])
+def test_absurd_shapes_are_refused(shape):
+    with pytest.raises(UserError, match="can not have the shape"):
+        ArraySpec(shape)
+
+
+@pytest.mark.parametrize("part", [*NETWORKS.values(), *OBJECTIVES.values()], ids=lambda part: part.config().name)
+def test_every_number_among_the_options_has_a_range(part):
+    """Damaged files ask for any number: none may be built that a range would have stopped."""
+    numbers = [
+        each.name for each in fields(part.config) if str(each.type) in ("int", "float", "float | None", "list[int]")
+    ]
+    assert set(numbers) <= set(RANGES)
+    for name in numbers:
+        for absurd in (-1, 10**9 + 1, float("nan"), "8"):
+            with pytest.raises(UserError, match=rf"{name}=.* has to lie between"):
+                part.config(**{name: absurd})
 
 
 def test_options_that_are_mappings_are_set_from_the_command_line():

@@ -126,6 +126,20 @@ def test_a_robomimic_json_config_builds_it_and_travels_in_the_checkpoint(tmp_pat
 
 
 @pytest.mark.sim
+def test_actions_that_its_networks_can_not_reach_are_refused():
+    """They end in tanh: one standard deviation would be the furthest that a policy goes."""
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    of = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
+    known = {"eef": of, "action": {name: value[:2] for name, value in of.items()}}
+    spec = PolicySpec({"eef": ArraySpec((3,))}, ArraySpec((2,)), n_obs_steps=1, horizon=1, n_action_steps=1)
+    for mode, reach in (("meanstd", "2."), ("none", "2.")):
+        policy = make_policy({"name": "robomimic_bc", "normalization": mode}, spec)
+        with pytest.raises(UserError, match=rf"answer within \[-1, 1\] .* reach {reach}.*={mode}: set .*minmax"):
+            policy.fit_normalizer(known)
+    make_policy({"name": "robomimic_bc", "normalization": {"eef": "meanstd"}}, spec).fit_normalizer(known)
+
+
+@pytest.mark.sim
 def test_images_go_through_robomimic_s_encoder():
     core = {
         "core_class": "VisualCore",

@@ -11,11 +11,15 @@ from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.images import CHANNELS, is_image
 from dopr_robot.policies.encoders.images import Augmentation, SpatialSoftmax, ViT
 from dopr_robot.policies.encoders.resnet import ResNet18, load_pretrained
+from dopr_robot.policies.options import RANGES, EncoderOptions
 from dopr_robot.policies.spec import ArraySpec
+
+MOST_VALUES = 10_000_000
+"""Values that an embedded observation can have at most."""
 
 
 @dataclass
-class EncoderConfig:
+class EncoderConfig(EncoderOptions):
     """What becomes of the observations. Vectors go in as they are; images (uint8 ``[h, w, C]``) through a backbone.
 
     Args:
@@ -46,6 +50,15 @@ class EncoderConfig:
     embed: dict[str, Any] = field(default_factory=dict)
     embed_dim: int = 16
     project: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, most in (("embed", MOST_VALUES), ("project", RANGES["dim"][1])):
+            for key, number in getattr(self, option).items():
+                if not isinstance(number, int) or not 1 <= number <= most:
+                    raise UserError(
+                        f"policy.encoder.{option}.{key}={number} has to be a whole number from 1 to {most:,}"
+                    )
 
 
 class Encoder(nn.Module):

@@ -3,8 +3,9 @@
 Which loss they serve is the objective's affair. A network is a module made from its config dataclass and the keywords
 ``input_dim, output_dim, horizon, condition_dim, n_obs_steps``; ``NETWORKS`` maps its name to both.
 
-A generative objective (diffusion, flow) hands over a sample and a time in [0, 1]. One that predicts actions outright has neither:
-``input_dim`` is then None, sample and time are None, and the network begins from learned queries, or from the observations alone.
+A generative objective hands over a sample and a time: flow's in [0, 1], diffusion's step number in thousandths. One that predicts
+actions outright has neither: ``input_dim`` is then None, sample and time are None, and the network begins from learned queries, or
+from the observations alone.
 """
 
 from torch import nn
@@ -22,7 +23,7 @@ from dopr_robot.policies.networks.transformer import Transformer, TransformerCon
 from dopr_robot.policies.networks.unet import UNet, UNetConfig
 from dopr_robot.registry import Registry
 
-NETWORKS = Registry[Component[nn.Module]]("network")
+NETWORKS = Registry[Component[nn.Module]]("network", "dopr_robot.networks")
 NETWORKS.register("mlp", Component(MLP, MLPConfig, "MLP with residual blocks"))
 NETWORKS.register("unet", Component(UNet, UNetConfig, "1-D U-Net with FiLM"))
 NETWORKS.register("transformer", Component(Transformer, TransformerConfig, "transformer with adaLN-zero"))

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.policies.networks.common import AttentionBlock, History, TimeEmbedding
+from dopr_robot.policies.options import NetworkOptions
 
 
 @dataclass
-class CrossTransformerConfig:
+class CrossTransformerConfig(NetworkOptions):
     """Sizes of :class:`CrossTransformer`. The defaults are small enough for two CPU cores.
 
     Args:
@@ -76,7 +77,7 @@ class CrossTransformer(nn.Module):
 
 
 @dataclass
-class CausalTransformerConfig:
+class CausalTransformerConfig(NetworkOptions):
     """Sizes of :class:`CausalTransformer`. The defaults are small enough for two CPU cores."""
 
     name: str = "causal_transformer"

@@ -10,10 +10,10 @@ from dopr_robot.errors import UserError
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features of time in [0, 1], then a two-layer perceptron: ``[B] -> [B, dim]``.
+    """Sinusoidal features of time, then a two-layer perceptron: ``[B] -> [B, dim]``.
 
-    The frequencies are those of the Transformer (Vaswani et al., 2017) on ``1000 t``, the range in which diffusion
-    counts its steps.
+    The frequencies are those of the Transformer (Vaswani et al., 2017) on ``1000 t``: from 0.1 to 1000, which for flow's t in [0, 1]
+    is what pi0 takes (1.6 to 1571), and for diffusion's t = n / 1000 the features of the step number n.
     """
 
     def __init__(self, dim: int, activation: type[nn.Module] = nn.SiLU) -> None:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.policies.networks.common import History
+from dopr_robot.policies.options import NetworkOptions
 
 
 @dataclass
-class LSTMConfig:
+class LSTMConfig(NetworkOptions):
     """Sizes of :class:`LSTM`. robomimic's BC-RNN has two layers of 400 (states) or 1000 (images)."""
 
     name: str = "lstm"

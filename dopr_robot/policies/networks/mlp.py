@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.policies.networks.common import TimeEmbedding
+from dopr_robot.policies.options import NetworkOptions
 
 
 @dataclass
-class MLPConfig:
+class MLPConfig(NetworkOptions):
     """Sizes of :class:`MLP`. The defaults are small enough for two CPU cores."""
 
     name: str = "mlp"

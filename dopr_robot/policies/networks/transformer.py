@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.policies.networks.common import Attention, TimeEmbedding, zeroed
+from dopr_robot.policies.options import NetworkOptions
 
 
 @dataclass
-class TransformerConfig:
+class TransformerConfig(NetworkOptions):
     """Sizes of :class:`Transformer`. The defaults are small enough for two CPU cores."""
 
     name: str = "transformer"

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
 from dopr_robot.policies.networks.common import TimeEmbedding
+from dopr_robot.policies.options import NetworkOptions
 
 
 @dataclass
-class UNetConfig:
+class UNetConfig(NetworkOptions):
     """Sizes of :class:`UNet`. The defaults are small enough for two CPU cores.
 
     Diffusion Policy's published state U-Net is ``channels=[256, 512, 1024], kernel_size=5, time_dim=256``: 65,783,298 parameters
@@ -85,7 +86,7 @@ class UNet(nn.Module):
         n_obs_steps: To.
 
     Raises:
-        UserError: a horizon that the levels can not halve, or channels that the groups do not divide.
+        UserError: a horizon that the levels can not halve, an even kernel, or channels that the groups do not divide.
     """
 
     def __init__(
@@ -103,6 +104,10 @@ class UNet(nn.Module):
         if horizon % factor:
             raise UserError(
                 f"policy.horizon={horizon} does not fit a U-Net of {len(config.channels)} levels: take a multiple of {factor}"
+            )
+        if config.kernel_size % 2 == 0:
+            raise UserError(
+                f"network.kernel_size={config.kernel_size} has to be odd, so that a convolution keeps the length"
             )
         if any(width % config.groups for width in config.channels):
             raise UserError(f"network.channels={list(config.channels)} have to be multiples of groups={config.groups}")

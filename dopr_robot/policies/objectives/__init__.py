@@ -6,11 +6,11 @@ from dopr_robot.policies.objectives.bet import BeT, BeTConfig
 from dopr_robot.policies.objectives.diffusion import Diffusion, DiffusionConfig
 from dopr_robot.policies.objectives.flow import FlowConfig, FlowMatching
 from dopr_robot.policies.objectives.mixture import Mixture, MixtureConfig
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes
 from dopr_robot.policies.objectives.regression import Regression, RegressionConfig
 from dopr_robot.registry import Registry
 
-OBJECTIVES = Registry[Component[Objective]]("objective")
+OBJECTIVES = Registry[Component[Objective]]("objective", "dopr_robot.objectives")
 OBJECTIVES.register("flow", Component(FlowMatching, FlowConfig, "flow matching"))
 OBJECTIVES.register("diffusion", Component(Diffusion, DiffusionConfig, "denoising diffusion"))
 OBJECTIVES.register("regression", Component(Regression, RegressionConfig, "regression"))
@@ -29,6 +29,7 @@ __all__ = [
     "FlowConfig",
     "FlowMatching",
     "Held",
+    "Limits",
     "Mixture",
     "MixtureConfig",
     "Objective",

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dopr_robot.errors import UserError
 from dopr_robot.policies.networks.common import AttentionBlock
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes
 from dopr_robot.policies.objectives.sampling import Generators
+from dopr_robot.policies.options import ObjectiveOptions
 
 
 @dataclass
-class ACTConfig:
+class ACTConfig(ObjectiveOptions):
     """Options of :class:`ACT`. ``latent_dim`` and ``kl_weight`` are the paper's; its encoder is 512 wide with 4 layers of 8 heads."""
 
     name: str = "act"
@@ -40,10 +40,6 @@ class ACT(Objective):
             output_dim=sizes.action_dim,
             condition_dim=sizes.condition_dim + config.latent_dim,
         )
-        if config.latent_dim < 1 or config.kl_weight < 0:
-            raise UserError(
-                f"objective.latent_dim={config.latent_dim} has to be at least 1 and kl_weight={config.kl_weight} at least 0"
-            )
         self.config = config
         self.observe = nn.Linear(sizes.condition_dim, config.dim)
         self.embed = nn.Linear(sizes.action_dim, config.dim)
@@ -67,8 +63,10 @@ class ACT(Objective):
         answer = network(None, None, self._with(condition, z))
         return {"l1": F.l1_loss(answer, action), "kl": self.config.kl_weight * divergence}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del generator, held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del generator, limits, held
         return network(None, None, self._with(condition, condition.new_zeros(len(condition), self.config.latent_dim)))
 
     @staticmethod

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, categorical
+from dopr_robot.policies.options import ObjectiveOptions
 
 MOST_POINTS = 20_000
 """k-means sees at most so many actions, evenly spaced."""
 
 
 @dataclass
-class BeTConfig:
+class BeTConfig(ObjectiveOptions):
     """Options of :class:`BeT`.
 
     Args:
@@ -46,8 +47,6 @@ class BeT(Objective):
     def __init__(self, config: BeTConfig, sizes: Sizes) -> None:
         super().__init__(sizes, input_dim=None, output_dim=config.bins * (sizes.action_dim + 1))
         choose("over", config.over, ("sequence", "step"))
-        if config.bins < 1:
-            raise UserError(f"objective.bins={config.bins} has to be at least 1")
         self.config = config
         length = sizes.horizon if config.over == "sequence" else 1
         self.register_buffer("centres", torch.full((config.bins, length, sizes.action_dim), torch.nan))
@@ -92,8 +91,10 @@ class BeT(Objective):
         mine = self._of(candidates, nearest[..., 0])
         return {"bin": focal.mean(), "offset": self.config.offset_weight * F.mse_loss(mine, action)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del limits, held
         logits, candidates = self._answer(network, condition)
         return self._of(candidates, categorical(logits.softmax(-1), generator))
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
+from dopr_robot.policies.options import ObjectiveOptions
 
 # Explicit Runge-Kutta methods: the points inside a step at which the velocity is taken, and their weights in the sum.
 # Each point lies on the line of the velocity before it.
@@ -19,7 +19,7 @@ INTEGRATORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 @dataclass
-class FlowConfig:
+class FlowConfig(ObjectiveOptions):
     """Options of :class:`FlowMatching`.
 
     Args:
@@ -27,7 +27,7 @@ class FlowConfig:
             looks more at noisy samples (pi0, Black et al., 2024, appendix B).
         integrator: ``euler``, ``midpoint`` or ``heun``.
         steps: integration steps when acting; network calls are steps times the integrator's stages.
-        clip: bound on the normalised actions that come out, or null.
+        clip: hold the actions that come out within the demonstrations' range, so many times as wide, or null.
     """
 
     name: str = "flow"
@@ -48,8 +48,6 @@ class FlowMatching(Objective):
         super().__init__(sizes, input_dim=sizes.action_dim, output_dim=sizes.action_dim)
         choose("time", config.time, ("uniform", "beta"))
         choose("integrator", config.integrator, tuple(INTEGRATORS))
-        if config.steps < 1:
-            raise UserError(f"objective.steps={config.steps} has to be at least 1")
         self.config = config
 
     def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> dict[str, Tensor]:
@@ -63,7 +61,9 @@ class FlowMatching(Objective):
         velocity = network((1 - t) * noise + t * action, time, condition)
         return {"flow": nn.functional.mse_loss(velocity, action - noise)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
         """Integrate from noise at t = 0 to an action sequence at t = 1: ``[B, H, A]``, normalised.
 
         Held actions are kept on the straight path from their noise, where training saw such actions.
@@ -83,5 +83,5 @@ class FlowMatching(Objective):
                 velocity = network(at, x.new_full((len(x),), t), condition)
                 total = total + weight * velocity
             x = x + step * total
-        x = x if self.config.clip is None else x.clamp(-self.config.clip, self.config.clip)
+        x = x if self.config.clip is None else limits.clip(x, self.config.clip)
         return x if held is None else held.over(x)

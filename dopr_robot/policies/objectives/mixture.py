@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, categorical, normal
+from dopr_robot.policies.options import ObjectiveOptions
 
 
 @dataclass
-class MixtureConfig:
+class MixtureConfig(ObjectiveOptions):
     """Options of :class:`Mixture`; the defaults are robomimic's.
 
     Args:
@@ -39,8 +39,6 @@ class Mixture(Objective):
     def __init__(self, config: MixtureConfig, sizes: Sizes) -> None:
         super().__init__(sizes, input_dim=None, output_dim=config.modes * (2 * sizes.action_dim + 1))
         choose("over", config.over, ("sequence", "step"))
-        if config.modes < 1 or config.min_std <= 0:
-            raise UserError(f"objective.modes={config.modes} and min_std={config.min_std} have to be above 0")
         self.config = config
 
     def _mixture(self, network: nn.Module, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,8 +62,10 @@ class Mixture(Objective):
         log_likelihood = torch.logsumexp(logits.log_softmax(-1) + of_mode, dim=-1)
         return {"nll": -log_likelihood.sum() / (len(action) * self.sizes.horizon)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del limits, held
         logits, mean, std = self._mixture(network, condition)
         chosen = categorical(logits.softmax(-1), generator).expand(-1, self.sizes.horizon)[..., None, None]
         mean, std = (each.take_along_dim(chosen, dim=2).squeeze(2) for each in (mean, std))

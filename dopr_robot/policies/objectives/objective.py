@@ -37,6 +37,19 @@ class Held:
         return torch.where(self.mask, self.action if action is None else action, x)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The demonstrations' smallest and largest actions ``[A]``, normalised: -1 and 1 under minmax, elsewhere under other maps."""
+
+    low: Tensor
+    high: Tensor
+
+    def clip(self, x: Tensor, factor: float) -> Tensor:
+        """Actions ``[B, H, A]`` held within the demonstrations' range, ``factor`` times as wide about its centre."""
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        return x.clamp(middle - factor * half, middle + factor * half)
+
+
 class Objective(nn.Module, ABC):
     """What a network is trained for, and how its answers become actions; everything here is in normalised units.
 
@@ -66,9 +79,12 @@ class Objective(nn.Module, ABC):
         """The terms of the training loss by name, scalars; the loss is their sum. ``action [B, H, A], condition [B, To, C]``."""
 
     @abstractmethod
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
         """An action sequence ``[B, H, A]`` for every row of the condition.
 
+        ``limits`` are for objectives whose answers have to be held within the demonstrations' actions.
         Sequences are drawn to continue ``held`` where the objective can do that; the others leave it to the caller to keep it.
         """
 

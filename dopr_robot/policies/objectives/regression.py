@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dopr_robot.errors import UserError
-from dopr_robot.policies.objectives.objective import Held, Objective, Sizes, choose
+from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators
+from dopr_robot.policies.options import ObjectiveOptions
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
 @dataclass
-class RegressionConfig:
+class RegressionConfig(ObjectiveOptions):
     """Options of :class:`Regression`.
 
     Args:
@@ -33,14 +33,14 @@ class Regression(Objective):
     def __init__(self, config: RegressionConfig, sizes: Sizes) -> None:
         super().__init__(sizes, input_dim=None, output_dim=sizes.action_dim)
         choose("loss", config.loss, tuple(LOSSES))
-        if config.delta <= 0:
-            raise UserError(f"objective.delta={config.delta} has to be above 0")
         self.config = config
 
     def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> dict[str, Tensor]:
         options = {"delta": self.config.delta} if self.config.loss == "huber" else {}
         return {self.config.loss: LOSSES[self.config.loss](network(None, None, condition), action, **options)}
 
-    def sample(self, network: nn.Module, condition: Tensor, generator: Generators, held: Held | None = None) -> Tensor:
-        del generator, held
+    def sample(
+        self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
+    ) -> Tensor:
+        del generator, limits, held
         return network(None, None, condition)
