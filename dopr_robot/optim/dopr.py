@@ -26,8 +26,8 @@ class DoPr(Optimizer):
     Args:
         base: the optimizer that takes the step, over parameters of ``model``.
         model: the model whose forward is to be watched.
-        **options: of :class:`ActivationPreconditioner`: ``damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
-            include_bias, max_tokens, max_nonfinite, process_group``.
+        **options: of :class:`ActivationPreconditioner`: ``form, damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
+            include_bias, rank, max_tokens, max_nonfinite, process_group``.
 
     Raises:
         ValueError: for an option out of range, a model without a supported layer, or a base over parameters that are not the model's.
@@ -70,13 +70,20 @@ class DoPr(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.preconditioner.precondition_():
+        # A base that cannot look on the device whether a step is to be left out would move by momentum and decay: it waits for the answer.
+        looks_itself = getattr(self.base, "_step_supports_amp_scaling", False)
+        if self.preconditioner.precondition_(wait=not looks_itself):
             self._base_step(self.preconditioner.found_inf)
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, and the inputs that they are made of."""
+        self.base.zero_grad(set_to_none)
+        self.preconditioner.forget_inputs()
+
     def _base_step(self, found_inf: Tensor | None) -> None:
-        """Step the base. A fused one looks itself, on the device, whether the step is to be left out; another takes zeros."""
-        if found_inf is None or not getattr(self.base, "_step_supports_amp_scaling", False):
+        """Step the base; a fused one looks itself, on the device, whether the step is to be left out."""
+        if found_inf is None:
             self.base.step()
             return
         self.base.grad_scale, self.base.found_inf = None, found_inf  # type: ignore[attr-defined]

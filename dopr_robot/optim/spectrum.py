@@ -23,8 +23,10 @@ class Spectrum(NamedTuple):
 
 @torch.no_grad()
 def spectrum_of(factor: Factor) -> Spectrum:
-    """The spectrum of a factor that has an inverse."""
-    if factor.matrix is not None and "matrix" in factor.state:
+    """The spectrum of a factor that has, or had at its last turn, an inverse."""
+    if factor.last is not None:
+        eigenvalues = factor.last.eigenvalues()
+    elif factor.matrix is not None and "matrix" in factor.state:
         eigenvalues = torch.linalg.eigvalsh(factor.state["matrix"].double())
     else:
         eigenvalues = factor.state["diagonal"].double().sort().values.unsqueeze(0)
