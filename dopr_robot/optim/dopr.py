@@ -94,10 +94,11 @@ class DoPr(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its weights are preconditioned from the next forward on."""
+        param_group = {**param_group, "params": _listed(param_group["params"])}
         if not hasattr(self, "param_groups") or self.param_groups is not self.base.param_groups:
             super().add_param_group(param_group)  # torch's own __init__ goes through the base's groups
             return
-        strangers = _not_of(self.preconditioner.model, _listed(param_group["params"]))
+        strangers = _not_of(self.preconditioner.model, _tensors(param_group["params"]))
         if strangers:
             raise ValueError(
                 f"the group has {len(strangers)} parameters that are not the model's (the first has shape {strangers[0]})"
@@ -145,8 +146,13 @@ class DoPr(Optimizer):
         return f"DoPr({self.base!r}, {self.preconditioner!r})"
 
 
-def _listed(params: Any) -> list[Tensor]:
+def _listed(params: Any) -> list[Any]:
+    """What a group's ``params`` may be, as a list: one tensor, an iterable of them, or of ``(name, tensor)``. An iterator is used up."""
     return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _tensors(params: list[Any]) -> list[Tensor]:
+    return [entry[1] if isinstance(entry, tuple) else entry for entry in params]
 
 
 def _not_of(model: nn.Module, parameters: list[Tensor]) -> list[tuple[int, ...]]:

@@ -18,6 +18,9 @@ from dopr_robot.optim.factors import FORMS, Factor, memory_bytes
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
 
+REPLACED = (
+    "the model's weights were replaced after the optimizer was made (another layer, to_empty, load_state_dict(assign=True), parallelize_module)"
+)
 Damping = float | Callable[[int], float]
 _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
@@ -99,6 +102,9 @@ class ActivationPreconditioner:
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+        if lazy:
+            raise ValueError(f"{lazy[0]} has no shape yet: run the lazy model once before making the optimizer")
         refuse_sharded(model)
         self.model = model
         self.damping = damping
@@ -298,12 +304,16 @@ class ActivationPreconditioner:
     def _check_order(self) -> None:
         gradients = [factor.weight.grad for factor in self.factors if factor.weight.grad is not None]
         if not gradients:
+            if self._replaced():
+                raise RuntimeError(f"{REPLACED}: make the base and DoPr after that")
             raise RuntimeError("no gradient to precondition: run the model, then loss.backward(), before step()")
         if not any(factor.seen or factor.ready for factor in self.factors):
             raise RuntimeError(
                 "gradients without a forward: no layer has seen an input that a gradient came back for. Are they of another copy of the "
-                "model, or of a forward from before this optimizer was made?"
+                "model, or was it run, or compiled and run (torch.compiler.reset() then), before this optimizer was made?"
             )
+        if self.step % 100 == 1 and (gone := self._replaced()):
+            self._warn_once(f"{REPLACED}, of {len(gone)} layers ({', '.join(gone[:3])}): they are not preconditioned")
         if all(getattr(gradient, "_preconditioned_at", -1) == gradient._version for gradient in gradients):
             raise RuntimeError(
                 "the gradients are those of the last step, preconditioned already: zero them, then run forward and backward "
@@ -319,6 +329,11 @@ class ActivationPreconditioner:
                 f"{len(unseen)} weights got a gradient but their layers saw no input ({', '.join(unseen[:3])}): they are left to the base "
                 "optimizer. Is the weight used without calling its module?"
             )
+
+    def _replaced(self) -> list[str]:
+        """Names of the weights that are not in the model any more."""
+        here = set(self.model.parameters())
+        return [factor.name for factor in self.factors if factor.weight not in here]
 
     def _refresh(
         self, kept: list[Factor], moments: list[dict[str, Tensor]], solves: dict[Factor, BatchInverse]
