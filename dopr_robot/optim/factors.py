@@ -70,6 +70,8 @@ class Factor:
         due: whether inputs are to be recorded for the next step.
         refreshed: the step at which S was formed last.
         last: what a solved factor multiplied by when ``turned`` was looked at.
+        compare: whether ``cosine`` is to be formed at the next refresh.
+        cosine: between the preconditioned gradient and what this step's own S would have made of it, where that was asked for.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, when it was last looked at.
     """
 
@@ -88,6 +90,8 @@ class Factor:
         self.refreshed = -1
         self.turned: Tensor | float = 0.0
         self.last: BatchInverse | None = None
+        self.cosine: Tensor | None = None
+        self.compare = False
         self.clear()
 
     @property
@@ -269,9 +273,11 @@ class Factor:
             mean = mean + self.state["diagonal"].mean()
         return torch.where(mean > 0, mean, torch.ones_like(mean))
 
-    def precondition_(self, times: Multiply | None = None, measure: bool = False) -> None:
+    def precondition_(
+        self, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None
+    ) -> None:
         """Multiply the weight's gradient (and the bias's) by the inverse, in place: by ``times`` where the inverse is this step's own.
-        ``measure`` sets ``turned``."""
+        ``measure`` sets ``turned``, and ``exact``, this step's inverse beside another, ``cosine``."""
         gradient = self.weight.grad
         assert gradient is not None
         before = gradient.clone() if measure else None
@@ -284,8 +290,10 @@ class Factor:
         else:
             self._multiply_(gradient, self.matrix, times or self._times_inverse)
         if before is not None:
-            g, m = before.flatten().to(self.dtype), gradient.flatten().to(self.dtype)
-            self.turned = 1 - (torch.dot(g, m) / (g.norm() * m.norm()).clamp_min(1e-30)).square()
+            self.turned = 1 - _cosine(before, gradient).square()
+            if exact is not None and self.matrix is not None:
+                self._multiply_(before, self.matrix, exact)
+                self.cosine = _cosine(before, gradient)
 
     def _multiply_(self, gradient: Tensor, layer: Layer, times: Multiply) -> None:
         rows = layer.view(gradient)  # [groups, rows, ..., width]
@@ -357,6 +365,11 @@ def rank_of(dim: int, rank: int | str) -> int | None:
         return None
     kept = max(16, dim // 32) if isinstance(rank, str) else rank
     return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    a, b = (each.flatten().to(torch.promote_types(each.dtype, torch.float32)) for each in (first, second))
+    return torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-30)
 
 
 def memory_bytes(factor: Factor) -> int:

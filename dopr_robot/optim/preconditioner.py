@@ -245,13 +245,19 @@ class ActivationPreconditioner:
         return Coverage.of(self.model, self.factors, self._left, started=self.step > 0)
 
     def spectrum(self) -> dict[str, Spectrum]:
-        """For each layer its condition number, effective rank and the share of the gradient that was turned."""
+        """For each layer its condition number, effective rank, the share of the gradient that was turned, and how near its form of S comes to
+        this step's own: that costs a solve, at each layer's next refresh after a call, so the first call has None there.
+        """
+        for factor in self.factors:
+            factor.compare = True
         return {factor.name: spectrum_of(factor) for factor in self.factors if factor.ready or factor.last is not None}
 
     def log_spectrum(self, writer: Any, step: int | None = None) -> None:
         """Write :meth:`spectrum` to a TensorBoard ``SummaryWriter``, under ``dopr/<figure>/<layer>``."""
         for name, spectrum in self.spectrum().items():
             for figure, value in spectrum._asdict().items():
+                if value is None:
+                    continue
                 writer.add_scalar(f"dopr/{figure}/{name}", value, self.step if step is None else step)
 
     def memory_usage(self) -> dict[str, int]:
@@ -338,9 +344,7 @@ class ActivationPreconditioner:
     def _refresh(
         self, kept: list[Factor], moments: list[dict[str, Tensor]], solves: dict[Factor, BatchInverse]
     ) -> None:
-        damping = self.damping(self.step) if callable(self.damping) else self.damping
-        if not 0 < damping < math.inf:
-            raise ValueError(f"damping(step={self.step}) gave {damping}: it must be a positive number")
+        damping = self._damping()
         for factor, parts in zip(kept, moments, strict=True):
             moved = factor.average(parts, self.stat_decay)
             if self.found_inf is not None:
@@ -368,8 +372,18 @@ class ActivationPreconditioner:
             looked_at = factor.refreshed == self.step and (solve is None or self._has_turn(factor, self.step))
             if solve is not None and looked_at:
                 factor.last = solve
-            factor.precondition_(solve, measure=looked_at)
+            exact = None
+            if looked_at and factor.compare and factor.matrix is not None and factor.diagonal is None and factor.bias is None:
+                factor.compare, exact = False, solve or BatchInverse(factor)
+                exact.factorise(self._damping())
+            factor.precondition_(solve, measure=looked_at, exact=exact)
             gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
+
+    def _damping(self) -> float:
+        damping = self.damping(self.step) if callable(self.damping) else self.damping
+        if not 0 < damping < math.inf:
+            raise ValueError(f"damping(step={self.step}) gave {damping}: it must be a positive number")
+        return damping
 
     def _has_turn(self, factor: Factor, step: int) -> bool:
         return step % self.update_every == factor.phase

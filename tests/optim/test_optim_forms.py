@@ -132,8 +132,8 @@ def run(optimizer: DoPr, model: nn.Module, steps: int, n: int = 20) -> None:
         optimizer.zero_grad()
 
 
-def sgd(model: nn.Module, **options) -> DoPr:
-    return DoPr(torch.optim.SGD(model.parameters(), lr=0.01), model, **options)
+def sgd(model: nn.Module, lr: float = 0.01, **options) -> DoPr:
+    return DoPr(torch.optim.SGD(model.parameters(), lr=lr), model, **options)
 
 
 def test_auto_takes_this_steps_moment_where_a_layer_has_more_inputs_than_a_step_brings():
@@ -263,3 +263,23 @@ def test_a_state_knows_nothing_of_wrappers():
     assert state["activation"]["factors"].keys() == theirs["activation"]["factors"].keys() == {"0.weight"}
     plain.load_state_dict(theirs)
     other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("form", ["batch", "average", "low_rank"])
+def test_the_spectrum_says_how_near_a_form_comes_to_this_steps_own(form):
+    torch.manual_seed(0)
+    layer = nn.Linear(200, 8, bias=False, dtype=torch.float64)
+    optimizer = sgd(layer, lr=0.0, form=form, update_every=2)
+    cosine = None
+    for step in range(4):
+        x = torch.randn(300, 200, dtype=torch.float64) * torch.logspace(0, 1, 200, dtype=torch.float64)
+        layer(x).sin().sum().backward()
+        before = layer.weight.grad.clone()
+        optimizer.step()
+        if step == 2:
+            expected = dense(before, x)
+            cosine = float((expected * layer.weight.grad).sum() / (expected.norm() * layer.weight.grad.norm()))
+        optimizer.zero_grad()
+        found = optimizer.spectrum()["weight"].cosine
+        assert found is None if step < 2 else found == pytest.approx(cosine)
+    assert cosine == pytest.approx(1) if form == "batch" else cosine < 0.999
