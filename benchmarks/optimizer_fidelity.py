@@ -1,19 +1,21 @@
 """What each form of S makes of a gradient, beside the exact forms, and what it costs: the table of docs/optimizer.md.
 
-One model is trained for a while under the default. At the steps that are looked at, every form preconditions the very same gradient from its
-own statistics, gathered over the very same run; a cosine is the median over the layers, the lowest in brackets.
+One model is trained for a while under the default. At the steps that are looked at, every form preconditions the very same gradient from
+its own statistics, gathered over the very same run; a cosine is the median over the layers, the lowest in brackets.
 
     python benchmarks/optimizer_fidelity.py --json fidelity.json
     python benchmarks/optimizer_fidelity.py --models mlp --steps 40 --no-cost
 
-Columns: the cosine to the exact form of this step's S (the paper's), to the whole inverse of the averaged S formed at every step, to the whole inverse of
-the average that the form itself holds, and to the bare gradient; the paired cost of a training step over fused AdamW's, and the bytes held.
+Columns: the cosine to the exact form of this step's S (the paper's), to the whole inverse of the averaged S formed at every step, to the
+whole inverse of the average that the form itself holds, and to the bare gradient; the paired cost of a training step over fused AdamW's,
+and the bytes held.
 """
 
 import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.inverses import damped_inverse
 
 sys.path.insert(0, str(Path(__file__).parent))
-from optimizer_overhead import Arm, Regression, adamw, build, measure, policy_case, state_bytes, summary  # noqa: E402
+from optimizer_overhead import Arm, Regression, adamw, build, measure, policy_case, state_bytes, summary
 
 FORMS: dict[str, dict[str, Any]] = {
     "batch": {"form": "batch"},
@@ -38,7 +40,9 @@ FORMS: dict[str, dict[str, Any]] = {
 Case = Callable[[], tuple[nn.Module, Callable[[int], Any]]]
 
 
-def learnable(model: nn.Module, batch: int, observation: int, action: int, wrap: Callable[[Tensor, Tensor], Any]) -> tuple[nn.Module, Any]:
+def learnable(
+    model: nn.Module, batch: int, observation: int, action: int, wrap: Callable[[Tensor, Tensor], Any]
+) -> tuple[nn.Module, Any]:
     """A model with batches of a task that can be learned: correlated observations, actions a smooth function of them."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(observation, observation, generator=generator) / observation**0.5
@@ -167,8 +171,6 @@ def costs(case: Case, steps: int) -> dict[str, dict[str, float]]:
         torch.manual_seed(0)
         model = make()[0]
         arms.append(Arm(name, model, DoPr(adamw(model), model, **options)))
-    import time
-
     measure(arms, batch, steps, torch.device("cpu"), "float32", time.perf_counter)
     held = state_bytes(bare)
     return {

@@ -10,15 +10,17 @@ _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
 class BatchInverse:
-    r"""``(S + damping tr(S)/d I)^-1`` of the inputs Z ``[n, d]`` that a factor recorded for this step, to multiply a gradient by.
+    r"""``(S + damping tr(S)/d I)^-1`` of the inputs Z ``[n, d]`` that a factor recorded for a step.
 
     With :math:`K = Z Z^\top`, :math:`\lambda = \text{damping} \cdot \operatorname{tr}(S) / d` and D ``[n, out]`` the gradient at the output:
 
     .. math::
-        M = G (Z^\top Z / n + \lambda I)^{-1} = n D^\top (K + n \lambda I)^{-1} Z = \bigl(G - G Z^\top (K + n \lambda I)^{-1} Z\bigr) / \lambda
+        M = G (Z^\top Z / n + \lambda I)^{-1}
+          = n D^\top (K + n \lambda I)^{-1} Z
+          = \bigl(G - G Z^\top (K + n \lambda I)^{-1} Z\bigr) / \lambda
 
-    The first is the primal form, which needs the ``d x d`` matrix S; the others are dual, and need ``n x n``. The second takes the products of
-    the third half as far, and is used where G is seen to be ``D^T Z`` up to a number (a loss scale, clipping), so that D says all of it.
+    The first is the primal form, which needs the ``d x d`` matrix S; the others are dual, and need ``n x n``. The second takes half the
+    products of the third, and is used where G is seen to be ``D^T Z`` up to a number (a loss scale, clipping), so that D says all of it.
 
     Attributes:
         trace: tr(S) [groups], NaN or inf where an input is.

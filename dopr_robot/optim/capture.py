@@ -50,7 +50,9 @@ class Call:
         whole: whether the streams are all that the layer saw, so that the weight's gradient is made of them alone.
     """
 
-    def __init__(self, layer: Layer, streams: Sequence[tuple[Tensor, Tensor | None]], factor: Factor, whole: bool) -> None:
+    def __init__(
+        self, layer: Layer, streams: Sequence[tuple[Tensor, Tensor | None]], factor: Factor, whole: bool
+    ) -> None:
         self.layer = layer
         self.streams = streams
         self.factor = factor
@@ -111,7 +113,8 @@ class Recorder(Hook):
 def _transformed(output: Tensor) -> bool:
     if torch._C._functorch.is_functorch_wrapped_tensor(output):
         raise RuntimeError(
-            "activation preconditioning watches autograd's backward, which torch.func transforms (grad, vmap) do not run: use loss.backward()"
+            "activation preconditioning watches autograd's backward, which torch.func transforms (grad, vmap) do not run: use "
+            "loss.backward()"
         )
     return False
 

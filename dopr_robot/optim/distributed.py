@@ -23,9 +23,10 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any) -> list[Factor]:
-    """Bring the inputs of all ranks together: sums and counts added, kept rows side by side. Returns the factors that any rank has inputs for.
+    """Bring the inputs of all ranks together: sums and counts added, kept rows side by side.
 
-    Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a step costs at most ``min(n, d) x d`` numbers a layer.
+    Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a layer costs at most ``min(n, d) x d`` numbers a
+    step. Returns the factors that any rank has inputs for.
     """
     if group is False or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return due

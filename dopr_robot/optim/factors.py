@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dopr_robot.optim.capture import Call
 
 Multiply = Callable[[Tensor], Tensor]  # of rows [groups, n, d]
-FORMS = ("auto", "batch", "average", "low_rank")
 _PLAIN = ("form", "refreshed", "turned")
 _CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
 
@@ -40,7 +39,9 @@ class Backward:
         """The pass that this is called from, inside a hook of autograd."""
         number = torch._C._current_graph_task_id()
         if number not in cls._running:
-            cls._running = {number: cls()} if len(cls._running) > 64 else cls._running | {number: cls()}  # passes that raised
+            cls._running = (
+                {number: cls()} if len(cls._running) > 64 else cls._running | {number: cls()}
+            )  # passes that raised
 
             def finish() -> None:
                 cls._running.pop(number).finished = True
@@ -156,7 +157,11 @@ class Factor:
             (total, n), *_ = parts
             self._add("diagonal", total.to(self.dtype), n)
             return
-        n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts]) if len(parts) > 1 else parts[0][1]
+        n = (
+            torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
+            if len(parts) > 1
+            else parts[0][1]
+        )
         longest = max(z.shape[1] for z, _ in parts)
         z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
         if z.shape[0] < layer.groups:  # query, key and value are one tensor in this call
@@ -232,7 +237,9 @@ class Factor:
         if self.diagonal is not None:
             self.sums.setdefault("diagonal", torch.zeros(self.diagonal.dim, **options))
         for key in self.sums:
-            self.counts[key] = torch.as_tensor(self.counts.get(key, 0.0), **options).expand(groups if key == "matrix" else 1).clone()
+            self.counts[key] = (
+                torch.as_tensor(self.counts.get(key, 0.0), **options).expand(groups if key == "matrix" else 1).clone()
+            )
 
     def inputs_seen(self) -> Tensor:
         """How many inputs were recorded since the last step [groups], at least 1 where a mask left none."""
@@ -356,7 +363,9 @@ class Factor:
         return False
 
     def _sides(self) -> list[tuple[str, Layer]]:
-        return [(key, layer) for key, layer in (("matrix", self.matrix), ("diagonal", self.diagonal)) if layer is not None]
+        return [
+            (key, layer) for key, layer in (("matrix", self.matrix), ("diagonal", self.diagonal)) if layer is not None
+        ]
 
 
 def rank_of(dim: int, rank: int | str) -> int | None:
@@ -374,6 +383,10 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
 
 def memory_bytes(factor: Factor) -> int:
     """Bytes held by a factor's moments and inverse, and by inputs on their way to the next step."""
-    tensors = (*factor.state.values(), *factor.sums.values(), *(part for row in factor.rows for part in row if part is not None))
+    tensors = (
+        *factor.state.values(),
+        *factor.sums.values(),
+        *(part for row in factor.rows for part in row if part is not None),
+    )
     held = sum(tensor.element_size() * math.prod(tensor.shape) for tensor in tensors)
     return held + (factor.last.nbytes() if factor.last is not None else 0)

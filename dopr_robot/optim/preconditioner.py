@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,17 +12,20 @@ from torch.optim import Optimizer
 
 from dopr_robot.optim.batch import BatchInverse
 from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Recorder
+from dopr_robot.optim.checks import check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors, plain_name
 from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded
-from dopr_robot.optim.factors import FORMS, Factor, memory_bytes
+from dopr_robot.optim.factors import Factor, memory_bytes
+from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.inverses import form_inverses
+from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
 
 REPLACED = (
-    "the model's weights were replaced after the optimizer was made (another layer, to_empty, load_state_dict(assign=True), parallelize_module)"
+    "the model's weights were replaced after the optimizer was made (another layer, to_empty, load_state_dict(assign=True), "
+    "parallelize_module)"
 )
 Damping = float | Callable[[int], float]
-_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class ActivationPreconditioner:
@@ -39,8 +42,8 @@ class ActivationPreconditioner:
     Args:
         model: the model whose forward is to be watched. Where it is wrapped (DDP), the wrapped one serves as well.
         form: what S is. ``"batch"``: of this step's inputs alone, as in the paper, exact at every step, with nothing to keep; by the
-            smaller of a ``d x d`` and an ``n x n`` matrix, see :class:`~dopr_robot.optim.batch.BatchInverse`. ``"average"``: a running average,
-            and its whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"auto"``:
+            smaller of a ``d x d`` and an ``n x n`` matrix, see :mod:`dopr_robot.optim.batch`. ``"average"``: a running average, and its
+            whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"auto"``:
             ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found out at the first step), else ``"average"``.
         damping: relative to the mean eigenvalue of S; positive; a number, or a function of the step (counted from 0).
         stat_decay: of an averaged S, the weight of the past at each refresh.
@@ -83,25 +86,17 @@ class ActivationPreconditioner:
         parameters: Iterable[nn.Parameter] | None = None,
         process_group: Any = None,
     ) -> None:
-        if form not in FORMS:
-            raise ValueError(f"form={form!r} must be one of {', '.join(FORMS)}")
-        if not callable(damping) and not (_is_number(damping) and 0 < damping < math.inf):
-            raise ValueError(f"damping={damping!r} must be a positive number: 0.1 is a good beginning")
-        if not (_is_number(stat_decay) and 0 <= stat_decay < 1):
-            raise ValueError(f"stat_decay={stat_decay!r} must be in [0, 1)")
-        if conv not in ("sua", "unfold"):
-            raise ValueError(f"conv={conv!r} must be 'sua' or 'unfold'")
-        if rank is None:
-            raise ValueError("rank=None, the whole inverse, is form='average'")
-        for name, value, least in (
-            ("update_every", update_every, 1),
-            ("warmup_steps", warmup_steps, 0),
-            ("rank", 1 if rank == "auto" else rank, 1),
-            ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
-            ("max_nonfinite", max_nonfinite, 1),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        check_preconditioning(
+            form=form,
+            damping=damping,
+            stat_decay=stat_decay,
+            update_every=update_every,
+            warmup_steps=warmup_steps,
+            conv=conv,
+            rank=rank,
+            max_tokens=max_tokens,
+            max_nonfinite=max_nonfinite,
+        )
         lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
         if lazy:
             raise ValueError(f"{lazy[0]} has no shape yet: run the lazy model once before making the optimizer")
@@ -113,16 +108,11 @@ class ActivationPreconditioner:
         self.warmup_steps = warmup_steps
         self.rank = rank
         self.max_tokens = max_tokens
-        self.max_nonfinite = max_nonfinite
         self.process_group = process_group
         self.step = 0
-        self.skipped = 0
-        self._skipped_in_a_row = 0
-        self._device_counts: Tensor | None = None
-        self.found_inf: Tensor | None = None
+        self.finite = FiniteCheck(max_nonfinite, self._warn_once)
         self._warned: set[str] = set()
-        self._masks: list[list[Any]] = []
-        self._asked = False
+        self._masks = TokenMasks()
         self._hooks: list[Any] = []
         self._attached: list[Any] = []
         self.form = form
@@ -148,8 +138,8 @@ class ActivationPreconditioner:
 
         Returns:
             False where a gradient or a statistic is not finite: then nothing was changed, and the step is to be left out. On CUDA
-            that is not waited for unless ``wait`` says so: ``found_inf`` [1.0 or 0.0] says it on the device, to a base that looks there before
-            it steps (torch's fused ones); statistics stay as they were and gradients become 0.
+            that is not waited for unless ``wait`` says so: ``found_inf`` [1.0 or 0.0] says it on the device, to a base that looks there
+            before it steps (torch's fused ones); statistics stay as they were and gradients become 0.
 
         Raises:
             RuntimeError: without a forward or a backward since the last call, and after ``max_nonfinite`` bad steps in a row.
@@ -167,16 +157,18 @@ class ActivationPreconditioner:
             moments = [factor.batch_moments() for factor in kept]
             gradients = [p.grad for p in self._parameters if p.grad is not None]
             traces = [solve.trace for solve in solves.values()]
-            bad = self._bad([*gradients, *traces, *(moment for parts in moments for moment in parts.values())])
+            statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
+            bad = self.finite.bad([*gradients, *statistics], self.factors[0].weight.device)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
-            self.found_inf = bad if bad.is_cuda and not wait and all(factor.ready for factor in kept) else None
+            self.finite.found_inf = bad if bad.is_cuda and not wait and all(factor.ready for factor in kept) else None
             if self.found_inf is None and bool(bad):
-                self._skip()
+                self._begin_step(self.step)
+                self.finite.skip()
                 return False
             self._refresh(kept, moments, solves)
             if self.step >= self.warmup_steps:
                 self._apply(solves)
-            self._count(gradients)
+            self.finite.count(gradients, self.step)
         self._begin_step(self.step + 1)
         return True
 
@@ -206,8 +198,7 @@ class ActivationPreconditioner:
             handle.remove()
         self._hooks, self._attached = [], []
 
-    @contextmanager
-    def token_mask(self, *masks: Tensor) -> Iterator[None]:
+    def token_mask(self, *masks: Tensor) -> AbstractContextManager[None]:
         """Leave padding out of S for forwards in this context.
 
         Each mask is bool, true where a token counts, shaped as the tokens of the layers that it is meant for (``[B, T]``). A layer
@@ -216,16 +207,7 @@ class ActivationPreconditioner:
         Raises:
             ValueError: where a mask fitted no layer that was recorded.
         """
-        self._masks, self._asked = [[mask, False] for mask in masks], False
-        try:
-            yield
-            unused = [tuple(mask.shape) for mask, used in self._masks if not used]
-            if unused and self._asked:
-                raise ValueError(
-                    f"the mask of shape {unused[0]} fits the tokens of no layer: give one shaped [B, T] like the input"
-                )
-        finally:
-            self._masks = []
+        return self._masks.given(masks)
 
     def allow(self, parameters: Iterable[nn.Parameter]) -> None:
         """Precondition these parameters from the next forward on; the ones preconditioned so far keep their statistics."""
@@ -245,8 +227,8 @@ class ActivationPreconditioner:
         return Coverage.of(self.model, self.factors, self._left, started=self.step > 0)
 
     def spectrum(self) -> dict[str, Spectrum]:
-        """For each layer its condition number, effective rank, the share of the gradient that was turned, and how near its form of S comes to
-        this step's own: that costs a solve, at each layer's next refresh after a call, so the first call has None there.
+        """For each layer its condition number, effective rank, the share of the gradient that was turned, and how near its form of S comes
+        to this step's own: that costs a solve, at each layer's next refresh after a call, so the first call has None there.
         """
         for factor in self.factors:
             factor.compare = True
@@ -267,12 +249,12 @@ class ActivationPreconditioner:
 
     def state_dict(self) -> dict[str, Any]:
         """Step, counters, and for each layer its form, and of an averaged S the moments, the inverse and the step of its last refresh."""
-        self._read_counts()
+        self.finite.read()
         return {
             "version": 2,
             "step": self.step,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped": self.finite.skipped,
+            "skipped_in_a_row": self.finite.in_a_row,
             "factors": {
                 factor.name: {
                     "form": factor.form,
@@ -296,8 +278,7 @@ class ActivationPreconditioner:
                 f"the state is another model's: {len(given - known)} layers are not here ({', '.join(sorted(given - known)[:3])}), "
                 f"{len(known - given)} are missing ({', '.join(sorted(known - given)[:3])})"
             )
-        self.skipped = int(state["skipped"])
-        self._skipped_in_a_row = int(state["skipped_in_a_row"])
+        self.finite.skipped, self.finite.in_a_row = int(state["skipped"]), int(state["skipped_in_a_row"])
         anew = [factor.name for factor in self.factors if not factor.load(saved[factor.name], self.rank)]
         if anew:
             warnings.warn(
@@ -347,9 +328,7 @@ class ActivationPreconditioner:
         damping = self._damping()
         for factor, parts in zip(kept, moments, strict=True):
             moved = factor.average(parts, self.stat_decay)
-            if self.found_inf is not None:
-                moved = {key: torch.where(self.found_inf > 0, factor.state[key], value) for key, value in moved.items()}
-            factor.state |= moved
+            factor.state |= {key: self.finite.unless_bad(factor.state.get(key, new), new) for key, new in moved.items()}
         strengthened = form_inverses(kept, damping, self.rank)
         strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
         for factor, raised in strengthened:
@@ -373,7 +352,13 @@ class ActivationPreconditioner:
             if solve is not None and looked_at:
                 factor.last = solve
             exact = None
-            if looked_at and factor.compare and factor.matrix is not None and factor.diagonal is None and factor.bias is None:
+            if (
+                looked_at
+                and factor.compare
+                and factor.matrix is not None
+                and factor.diagonal is None
+                and factor.bias is None
+            ):
                 factor.compare, exact = False, solve or BatchInverse(factor)
                 exact.factorise(self._damping())
             factor.precondition_(solve, measure=looked_at, exact=exact)
@@ -388,49 +373,15 @@ class ActivationPreconditioner:
     def _has_turn(self, factor: Factor, step: int) -> bool:
         return step % self.update_every == factor.phase
 
-    def _bad(self, tensors: list[Tensor]) -> Tensor:
-        """1.0 where an entry is NaN or inf, by sums, which pass both on and are the cheapest to form."""
-        device = self.factors[0].weight.device
-        sums = [tensor.sum(dtype=_WIDE.get(tensor.dtype)).to(device, torch.float32) for tensor in tensors]
-        return 1.0 - torch.stack(sums).sum().isfinite().float()
+    @property
+    def skipped(self) -> int:
+        """Steps left out for NaN or inf."""
+        return self.finite.skipped
 
-    def _count(self, gradients: list[Tensor]) -> None:
-        """Reset the count of bad steps; where the answer is on the device, count there and look now and then."""
-        if self.found_inf is None:
-            self._skipped_in_a_row = 0
-            return
-        for gradient in gradients:
-            gradient.copy_(torch.where(self.found_inf > 0, torch.zeros_like(gradient), gradient))
-        if self._device_counts is None:
-            self._device_counts = torch.zeros(2, device=self.found_inf.device)
-        self._device_counts[0].add_(self.found_inf)
-        self._device_counts[1].add_(1).mul_(self.found_inf)
-        if (self.step + 1) % self.max_nonfinite == 0:
-            self._read_counts()
-
-    def _read_counts(self) -> None:
-        if self._device_counts is None:
-            return
-        skipped, in_a_row = (int(count) for count in self._device_counts.tolist())
-        self._device_counts = None
-        self.skipped += skipped
-        self._skipped_in_a_row = in_a_row
-        self._complain(skipped)
-
-    def _skip(self) -> None:
-        self.skipped += 1
-        self._skipped_in_a_row += 1
-        self._begin_step(self.step)
-        self._complain(1)
-
-    def _complain(self, skipped: int) -> None:
-        if self._skipped_in_a_row >= self.max_nonfinite:
-            raise RuntimeError(
-                f"NaN or inf in gradients or activations for {self._skipped_in_a_row} steps in a row: lower the learning rate, or "
-                "raise max_nonfinite to wait longer"
-            )
-        if skipped:
-            self._warn_once("NaN or inf in gradients or activations: the step is left out (counted in `skipped`)")
+    @property
+    def found_inf(self) -> Tensor | None:
+        """[1.0 or 0.0] on the device: whether the step just preconditioned is to be left out; None where that was known here."""
+        return self.finite.found_inf
 
     def _begin_step(self, step: int) -> None:
         self.step = step
@@ -438,7 +389,9 @@ class ActivationPreconditioner:
             if factor.seen or factor.due:
                 factor.clear()
             # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
-            factor.due = not factor.ready or factor.form == "batch" or factor.matrix is None or self._has_turn(factor, step)
+            factor.due = (
+                not factor.ready or factor.form == "batch" or factor.matrix is None or self._has_turn(factor, step)
+            )
 
     def _stagger(self) -> None:
         """Spread the refreshes over ``update_every`` steps: the costliest first, each to the step that has least to do."""
@@ -452,7 +405,9 @@ class ActivationPreconditioner:
         for factor in self.factors:
             for layer in factor.layers:
                 role = getattr(layer, "role", "input")
-                by_module.setdefault(layer.module, {})[role] = Recorder(factor, layer, self._find_mask, self.max_tokens)
+                by_module.setdefault(layer.module, {})[role] = Recorder(
+                    factor, layer, self._masks.find, self.max_tokens
+                )
         for module, recorders in by_module.items():
             if isinstance(module, nn.MultiheadAttention):
                 hook = AttentionRecorder(module, recorders)
@@ -462,19 +417,7 @@ class ActivationPreconditioner:
             else:
                 self._hooks.append(module.register_forward_hook(recorders["input"], with_kwargs=True))
 
-    def _find_mask(self, tokens: torch.Size) -> Tensor | None:
-        self._asked = True
-        for entry in self._masks:
-            if entry[0].shape == tokens:
-                entry[1] = True
-                return entry[0]
-        return None
-
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, stacklevel=3)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

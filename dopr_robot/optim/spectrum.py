@@ -37,4 +37,9 @@ def spectrum_of(factor: Factor) -> Spectrum:
     condition = largest / torch.maximum(eigenvalues[..., 0], largest * 1e-7).clamp_min(1e-300)
     shares = eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(1e-300)
     rank = torch.exp(-torch.special.xlogy(shares, shares).sum(-1))
-    return Spectrum(float(condition.mean()), float(rank.mean()), float(factor.turned), None if factor.cosine is None else float(factor.cosine))
+    return Spectrum(
+        float(condition.mean()),
+        float(rank.mean()),
+        float(factor.turned),
+        None if factor.cosine is None else float(factor.cosine),
+    )

@@ -191,7 +191,13 @@ def test_refreshes_are_staggered_and_ordinary_forwards_record_nothing():
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("dopr_adamw", "auto"), ("dopr_adamw", "batch"), ("dopr_adamw", "average"), ("dopr_muon", "low_rank"), ("dopr_lion", "auto")],
+    [
+        ("dopr_adamw", "auto"),
+        ("dopr_adamw", "batch"),
+        ("dopr_adamw", "average"),
+        ("dopr_muon", "low_rank"),
+        ("dopr_lion", "auto"),
+    ],
 )
 @pytest.mark.parametrize("at", [3, 5])
 def test_resumed_equals_uninterrupted_bit_for_bit(name, form, at, tmp_path):

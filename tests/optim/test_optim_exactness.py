@@ -474,7 +474,9 @@ def test_leading_directions_are_exact_for_a_moment_of_their_rank_and_a_flat_rest
     basis = torch.linalg.qr(torch.randn(200, 200, dtype=torch.float64)).Q
     x = basis * torch.cat([torch.linspace(30, 10, 8), torch.ones(192)]).double()
     layer = nn.Linear(200, 5, bias=False, dtype=torch.float64)
-    preconditioner = ActivationPreconditioner(layer, damping=DAMPING, form="low_rank", stat_decay=0, update_every=2, rank=8)
+    preconditioner = ActivationPreconditioner(
+        layer, damping=DAMPING, form="low_rank", stat_decay=0, update_every=2, rank=8
+    )
     for _ in range(12):
         layer.zero_grad()
         scalar(layer(x)).backward()

@@ -206,7 +206,9 @@ def test_a_state_of_another_form_is_formed_anew_and_one_of_the_same_is_not(saved
     steps(model, optimizer, 1)
     factor = optimizer.preconditioner.factors[0]
     fits = loaded in ("auto", saved)
-    assert factor.refreshed == (3 if factor.form == "batch" or not fits or (loaded, saved) == ("auto", "low_rank") else 0)
+    assert factor.refreshed == (
+        3 if factor.form == "batch" or not fits or (loaded, saved) == ("auto", "low_rank") else 0
+    )
     form = "average" if (loaded, saved) == ("auto", "low_rank") else saved if loaded == "auto" else loaded
     held = {"average": {"matrix", "inverse"}, "low_rank": {"matrix", "basis", "left", "scale"}, "batch": set()}[form]
     assert set(factor.state) == held

@@ -36,7 +36,9 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 @forms
-@pytest.mark.parametrize("stray", ["validation", "detached", "dropped", "dropped by hand", "overflow", "eval", "second backward"])
+@pytest.mark.parametrize(
+    "stray", ["validation", "detached", "dropped", "dropped by hand", "overflow", "eval", "second backward"]
+)
 def test_only_what_the_gradient_is_made_of_counts(form, stray):
     """A forward or a backward whose gradient never reaches the step leaves the step as it would be without it."""
     model = net()
@@ -156,7 +158,11 @@ def test_a_layer_that_saw_no_token_keeps_what_it_has_and_the_others_step(empty, 
         optimizer.zero_grad()
         assert not same(experts[0], before[0])
         if step == 1:
-            assert all(torch.equal(value, optimizer.preconditioner.factors[1].state[key]) for key, value in state.items() if key == "matrix")
+            assert all(
+                torch.equal(value, optimizer.preconditioner.factors[1].state[key])
+                for key, value in state.items()
+                if key == "matrix"
+            )
     assert optimizer.preconditioner.skipped == 0
     assert all(p.isfinite().all() for p in experts.parameters())
 
