@@ -12,7 +12,7 @@ _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
 class BatchInverse:
     r"""``(S + damping tr(S)/d I)^-1`` of the inputs Z ``[n, d]`` that a factor recorded for a step.
 
-    With :math:`K = Z Z^\top`, :math:`\lambda = \text{damping} \cdot \operatorname{tr}(S) / d` and D ``[n, out]`` the gradient at the output:
+    With :math:`K = Z Z^\top`, :math:`\lambda = \text{damping} \cdot \operatorname{tr}(S) / d` and D ``[n, out]`` the output's gradient:
 
     .. math::
         M = G (Z^\top Z / n + \lambda I)^{-1}
