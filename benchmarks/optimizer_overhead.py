@@ -72,6 +72,9 @@ MODELS = {
     "transformer": policy_case("flow_transformer", {"dim": 256, "layers": 6}, batch=64, horizon=18),
     "unet": policy_case("flow_unet", {"channels": [128, 256, 512]}, batch=64, horizon=16),
     "mlp": mlp_case(256, 3, batch=256),
+    "mlp, batch 64": mlp_case(256, 3, batch=64),
+    "mlp 512": mlp_case(512, 3, batch=256),
+    "mlp 512, batch 64": mlp_case(512, 3, batch=64),
 }
 PUBLISHED = {
     "transformer": policy_case("flow_transformer", {"dim": 512, "layers": 8, "heads": 8}, batch=256, horizon=18),
@@ -81,7 +84,7 @@ PUBLISHED = {
 
 
 def adamw(model: nn.Module) -> Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=1e-4)
+    return torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
 
 def soap(model: nn.Module) -> Optimizer:
@@ -98,12 +101,22 @@ def singd(model: nn.Module) -> Optimizer:
     return SINGD(model, lr=1e-4, warn_unsupported=False)
 
 
+def heavyball(model: nn.Module) -> Optimizer:
+    from heavyball import ForeachSOAP
+
+    return ForeachSOAP(model.parameters(), lr=1e-4)
+
+
 ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "AdamW": adamw,
     "DoPr-AdamW": lambda model: DoPr(adamw(model), model),
-    "DoPr-AdamW, exact": lambda model: DoPr(adamw(model), model, stat_decay=0, update_every=1),
+    **{
+        f"DoPr-AdamW, {form}": lambda model, form=form: DoPr(adamw(model), model, form=form)
+        for form in ("batch", "average", "low_rank")
+    },
     "SOAP": soap,
     "SINGD": singd,
+    "HeavyBall SOAP": heavyball,
 }
 
 

@@ -6,7 +6,7 @@
 
 from dopr_robot.optim.coverage import Coverage
 from dopr_robot.optim.dopr import DoPr
-from dopr_robot.optim.factory import make_optimizer, optimizer_names, optimizer_options, parameter_groups
+from dopr_robot.optim.factory import make_optimizer, optimizer_names, optimizer_options, parameter_groups, saved_options
 from dopr_robot.optim.muon import AdaMuon, Muon, newton_schulz
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.signs import Lion, Signum
@@ -26,4 +26,5 @@ __all__ = [
     "optimizer_names",
     "optimizer_options",
     "parameter_groups",
+    "saved_options",
 ]

@@ -1,9 +1,8 @@
-"""Forward hooks that hand a module's inputs to the factors of its weights.
+"""Forward hooks that hand a module's inputs to the factors of its weights, once the module's output has got a gradient.
 
-What is recorded: calls in training mode with gradient enabled, of weights that want a gradient, at steps where the factor is due.
-An activation checkpoint runs its layers twice, and counts once. Its first run is either without gradient (the reentrant kind:
-not recorded, the second one is) or with gradient (the other kind: recorded, the second one is not). A second run is known by
-happening inside a backward pass.
+What is recorded is what is backpropagated: a forward whose output never gets a gradient (validation without ``no_grad``, the frozen half of
+an adversarial pair, a batch that is dropped) leaves no trace, whatever mode the module is in. An activation checkpoint runs its layers
+twice and counts once, of either kind: only one of the two runs has an output that a gradient reaches.
 
 In a compiled model the hooks run uncompiled, a graph break at each watched layer: whether a factor is due changes from step to step,
 and a guard on it would have every pattern of the cycle compiled anew.
@@ -43,8 +42,29 @@ def _make_inert() -> Callable[..., None]:
     return _record_nothing
 
 
+class Call:
+    """One run of a layer: the hook of its output, which hands the inputs over at the first gradient.
+
+    Attributes:
+        streams: the inputs, batch first, with their padding masks.
+        whole: whether the streams are all that the layer saw, so that the weight's gradient is made of them alone.
+    """
+
+    def __init__(
+        self, layer: Layer, streams: Sequence[tuple[Tensor, Tensor | None]], factor: Factor, whole: bool
+    ) -> None:
+        self.layer = layer
+        self.streams = streams
+        self.factor = factor
+        self.whole = whole
+
+    def __call__(self, gradient: Tensor) -> None:
+        with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+            self.factor.record(self, gradient)
+
+
 class Recorder(Hook):
-    """Forward pre-hook of a module with one weight and one input.
+    """Forward hook of a module with one weight and one input.
 
     Args:
         factor: where the inputs go.
@@ -60,24 +80,25 @@ class Recorder(Hook):
         self.max_tokens = max_tokens
 
     @torch._disable_dynamo
-    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        if self.factor.due and self.wanted():
-            self.record([args[0] if args else next(iter(kwargs.values()))])
+    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+        if self.wanted(output):
+            self.expect(output, [args[0] if args else next(iter(kwargs.values()))])
 
-    def wanted(self) -> bool:
-        """Whether the call that is beginning is to be recorded."""
-        layer = self.layer
-        if not (layer.module.training and layer.weight.requires_grad and torch.is_grad_enabled()):
-            return False
-        if torch._C._current_graph_task_id() == -1:  # not inside a backward pass
-            layer.forwarded = True
-            return True
-        return not layer.forwarded
+    def wanted(self, output: Any) -> bool:
+        """Whether the call that gave ``output`` may be backpropagated to the weight at a step where the factor is due."""
+        return (
+            self.factor.due
+            and isinstance(output, Tensor)
+            and output.requires_grad
+            and self.layer.weight.requires_grad
+            and not _transformed(output)
+        )
 
-    def record(self, streams: Sequence[Tensor]) -> None:
-        """Add the inputs of one call, batch first."""
-        with torch.no_grad(), torch.autocast(streams[0].device.type, enabled=False):
-            self.factor.record(self.layer, [self._part(x.detach()) for x in streams])
+    def expect(self, output: Tensor, streams: Sequence[Tensor]) -> None:
+        """Have the inputs of a call, batch first, recorded when its output gets a gradient."""
+        parts = [self._part(x.detach()) for x in streams]
+        whole = all(part.shape[0] == x.shape[0] for (part, _), x in zip(parts, streams, strict=True))
+        output.register_hook(Call(self.layer, parts, self.factor, whole))
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of ``x`` that the moment is formed from, and their mask."""
@@ -87,6 +108,15 @@ class Recorder(Hook):
             return x, mask
         rows = -(-self.max_tokens * tokens[0] // max(tokens.numel(), 1))
         return x[:rows], mask[:rows] if mask is not None else None
+
+
+def _transformed(output: Tensor) -> bool:
+    if torch._C._functorch.is_functorch_wrapped_tensor(output):
+        raise RuntimeError(
+            "activation preconditioning watches autograd's backward, which torch.func transforms (grad, vmap) do not run: use "
+            "loss.backward()"
+        )
+    return False
 
 
 class AttentionRecorder(Hook):
@@ -105,38 +135,47 @@ class AttentionRecorder(Hook):
 
     @torch._disable_dynamo
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        streams = dict(zip(("query", "key", "value"), args, strict=False)) | {
-            name: kwargs[name] for name in ("query", "key", "value") if name in kwargs
-        }
-        shape = streams["query"].shape[:-1]
-        batch_first = {name: self._batch_first(x) for name, x in streams.items()}
+        recorder = self.recorders.get("output")
+        if recorder is not None and recorder.factor.due and torch.is_grad_enabled():
+            shape = _streams(args, kwargs)["query"].shape[:-1]
+            self.watch = _Watch(recorder, shape, batch_first=self.module.batch_first)
+            self.watch.begin()
+
+    @torch._disable_dynamo
+    def end(self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+        """After the module's forward, also where it raised (``output`` is None then)."""
+        if self.watch is not None:
+            self.watch.end()
+            self.watch = None
+        attended = output[0] if isinstance(output, tuple) else None
         for name, recorder in self.recorders.items():
-            if not (recorder.factor.due and recorder.wanted()):
-                continue
-            if name == "packed":
-                same = streams["query"] is streams["key"] and streams["key"] is streams["value"]
-                recorder.record([batch_first["query"]] if same else list(batch_first.values()))
-            elif name == "output":
-                self.watch = _Watch(recorder, shape, batch_first=self.module.batch_first)
-                self.watch.begin()
-            else:
-                recorder.record([batch_first[name]])
+            if name != "output" and recorder.wanted(attended):
+                streams = _streams(args, kwargs)
+                if name != "packed":
+                    recorder.expect(attended, [self._batch_first(streams[name])])
+                elif streams["query"] is streams["key"] and streams["key"] is streams["value"]:
+                    recorder.expect(attended, [self._batch_first(streams["query"])])
+                else:
+                    recorder.expect(attended, [self._batch_first(x) for x in streams.values()])
 
     def _batch_first(self, x: Tensor) -> Tensor:
         return x if self.module.batch_first or x.dim() == 2 else x.transpose(0, 1)
 
 
+def _streams(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    names = ("query", "key", "value")
+    return dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
+
+
 class AttentionEnd(Hook):
-    """Forward hook of ``nn.MultiheadAttention``, called also where its forward raised: stops watching."""
+    """Forward hook of ``nn.MultiheadAttention``, called also where its forward raised."""
 
     def __init__(self, recorder: AttentionRecorder) -> None:
         self.recorder = recorder
 
     @torch._disable_dynamo
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.recorder.watch is not None:
-            self.recorder.watch.end()
-            self.recorder.watch = None
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.recorder.end(args, kwargs, output)
 
 
 _linear = F.linear
@@ -153,10 +192,11 @@ class _Watch:
         self.weight = recorder.layer.weight
         self.shape = shape if len(shape) == 1 or not batch_first else shape[::-1]  # [T, B], or [T] without a batch
 
-    def seen(self, x: Tensor) -> None:
-        """Record the projection's input, whose rows are in the order [T, B]."""
-        x = x.reshape(*self.shape, x.shape[-1])
-        self.recorder.record([x.transpose(0, 1) if len(self.shape) == 2 else x])
+    def seen(self, x: Tensor, output: Tensor) -> None:
+        """Expect a gradient at the projection's output, whose rows are in the order [T, B]."""
+        if self.recorder.wanted(output):
+            x = x.reshape(*self.shape, x.shape[-1])
+            self.recorder.expect(output, [x.transpose(0, 1) if len(self.shape) == 2 else x])
 
     def begin(self) -> None:
         """From here on ``F.linear`` leads to this watch too."""
@@ -177,7 +217,8 @@ class _Watch:
 
 @torch._disable_dynamo
 def _watched_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    output = _linear(input, weight, bias)
     for watch in getattr(_local, "watches", []):
         if weight is watch.weight:
-            watch.seen(input)
-    return _linear(input, weight, bias)
+            watch.seen(input, output)
+    return output

@@ -7,12 +7,13 @@ from typing import NamedTuple
 from torch import nn
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.layers import Layer, find_layers
+from dopr_robot.optim.layers import Layer, find_layers, own_forward
 
 
 def find_factors(
     model: nn.Module,
     *,
+    form: str = "auto",
     conv: str,
     include_bias: bool,
     include: Iterable[str] | None = None,
@@ -24,10 +25,12 @@ def find_factors(
     Raises:
         ValueError: where a pattern of ``include`` or ``exclude`` matches no weight.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
     allowed = set(names if parameters is None else parameters)
     uses: dict[nn.Parameter, list[Layer]] = {}
+    odd: dict[nn.Parameter, str] = {}
     for module in model.modules():
+        odd |= dict.fromkeys(module._parameters.values(), own_forward(module))
         for layer in find_layers(module, conv, include_bias):
             uses.setdefault(layer.weight, []).append(layer)
     chosen = _select([names[weight] for weight in uses], include, exclude)
@@ -40,13 +43,11 @@ def find_factors(
             reason = "not chosen by include/exclude"
         elif parameter not in allowed:
             reason = "not a parameter of the base optimizer"
-        elif layers is not None and not parameter.requires_grad:
-            reason = "wants no gradient"
         if reason is None and layers is not None:
             _leave_odd_biases(layers)
-            factors.append(Factor(name, layers))
+            factors.append(Factor(name, layers, form))
         else:
-            left[name] = reason or "not the weight of a supported layer"
+            left[name] = odd.get(parameter) or reason or "not the weight of a supported layer"
     with_bias = {names[factor.bias] for factor in factors if factor.bias is not None}
     return factors, {name: reason for name, reason in left.items() if name not in with_bias}
 
@@ -84,6 +85,21 @@ def _leave_odd_biases(layers: Sequence[Layer]) -> None:
                 layer.bias, layer.dim = None, layer.dim - 1
 
 
+NEW = "came into the model after the optimizer was made: give it to add_param_group"
+_WRAPPERS = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers add: DDP, ``torch.compile``, activation checkpointing, FSDP.
+
+    >>> plain_name("module.net._orig_mod.0.weight")
+    'net.0.weight'
+    """
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper) if name.startswith(wrapper) else name.replace(f".{wrapper}", ".")
+    return name if not name.startswith(_WRAPPERS) else plain_name(name)
+
+
 class Row(NamedTuple):
     """One parameter of the report."""
 
@@ -106,20 +122,24 @@ class Coverage(list[Row]):
 
     @classmethod
     def of(cls, model: nn.Module, factors: Sequence[Factor], left: dict[str, str], *, started: bool) -> "Coverage":
-        """The report over ``model``; ``started``: whether a step was taken, so that a layer without an inverse never fired."""
-        rows: dict[str, tuple[bool, str]] = {}
-        names = {parameter: name for name, parameter in model.named_parameters()}
+        """The report over ``model`` as it is now; ``started``: whether a step was taken, so that a layer that saw no input never fired."""
+        rows: dict[nn.Parameter, tuple[bool, str]] = {}
         for factor in factors:
             kind = " + ".join(dict.fromkeys(layer.kind for layer in factor.layers))
             if len(factor.layers) > 1:
                 kind += f", {len(factor.layers)} modules"
-            fired = factor.ready or not started
-            rows[factor.name] = (fired, kind if fired else f"{kind}: NEVER FIRED, no input was seen; left to the base")
+            fired = factor.refreshed >= 0 or not started
+            if not factor.weight.requires_grad:
+                rows[factor.weight] = (False, "wants no gradient")
+            elif fired:
+                rows[factor.weight] = (True, f"{kind}; {factor.described()}")
+            else:
+                rows[factor.weight] = (False, f"{kind}: NEVER FIRED, no input was seen; left to the base")
             if factor.bias is not None:
-                rows[names[factor.bias]] = (fired, f"with {factor.name}")
+                rows[factor.bias] = (rows[factor.weight][0], f"with {factor.name}")
         return cls(
-            Row(name, tuple(parameter.shape), *rows.get(name, (False, left.get(name, ""))))
-            for name, parameter in model.named_parameters()
+            Row(name, tuple(parameter.shape), *rows.get(parameter, (False, left.get(name, NEW))))
+            for name, parameter in ((plain_name(name), p) for name, p in model.named_parameters())
         )
 
     @property

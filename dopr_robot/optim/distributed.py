@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.factors import Factor, Rows
 
 
 def refuse_sharded(model: nn.Module) -> None:
@@ -23,18 +23,32 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any) -> list[Factor]:
-    """Add the recorded sums and counts over all ranks. Returns the factors that any rank has inputs for."""
+    """Bring the inputs of all ranks together: sums and counts added, kept rows side by side.
+
+    Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a layer costs at most ``min(n, d) x d`` numbers a
+    step. Returns the factors that any rank has inputs for.
+    """
     if group is False or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
         return due
     # A rank may have run fewer layers than another, or an attention with separate keys: agree on what there is before adding it.
-    present = torch.tensor([[factor.seen, factor.groups] for factor in factors], device=factors[0].weight.device)
+    device = factors[0].weight.device
+    present = torch.tensor([[factor.seen, factor.groups, factor.length] for factor in factors], device=device)
     dist.all_reduce(present, op=dist.ReduceOp.MAX, group=group)
-    due = []
-    for factor, (seen, groups) in zip(factors, present.tolist(), strict=True):
+    due, gathered = [], []
+    for factor, (seen, groups, length) in zip(factors, present.tolist(), strict=True):
         if seen:
-            factor.fill(groups)
             due.append(factor)
-    tensors = [tensor for factor in due for tensor in (*factor.sums.values(), torch.as_tensor(factor.count))]
+            if factor.keeps_rows and length * dist.get_world_size(group) < factor.dim:
+                gathered.append((factor, groups, length))
+            else:
+                factor.fill(groups)
+    for factor, groups, length in gathered:
+        # n x d from every rank, where a sum of d x d would be the larger message; zeros among the rows change neither S nor K.
+        factor.fill_rows(groups, length)
+        parts = [torch.empty_like(factor.rows[0].z) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, factor.rows[0].z, group=group)
+        factor.rows = [Rows(torch.cat(parts, 1), None)]
+    tensors = [tensor for factor in due for tensor in (*factor.sums.values(), *factor.counts.values())]
     for dtype in {tensor.dtype for tensor in tensors}:
         parts = [tensor for tensor in tensors if tensor.dtype == dtype]
         message = torch.cat([part.reshape(-1) for part in parts])

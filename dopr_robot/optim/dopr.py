@@ -26,8 +26,8 @@ class DoPr(Optimizer):
     Args:
         base: the optimizer that takes the step, over parameters of ``model``.
         model: the model whose forward is to be watched.
-        **options: of :class:`ActivationPreconditioner`: ``damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
-            include_bias, max_tokens, max_nonfinite, process_group``.
+        **options: of :class:`ActivationPreconditioner`: ``form, damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
+            include_bias, rank, max_tokens, max_nonfinite, process_group``.
 
     Raises:
         ValueError: for an option out of range, a model without a supported layer, or a base over parameters that are not the model's.
@@ -70,13 +70,20 @@ class DoPr(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.preconditioner.precondition_():
+        # A base that cannot look on the device whether a step is to be left out would move by momentum and decay: it waits for the answer.
+        looks_itself = getattr(self.base, "_step_supports_amp_scaling", False)
+        if self.preconditioner.precondition_(wait=not looks_itself):
             self._base_step(self.preconditioner.found_inf)
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, and the inputs that they are made of."""
+        self.base.zero_grad(set_to_none)
+        self.preconditioner.forget_inputs()
+
     def _base_step(self, found_inf: Tensor | None) -> None:
-        """Step the base. A fused one looks itself, on the device, whether the step is to be left out; another takes zeros."""
-        if found_inf is None or not getattr(self.base, "_step_supports_amp_scaling", False):
+        """Step the base; a fused one looks itself, on the device, whether the step is to be left out."""
+        if found_inf is None:
             self.base.step()
             return
         self.base.grad_scale, self.base.found_inf = None, found_inf  # type: ignore[attr-defined]
@@ -87,10 +94,11 @@ class DoPr(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its weights are preconditioned from the next forward on."""
+        param_group = {**param_group, "params": _listed(param_group["params"])}
         if not hasattr(self, "param_groups") or self.param_groups is not self.base.param_groups:
             super().add_param_group(param_group)  # torch's own __init__ goes through the base's groups
             return
-        strangers = _not_of(self.preconditioner.model, _listed(param_group["params"]))
+        strangers = _not_of(self.preconditioner.model, _tensors(param_group["params"]))
         if strangers:
             raise ValueError(
                 f"the group has {len(strangers)} parameters that are not the model's (the first has shape {strangers[0]})"
@@ -138,8 +146,13 @@ class DoPr(Optimizer):
         return f"DoPr({self.base!r}, {self.preconditioner!r})"
 
 
-def _listed(params: Any) -> list[Tensor]:
+def _listed(params: Any) -> list[Any]:
+    """What a group's ``params`` may be, as a list: one tensor, an iterable of them, or of ``(name, tensor)``. An iterator is used up."""
     return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _tensors(params: list[Any]) -> list[Tensor]:
+    return [entry[1] if isinstance(entry, tuple) else entry for entry in params]
 
 
 def _not_of(model: nn.Module, parameters: list[Tensor]) -> list[tuple[int, ...]]:

@@ -1,15 +1,53 @@
-"""The second moment of the inputs of one weight, and the damped inverse that its gradient is multiplied by."""
+"""The inputs of one weight: their second moment, and what its gradient is multiplied by."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim.layers import Layer, PackedProjection
 
+if TYPE_CHECKING:
+    from dopr_robot.optim.batch import BatchInverse
+    from dopr_robot.optim.capture import Call
+
+Multiply = Callable[[Tensor], Tensor]  # of rows [groups, n, d]
+_PLAIN = ("form", "refreshed", "turned")
 _CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
+
+
+class Rows(NamedTuple):
+    """Inputs kept as they are: ``z`` [groups, n, d], and the gradient at the output that each met [groups, n, rows], where it is known."""
+
+    z: Tensor
+    d: Tensor | None
+
+
+class Backward:
+    """One backward pass that is running or over."""
+
+    _running: dict[int, "Backward"] = {}
+
+    def __init__(self) -> None:
+        self.finished = False
+
+    @classmethod
+    def running(cls) -> "Backward":
+        """The pass that this is called from, inside a hook of autograd."""
+        number = torch._C._current_graph_task_id()
+        if number not in cls._running:
+            cls._running = (
+                {number: cls()} if len(cls._running) > 64 else cls._running | {number: cls()}
+            )  # passes that raised
+
+            def finish() -> None:
+                cls._running.pop(number).finished = True
+
+            torch.autograd.Variable._execution_engine.queue_callback(finish)
+        return cls._running[number]
 
 
 class Factor:
@@ -23,27 +61,38 @@ class Factor:
     Args:
         name: the parameter's name in the model.
         layers: its uses.
+        form: ``"batch"`` (S is this step's), ``"average"``, ``"low_rank"`` or ``"auto"``, see ``ActivationPreconditioner``.
 
     Attributes:
+        form: as given; ``"auto"`` until the first step decides.
         state: what a checkpoint keeps: the second moments ``matrix`` [groups, d, d] and ``diagonal`` [V], and the inverse in one of
             the forms of ``inverses``: ``inverse``; ``basis, left, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
+            Nothing where the form is ``"batch"``.
         due: whether inputs are to be recorded for the next step.
-        refreshed: the step at which the inverse was formed last.
-        turned: share of the preconditioned gradient's squared length that is not along the gradient, at the last refresh.
+        refreshed: the step at which S was formed last.
+        last: what a solved factor multiplied by when ``turned`` was looked at.
+        compare: whether ``cosine`` is to be formed at the next refresh.
+        cosine: between the preconditioned gradient and what this step's own S would have made of it, where that was asked for.
+        turned: share of the preconditioned gradient's squared length that is not along the gradient, when it was last looked at.
     """
 
-    def __init__(self, name: str, layers: Sequence[Layer]) -> None:
+    def __init__(self, name: str, layers: Sequence[Layer], form: str = "average") -> None:
         self.name = name
         self.layers = list(layers)
         self.weight: nn.Parameter = layers[0].weight
         self.matrix = next((layer for layer in layers if not layer.diagonal), None)
         self.diagonal = next((layer for layer in layers if layer.diagonal), None)
         self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
+        self.form = "average" if form == "auto" and self.diagonal is not None else form
         self.state: dict[str, Tensor] = {}
         self.due = True
         self.phase = 0
         self.refreshed = -1
         self.turned: Tensor | float = 0.0
+        self.last: BatchInverse | None = None
+        self.cosine: Tensor | None = None
+        self.compare = False
         self.clear()
 
     @property
@@ -57,9 +106,22 @@ class Factor:
         return self.matrix.groups if self.matrix is not None else 1
 
     @property
+    def solved(self) -> bool:
+        """Whether a step solves with this step's inputs, so that there is no inverse to keep."""
+        return self.form == "batch" and self.diagonal is None
+
+    def described(self) -> str:
+        """Which S the gradient meets, for the report."""
+        if self.form == "auto":
+            return "this step's S or an average, as the first step decides"
+        if self.form == "batch":
+            return "this step's S"
+        return "averaged S, leading directions" if "basis" in self.state and self.diagonal is None else "averaged S"
+
+    @property
     def ready(self) -> bool:
         """Whether there is an inverse to multiply by."""
-        return self.refreshed >= 0
+        return self.refreshed >= 0 and not self.solved
 
     @property
     def cost(self) -> int:
@@ -70,29 +132,59 @@ class Factor:
         """Forget the inputs recorded since the last step."""
         self.seen = False
         self.sums: dict[str, Tensor] = {}
-        self.count: Tensor | float = 0.0
-        for layer in self.layers:
-            layer.forwarded = False
+        self.rows: list[Rows] = []
+        self.counts: dict[str, Tensor | float] = {}
+        self._calls: WeakSet[Call] = WeakSet()
+        self._backward: Backward | None = None
 
-    def record(self, layer: Layer, streams: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-        """Add the inputs of one call: the module's input with its mask, or query, key and value where they differ."""
-        if len(streams) == 3 and layer.groups == 1:
+    def record(self, call: "Call", gradient: Tensor) -> None:
+        """Add the inputs of one call, whose output has got a gradient: the module's input, or query, key and value where they differ."""
+        if call in self._calls:  # a second backward through one graph: the inputs count once
+            self.rows = [Rows(row.z, None) for row in self.rows]
+            return
+        if self.weight.grad is None and self._backward is not None and self._backward.finished:
+            self.clear()  # the gradient that the inputs so far made was dropped
+        layer = call.layer
+        if len(call.streams) == 3 and layer.groups == 1:
             self._split(layer)
-        parts = [layer.inputs(x.to(self.dtype) if x.is_floating_point() else x, mask) for x, mask in streams]
-        key = "diagonal" if layer.diagonal else "matrix"
-        if layer.diagonal:
-            total, n = parts[0][0].to(self.dtype), parts[0][1]
-        elif len(parts) == 1:
-            z, n = parts[0]
-            total = z.mT @ z
-        else:
-            total = torch.cat([z.mT @ z for z, _ in parts])
-            n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=total.device) for _, n in parts])
-        if not layer.diagonal and total.shape[0] < layer.groups:  # query, key and value are one tensor in this call
-            total = total.expand(layer.groups, -1, -1)
-        self.sums[key] = self.sums[key] + total if key in self.sums else total
-        self.count = self.count + n
+        parts = [layer.inputs(x.to(self.dtype) if x.is_floating_point() else x, mask) for x, mask in call.streams]
+        if not any(z.numel() for z, _ in parts):
+            return  # an expert that no token was routed to
         self.seen = True
+        self._calls.add(call)
+        self._backward = Backward.running()
+        if layer.diagonal:
+            (total, n), *_ = parts
+            self._add("diagonal", total.to(self.dtype), n)
+            return
+        n = (
+            torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
+            if len(parts) > 1
+            else parts[0][1]
+        )
+        longest = max(z.shape[1] for z, _ in parts)
+        z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
+        if z.shape[0] < layer.groups:  # query, key and value are one tensor in this call
+            z = z.expand(layer.groups, -1, -1)
+        self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
+        if self.keeps_rows and not self.sums:
+            d = layer.output_rows(gradient) if call.whole and not z.is_cuda else None
+            self.rows.append(Rows(z, None if d is None else d.to(self.dtype)))
+            if sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
+                self.fold()
+        else:
+            self._add("matrix", z.mT @ z, None)
+
+    def _add(self, key: str, total: Tensor, n: Tensor | float | None) -> None:
+        self.sums[key] = self.sums[key] + total if key in self.sums else total
+        if n is not None:
+            self.counts[key] = self.counts.get(key, 0.0) + n
+
+    def fold(self) -> None:
+        """Add up the inputs that were kept: from as many of them as they are long, their sum of products is the smaller thing."""
+        for z, _ in self.rows:
+            self._add("matrix", z.mT @ z, None)
+        self.rows = []
 
     def _split(self, layer: Layer) -> None:
         """Give query, key and value a second moment each, equal to the shared one so far."""
@@ -101,10 +193,40 @@ class Factor:
         for store in (self.sums, self.state):
             for key, tensor in store.items():
                 store[key] = tensor.expand(3, -1, -1).clone()
+        self.rows = [Rows(z.expand(3, -1, -1), None) for z, _ in self.rows]
+
+    @property
+    def dim(self) -> int:
+        """Length of an input vector."""
+        return (self.matrix or self.layers[0]).dim
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether inputs are kept as they are until there are as many as they are long."""
+        return self.form in ("batch", "auto") and self.diagonal is None
+
+    @property
+    def length(self) -> int:
+        """How many inputs are kept as they are; as many as they are long where their products were added up."""
+        return self.dim if self.sums else sum(z.shape[1] for z, _ in self.rows)
+
+    def fill_rows(self, groups: int, length: int) -> None:
+        """Make the rows one tensor [groups, length, d] and the count one of full shape, zeros where nothing was recorded."""
+        assert self.matrix is not None
+        if groups > self.matrix.groups:
+            self._split(self.matrix)
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.weight.device}
+        rows = torch.zeros(groups, length, self.dim, **options)
+        if self.rows:
+            z = torch.cat([z for z, _ in self.rows], 1)
+            rows[:, : z.shape[1]] = z
+        self.rows = [Rows(rows, None)]
+        self.counts = {"matrix": torch.as_tensor(self.counts.get("matrix", 0.0), **options).expand(groups).clone()}
 
     def fill(self, groups: int) -> None:
-        """Make sums and count tensors of full shape, zeros where nothing was recorded, to be added over ranks."""
+        """Make sums and counts tensors of full shape, zeros where nothing was recorded, to be added over ranks."""
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.weight.device}
+        self.fold()
         if self.matrix is not None:
             if groups > self.matrix.groups:
                 self._split(self.matrix)
@@ -114,23 +236,40 @@ class Factor:
             )
         if self.diagonal is not None:
             self.sums.setdefault("diagonal", torch.zeros(self.diagonal.dim, **options))
-        self.count = torch.as_tensor(self.count, **options).expand(groups).clone()
+        for key in self.sums:
+            self.counts[key] = (
+                torch.as_tensor(self.counts.get(key, 0.0), **options).expand(groups if key == "matrix" else 1).clone()
+            )
+
+    def inputs_seen(self) -> Tensor:
+        """How many inputs were recorded since the last step [groups], at least 1 where a mask left none."""
+        count = torch.as_tensor(self.counts["matrix"], dtype=self.dtype, device=self.weight.device)
+        return count.clamp_min(1).expand(self.groups)
 
     def batch_moments(self) -> dict[str, Tensor]:
         """The second moments of the inputs recorded since the last step."""
-        count = self.count
-        return {
-            key: total
-            / (count.view(-1, 1, 1) if isinstance(count, Tensor) and count.dim() and key == "matrix" else count)
-            for key, total in self.sums.items()
-        }
+        self.fold()
+        moments = {}
+        for key, total in self.sums.items():
+            count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
+            moments[key] = total / (count.view(-1, 1, 1) if key == "matrix" else count)
+        return moments
 
     def average(self, moments: dict[str, Tensor], decay: float) -> dict[str, Tensor]:
-        """The running average with ``moments`` added; the first batch counts whole, so there is no bias to correct."""
-        return {
-            key: self.state[key].lerp(moment, 1 - decay) if decay and key in self.state else moment
-            for key, moment in moments.items()
-        }
+        """The running average with ``moments`` added; the first batch counts whole, so there is no bias to correct. What a mask left
+        without an input stays as it was."""
+        moved = {}
+        for key, moment in moments.items():
+            if key not in self.state:
+                moved[key] = moment
+                continue
+            weight: Tensor | float = 0.0 if self.form == "batch" else decay
+            count = self.counts[key]
+            if isinstance(count, Tensor):
+                weight = torch.where(count > 0, weight, 1.0).to(moment.dtype)
+                weight = weight.view(-1, 1, 1) if key == "matrix" else weight
+            moved[key] = moment.lerp(self.state[key], weight) if isinstance(weight, Tensor) or weight else moment
+        return moved
 
     def trace_mean(self) -> Tensor:
         """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""
@@ -141,8 +280,11 @@ class Factor:
             mean = mean + self.state["diagonal"].mean()
         return torch.where(mean > 0, mean, torch.ones_like(mean))
 
-    def precondition_(self, measure: bool = False) -> None:
-        """Multiply the weight's gradient (and the bias's) by the inverse, in place; ``measure`` sets ``turned``."""
+    def precondition_(
+        self, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None
+    ) -> None:
+        """Multiply the weight's gradient (and the bias's) by the inverse, in place: by ``times`` where the inverse is this step's own.
+        ``measure`` sets ``turned``, and ``exact``, this step's inverse beside another, ``cosine``."""
         gradient = self.weight.grad
         assert gradient is not None
         before = gradient.clone() if measure else None
@@ -153,22 +295,24 @@ class Factor:
             turned /= self.state["damped"].unsqueeze(-1) + self.state["eigenvalues"]
             gradient.copy_(turned @ self.state["basis"].mT)
         else:
-            self._multiply_(gradient, self.matrix)
+            self._multiply_(gradient, self.matrix, times or self._times_inverse)
         if before is not None:
-            g, m = before.flatten().to(self.dtype), gradient.flatten().to(self.dtype)
-            self.turned = 1 - (torch.dot(g, m) / (g.norm() * m.norm()).clamp_min(1e-30)).square()
+            self.turned = 1 - _cosine(before, gradient).square()
+            if exact is not None and self.matrix is not None:
+                self._multiply_(before, self.matrix, exact)
+                self.cosine = _cosine(before, gradient)
 
-    def _multiply_(self, gradient: Tensor, layer: Layer) -> None:
+    def _multiply_(self, gradient: Tensor, layer: Layer, times: Multiply) -> None:
         rows = layer.view(gradient)  # [groups, rows, ..., width]
         if rows.data_ptr() != gradient.data_ptr():  # not dense in memory
             dense = gradient.contiguous()
-            self._multiply_(dense, layer)
+            self._multiply_(dense, layer, times)
             gradient.copy_(dense)
             return
         if layer.bias is not None:
             column = rows.new_zeros(rows.shape[:2]) if layer.bias.grad is None else layer.bias.grad.view(rows.shape[:2])
             flat = torch.cat([rows.reshape(*rows.shape[:2], -1), column.unsqueeze(-1)], dim=-1)
-            result = self._times_inverse(flat.to(self.dtype))
+            result = times(flat.to(self.dtype))
             rows.copy_(result[..., :-1].view(rows.shape))
             if layer.bias.grad is not None:
                 column.copy_(result[..., -1])
@@ -176,7 +320,7 @@ class Factor:
         # A convolution's rows have to be gathered: on a CPU in parts that stay in its cache, twice as fast as all at once.
         cached = _CACHED * torch.get_num_threads()
         for part in rows.split(max(1, cached // rows[:, :1].numel()), 1) if rows.dim() > 3 and rows.is_cpu else [rows]:
-            result = self._times_inverse(part.reshape(part.shape[0], -1, part.shape[-1]).to(self.dtype))
+            result = times(part.reshape(part.shape[0], -1, part.shape[-1]).to(self.dtype))
             if result.data_ptr() != part.data_ptr():
                 part.copy_(result.view(part.shape))
 
@@ -192,18 +336,57 @@ class Factor:
         inner = rows @ left
         return rows.mul_(scale.view(-1, 1, 1)).baddbmm_(inner, basis.mT)
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a checkpoint's state, on the weight's device."""
-        tensors = {key: value for key, value in state.items() if key not in ("refreshed", "turned")}
-        self.state = {key: value.to(self.weight.device, copy=True) for key, value in tensors.items()}
-        self.refreshed = int(state["refreshed"])
-        self.turned = state["turned"]
-        if isinstance(self.matrix, PackedProjection) and "matrix" in self.state:
-            self.matrix.groups = self.state["matrix"].shape[0]
+    def load(self, saved: Mapping[str, Any], rank: int | str) -> bool:
+        """Take up a checkpoint's state, on the weight's device. Returns whether all of it was of use: an inverse in another form is left
+        out, and moments of another size are too.
+        """
+        tensors = {key: value.to(self.weight.device, copy=True) for key, value in saved.items() if key not in _PLAIN}
+        form = saved.get("form") or ("low_rank" if "basis" in tensors and self.diagonal is None else "average")
+        if self.form == "auto" and form in ("batch", "average"):
+            self.form = form
+        self.refreshed, self.turned = int(saved["refreshed"]), saved["turned"]
+        self.state = tensors
+        if self.solved:
+            self.state = {}
+            return form == "batch"
+        if isinstance(self.matrix, PackedProjection) and "matrix" in tensors:
+            self.matrix.groups = tensors["matrix"].shape[0]
+        if self.refreshed < 0 and not tensors:
+            return True
+        sized = all(tensors[key].shape[-1] == layer.dim for key, layer in self._sides() if key in tensors)
+        kept = tensors["basis"].shape[-1] if "basis" in tensors and self.diagonal is None else None
+        fits = kept == (rank_of(self.dim, rank) if self.form == "low_rank" else None)
+        if sized and fits and form != "batch" and self.form != "auto":
+            return True
+        self.state = {key: tensors[key] for key, _ in self._sides() if key in tensors and sized}
+        self.refreshed = -1
+        return False
+
+    def _sides(self) -> list[tuple[str, Layer]]:
+        return [
+            (key, layer) for key, layer in (("matrix", self.matrix), ("diagonal", self.diagonal)) if layer is not None
+        ]
+
+
+def rank_of(dim: int, rank: int | str) -> int | None:
+    """How many leading directions of a moment of size ``dim`` are treated one by one; None: all of them."""
+    if dim <= 128:
+        return None
+    kept = max(16, dim // 32) if isinstance(rank, str) else rank
+    return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    a, b = (each.flatten().to(torch.promote_types(each.dtype, torch.float32)) for each in (first, second))
+    return torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-30)
 
 
 def memory_bytes(factor: Factor) -> int:
-    """Bytes held by a factor's moments and inverse."""
-    return sum(
-        tensor.element_size() * math.prod(tensor.shape) for tensor in (*factor.state.values(), *factor.sums.values())
+    """Bytes held by a factor's moments and inverse, and by inputs on their way to the next step."""
+    tensors = (
+        *factor.state.values(),
+        *factor.sums.values(),
+        *(part for row in factor.rows for part in row if part is not None),
     )
+    held = sum(tensor.element_size() * math.prod(tensor.shape) for tensor in tensors)
+    return held + (factor.last.nbytes() if factor.last is not None else 0)

@@ -62,6 +62,20 @@ def optimizer_options(name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in ("parameters", "process_group")}
 
 
+def saved_options(options: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration's ``{"name": ..., option: ...}`` under today's options: before there was ``form``, ``rank`` said whether the
+    inverse of the averaged S was whole.
+
+    >>> saved_options({"name": "dopr_adamw", "rank": None})["form"]
+    'average'
+    """
+    if not str(options.get("name")).startswith("dopr_") or "form" in options:
+        return options
+    rank = options.get("rank", "auto")
+    whole = rank is None or (rank == "auto" and options.get("update_every") == 1)
+    return {**options, "form": "average" if whole else "low_rank", "rank": rank or "auto"}
+
+
 def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
     """The optimizer ``name`` over ``model``'s parameters that want a gradient.
 

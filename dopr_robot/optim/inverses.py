@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.factors import Factor, rank_of
 
 
-def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str | None) -> list[tuple[Factor, Tensor]]:
-    """Form the inverses of ``factors`` from their moments; those of one size are factorised together.
+def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) -> list[tuple[Factor, Tensor]]:
+    """Form the inverses of ``factors`` from their moments; those of one size are factorised together. ``rank`` is for those of low rank.
 
     Returns, for each factor that was factorised, a bool tensor [groups]: whether its damping had to be raised.
     """
@@ -21,7 +21,8 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str | N
             _form_two_sided(factor, damping)
         else:
             moment = factor.state["matrix"]
-            key = (moment.shape[-1], rank_of(moment.shape[-1], rank), moment.dtype, moment.device)
+            kept = rank_of(moment.shape[-1], rank) if factor.form == "low_rank" else None
+            key = (moment.shape[-1], kept, moment.dtype, moment.device)
             by_size.setdefault(key, []).append(factor)
     raised: list[tuple[Factor, Tensor]] = []
     for (_, kept, *_), group in by_size.items():
@@ -42,51 +43,52 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str | N
     return raised
 
 
-def rank_of(dim: int, rank: int | str | None) -> int | None:
-    """How many leading directions of a moment of size ``dim`` are treated one by one; None: all of them."""
-    if rank is None or dim <= 128:
-        return None
-    kept = max(16, dim // 32) if isinstance(rank, str) else rank
-    return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
-
-
-def damped_inverse(moment: Tensor, damping: Tensor, attempts: int = 12) -> tuple[Tensor, Tensor]:
+def damped_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     """``(S + damping I)^-1`` of a batch ``[n, d, d]`` of second moments, with ``damping`` [n].
+
+    Returns:
+        The inverses, and for each whether its damping was raised, see :func:`damped_cholesky`.
+    """
+    triangle, _, raised = damped_cholesky(moment, damping)
+    return torch.cholesky_inverse(triangle), raised
+
+
+def damped_cholesky(moment: Tensor, damping: Tensor, attempts: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+    """The Cholesky factors of ``S + damping I`` for a batch ``[n, d, d]`` of positive semidefinite matrices, with ``damping`` [n].
 
     Where the factorisation fails it is tried again with ten times the damping. On CUDA the answer would have to be waited for, so a
     second strength, a hundredth of the mean eigenvalue, is computed at once, and one of the two is chosen there.
 
     Returns:
-        The inverses, and for each whether its damping was raised.
+        The lower factors, the damping that each has, and whether it was raised.
 
     Raises:
         RuntimeError: where no damping helped.
     """
-    inverse, failed = _cholesky_inverse(moment, damping)
+    triangle, failed = _cholesky(moment, damping)
     if moment.is_cuda:
-        stronger, _ = _cholesky_inverse(moment, damping + 0.01 * _trace(moment) / moment.shape[-1])
-        return torch.where(failed.view(-1, 1, 1), stronger, inverse), failed
+        more = damping + 0.01 * _trace(moment) / moment.shape[-1]
+        stronger, _ = _cholesky(moment, more)
+        return torch.where(failed.view(-1, 1, 1), stronger, triangle), torch.where(failed, more, damping), failed
     raised = failed
     for _ in range(attempts):
         if not bool(failed.any()):
             break
         damping = torch.where(failed, 10 * damping, damping)
-        inverse, failed = _cholesky_inverse(moment, damping)
+        triangle, failed = _cholesky(moment, damping)
     if not bool(failed.any()):
-        return inverse, raised
+        return triangle, damping, raised
     raise RuntimeError(f"a second moment of size {moment.shape[-1]} could not be factorised: use a larger damping")
 
 
-def _cholesky_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+def _cholesky(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     damped = moment.clone()
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
     failed = info > 0
     # What a failed factorisation leaves may have a zero on its diagonal, which the inversion would raise for.
-    whole = torch.where(
-        failed.view(-1, 1, 1), torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device), triangle
-    )
-    return torch.cholesky_inverse(whole), failed
+    eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    return torch.where(failed.view(-1, 1, 1), eye, triangle), failed
 
 
 def _start(group: Sequence[Factor], rank: int) -> tuple[Tensor, int]:

@@ -28,7 +28,6 @@ class Layer:
         groups: number of matrices that the weight holds side by side, each with inputs of its own.
         dim: length of an input vector, with the homogeneous coordinate where there is a bias.
         diagonal: whether the inputs are one-hot, so that their second moment is a diagonal.
-        forwarded: whether a forward with gradient was seen since the last step (see ``capture``).
     """
 
     kind = "linear"
@@ -40,7 +39,6 @@ class Layer:
         self.module = module
         self.weight = weight
         self.bias = bias
-        self.forwarded = False
         self.dim = self.width() + (bias is not None)
 
     def width(self) -> int:
@@ -67,6 +65,10 @@ class Layer:
     def vectors(self, x: Tensor) -> Tensor:
         """The input vectors ``[groups, n, width]``."""
         return x.reshape(1, -1, x.shape[-1])
+
+    def output_rows(self, gradient: Tensor) -> Tensor | None:
+        """The gradient at the output of a call as ``[groups, n, rows]``, where it meets the input vectors one to one; else None."""
+        return gradient.reshape(1, -1, gradient.shape[-1]) if type(self) in (Layer, TransposedLinear) else None
 
     def view(self, gradient: Tensor) -> Tensor:
         """The weight's gradient as ``[groups, rows, ..., width]``; a view on it where it is dense in memory."""
@@ -204,10 +206,25 @@ class Projection(Layer):
         self.kind = f"attention {role}"
 
 
+_KNOWN = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, nn.Embedding, nn.MultiheadAttention)
+
+
+def own_forward(module: nn.Module) -> str | None:
+    """Why a subclass of a supported layer is not taken for one: its forward is not the one whose inputs are known (a weight that is
+    standardised or scaled, an input that is padded first). None where there is nothing of the kind.
+    """
+    for known in _KNOWN:
+        if isinstance(module, known) and type(module).forward is not known.forward:
+            return f"{type(module).__name__} has a forward of its own, other than {known.__name__}'s"
+    return None
+
+
 def find_layers(module: nn.Module, conv: str, include_bias: bool) -> Iterator[Layer]:
     """The uses that ``module`` itself, without its children, makes of its weights. Nothing for an unsupported module."""
     weight = module._parameters.get("weight")
     bias = module._parameters.get("bias") if include_bias else None
+    if own_forward(module) is not None:
+        return
     if isinstance(module, nn.MultiheadAttention):
         yield from _find_attention(module, include_bias)
     elif weight is None or isinstance(weight, nn.UninitializedParameter):

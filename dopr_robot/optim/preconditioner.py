@@ -1,23 +1,31 @@
 """Activation-wise preconditioning of a model's gradients, for any optimizer."""
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Hook, Recorder
-from dopr_robot.optim.coverage import Coverage, find_factors
+from dopr_robot.optim.batch import BatchInverse
+from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Recorder
+from dopr_robot.optim.checks import check_preconditioning
+from dopr_robot.optim.coverage import Coverage, find_factors, plain_name
 from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded
 from dopr_robot.optim.factors import Factor, memory_bytes
+from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.inverses import form_inverses
+from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
 
+REPLACED = (
+    "the model's weights were replaced after the optimizer was made (another layer, to_empty, load_state_dict(assign=True), "
+    "parallelize_module)"
+)
 Damping = float | Callable[[int], float]
-_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class ActivationPreconditioner:
@@ -33,16 +41,20 @@ class ActivationPreconditioner:
 
     Args:
         model: the model whose forward is to be watched. Where it is wrapped (DDP), the wrapped one serves as well.
+        form: what S is. ``"batch"``: of this step's inputs alone, as in the paper, exact at every step, with nothing to keep; by the
+            smaller of a ``d x d`` and an ``n x n`` matrix, see :mod:`dopr_robot.optim.batch`. ``"average"``: a running average, and its
+            whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"auto"``:
+            ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found out at the first step), else ``"average"``.
         damping: relative to the mean eigenvalue of S; positive; a number, or a function of the step (counted from 0).
-        stat_decay: weight of the past in the running average of S at each refresh; 0: S is the batch's, as in the paper.
-        update_every: S and the inverse of a layer are formed anew at every ``update_every``-th step. The layers take turns.
+        stat_decay: of an averaged S, the weight of the past at each refresh.
+        update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
         warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
         conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
         include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
-        rank: treat so many leading directions of S one by one and the others by their mean eigenvalue, in layers with more than 128
-            inputs; ``None``: the whole inverse; ``"auto"``: the whole inverse with ``update_every=1``, else ``max(16, inputs // 32)``.
+        rank: with ``"low_rank"``, treat so many leading directions of S one by one and the others by their mean eigenvalue, in layers with
+            more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
         max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
         parameters: the parameters that may be preconditioned; None: all of the model's.
@@ -59,6 +71,7 @@ class ActivationPreconditioner:
         # docs/optimizer.md has the reason of every default. Measured on PushT (U-Net, 100 steps, benchmarks/optimizer_defaults.py),
         # held-out loss 0.208 with stat_decay 0.9 and 0.217 with 0, 0.212 refreshing at every step, 0.209 with the whole inverse.
         # damping is chosen by rollouts, not by this loss (0.196 at 1, 0.231 at 0.01).
+        form: str = "auto",
         damping: Damping = 0.1,
         stat_decay: float = 0.9,
         update_every: int = 10,
@@ -67,47 +80,44 @@ class ActivationPreconditioner:
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
         include_bias: bool = False,
-        rank: int | str | None = "auto",
+        rank: int | str = "auto",
         max_tokens: int | None = None,
         max_nonfinite: int = 10,
         parameters: Iterable[nn.Parameter] | None = None,
         process_group: Any = None,
     ) -> None:
-        if not callable(damping) and not damping > 0:
-            raise ValueError(f"damping={damping} must be positive: 0.1 is a good beginning")
-        if not 0 <= stat_decay < 1:
-            raise ValueError(f"stat_decay={stat_decay} must be in [0, 1): 0 takes each batch's own second moment")
-        if conv not in ("sua", "unfold"):
-            raise ValueError(f"conv={conv!r} must be 'sua' or 'unfold'")
-        for name, value, least in (
-            ("update_every", update_every, 1),
-            ("warmup_steps", warmup_steps, 0),
-            ("rank", 1 if rank in (None, "auto") else rank, 1),
-            ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
-            ("max_nonfinite", max_nonfinite, 1),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        check_preconditioning(
+            form=form,
+            damping=damping,
+            stat_decay=stat_decay,
+            update_every=update_every,
+            warmup_steps=warmup_steps,
+            conv=conv,
+            rank=rank,
+            max_tokens=max_tokens,
+            max_nonfinite=max_nonfinite,
+        )
+        lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+        if lazy:
+            raise ValueError(f"{lazy[0]} has no shape yet: run the lazy model once before making the optimizer")
         refuse_sharded(model)
         self.model = model
         self.damping = damping
         self.stat_decay = stat_decay
         self.update_every = update_every
         self.warmup_steps = warmup_steps
-        self.rank = None if rank == "auto" and update_every == 1 else rank
+        self.rank = rank
         self.max_tokens = max_tokens
-        self.max_nonfinite = max_nonfinite
         self.process_group = process_group
         self.step = 0
-        self.skipped = 0
-        self._skipped_in_a_row = 0
-        self._device_counts: Tensor | None = None
-        self.found_inf: Tensor | None = None
+        self.finite = FiniteCheck(max_nonfinite, self._warn_once)
         self._warned: set[str] = set()
-        self._masks: list[list[Any]] = []
+        self._masks = TokenMasks()
         self._hooks: list[Any] = []
         self._attached: list[Any] = []
+        self.form = form
         self._choice: dict[str, Any] = {
+            "form": form,
             "conv": conv,
             "include_bias": include_bias,
             "include": include,
@@ -123,12 +133,13 @@ class ActivationPreconditioner:
         self._stagger()
         self._register_hooks()
 
-    def precondition_(self) -> bool:
+    def precondition_(self, *, wait: bool = False) -> bool:
         """Replace the gradients G by M, in place, and forget the inputs since the last call.
 
         Returns:
             False where a gradient or a statistic is not finite: then nothing was changed, and the step is to be left out. On CUDA
-            that is not waited for: ``found_inf`` [1.0 or 0.0] says it on the device, statistics stay as they were and gradients become 0.
+            that is not waited for unless ``wait`` says so: ``found_inf`` [1.0 or 0.0] says it on the device, to a base that looks there
+            before it steps (torch's fused ones); statistics stay as they were and gradients become 0.
 
         Raises:
             RuntimeError: without a forward or a backward since the last call, and after ``max_nonfinite`` bad steps in a row.
@@ -138,18 +149,26 @@ class ActivationPreconditioner:
             due = average_over_ranks(
                 self.factors, [factor for factor in self.factors if factor.seen], self.process_group
             )
-            moments = [factor.batch_moments() for factor in due]
+            for factor in due:
+                if factor.form == "auto":
+                    factor.form = "batch" if factor.rows else "average"
+            solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
+            kept = [factor for factor in due if not factor.solved]
+            moments = [factor.batch_moments() for factor in kept]
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            bad = self._bad([*gradients, *(moment for parts in moments for moment in parts.values())])
+            traces = [solve.trace for solve in solves.values()]
+            statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
+            bad = self.finite.bad([*gradients, *statistics], self.factors[0].weight.device)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
-            self.found_inf = bad if bad.is_cuda and all(factor.ready for factor in due) else None
+            self.finite.found_inf = bad if bad.is_cuda and not wait and all(factor.ready for factor in kept) else None
             if self.found_inf is None and bool(bad):
-                self._skip()
+                self._begin_step(self.step)
+                self.finite.skip()
                 return False
-            self._refresh(due, moments)
+            self._refresh(kept, moments, solves)
             if self.step >= self.warmup_steps:
-                self._apply()
-            self._count(gradients)
+                self._apply(solves)
+            self.finite.count(gradients, self.step)
         self._begin_step(self.step + 1)
         return True
 
@@ -165,7 +184,7 @@ class ActivationPreconditioner:
                 raise RuntimeError(
                     "an attached preconditioner cannot see gradients made inside a closure: use DoPr, or no closure"
                 )
-            if not self.precondition_():
+            if not self.precondition_(wait=True):
                 for group in optimizer.param_groups:
                     for parameter in group["params"]:
                         parameter.grad = None  # a step over no gradients changes nothing
@@ -179,8 +198,7 @@ class ActivationPreconditioner:
             handle.remove()
         self._hooks, self._attached = [], []
 
-    @contextmanager
-    def token_mask(self, *masks: Tensor) -> Iterator[None]:
+    def token_mask(self, *masks: Tensor) -> AbstractContextManager[None]:
         """Leave padding out of S for forwards in this context.
 
         Each mask is bool, true where a token counts, shaped as the tokens of the layers that it is meant for (``[B, T]``). A layer
@@ -189,17 +207,7 @@ class ActivationPreconditioner:
         Raises:
             ValueError: where a mask fitted no layer that was recorded.
         """
-        self._masks = [[mask, False] for mask in masks]
-        recording = any(factor.due for factor in self.factors)
-        try:
-            yield
-            unused = [tuple(mask.shape) for mask, used in self._masks if not used]
-            if recording and unused and any(factor.seen for factor in self.factors):
-                raise ValueError(
-                    f"the mask of shape {unused[0]} fits the tokens of no layer: give one shaped [B, T] like the input"
-                )
-        finally:
-            self._masks = []
+        return self._masks.given(masks)
 
     def allow(self, parameters: Iterable[nn.Parameter]) -> None:
         """Precondition these parameters from the next forward on; the ones preconditioned so far keep their statistics."""
@@ -219,13 +227,19 @@ class ActivationPreconditioner:
         return Coverage.of(self.model, self.factors, self._left, started=self.step > 0)
 
     def spectrum(self) -> dict[str, Spectrum]:
-        """For each layer its condition number, effective rank and the share of the gradient that was turned."""
-        return {factor.name: spectrum_of(factor) for factor in self.factors if factor.ready}
+        """For each layer its condition number, effective rank, the share of the gradient that was turned, and how near its form of S comes
+        to this step's own: that costs a solve, at each layer's next refresh after a call, so the first call has None there.
+        """
+        for factor in self.factors:
+            factor.compare = True
+        return {factor.name: spectrum_of(factor) for factor in self.factors if factor.ready or factor.last is not None}
 
     def log_spectrum(self, writer: Any, step: int | None = None) -> None:
         """Write :meth:`spectrum` to a TensorBoard ``SummaryWriter``, under ``dopr/<figure>/<layer>``."""
         for name, spectrum in self.spectrum().items():
             for figure, value in spectrum._asdict().items():
+                if value is None:
+                    continue
                 writer.add_scalar(f"dopr/{figure}/{name}", value, self.step if step is None else step)
 
     def memory_usage(self) -> dict[str, int]:
@@ -234,40 +248,59 @@ class ActivationPreconditioner:
         return usage | {"total": sum(usage.values())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Step, counters, and each layer's moments, inverse and the step of its last refresh."""
-        self._read_counts()
+        """Step, counters, and for each layer its form, and of an averaged S the moments, the inverse and the step of its last refresh."""
+        self.finite.read()
         return {
+            "version": 2,
             "step": self.step,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped": self.finite.skipped,
+            "skipped_in_a_row": self.finite.in_a_row,
             "factors": {
-                factor.name: {"refreshed": factor.refreshed, "turned": factor.turned, **factor.state}
+                factor.name: {
+                    "form": factor.form,
+                    "refreshed": factor.refreshed,
+                    "turned": factor.turned,
+                    **factor.state,
+                }
                 for factor in self.factors
             },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where :meth:`state_dict` left. Raises ValueError where the layers are others."""
-        known, given = {factor.name for factor in self.factors}, set(state["factors"])
+        """Take up where :meth:`state_dict` left, under other options as far as they allow: what does not fit is formed anew.
+
+        Raises ValueError where the layers are others.
+        """
+        saved = {plain_name(name): values for name, values in state["factors"].items()}
+        known, given = {factor.name for factor in self.factors}, set(saved)
         if known != given:
             raise ValueError(
                 f"the state is another model's: {len(given - known)} layers are not here ({', '.join(sorted(given - known)[:3])}), "
                 f"{len(known - given)} are missing ({', '.join(sorted(known - given)[:3])})"
             )
-        self.skipped = int(state["skipped"])
-        self._skipped_in_a_row = int(state["skipped_in_a_row"])
-        for factor in self.factors:
-            factor.load(state["factors"][factor.name])
+        self.finite.skipped, self.finite.in_a_row = int(state["skipped"]), int(state["skipped_in_a_row"])
+        anew = [factor.name for factor in self.factors if not factor.load(saved[factor.name], self.rank)]
+        if anew:
+            warnings.warn(
+                f"the state was saved under other options (form, rank, conv or include_bias): {len(anew)} layers "
+                f"({', '.join(anew[:3])}) form their inverse anew at the next step",
+                stacklevel=3,
+            )
         self._begin_step(int(state["step"]))
 
     def _check_order(self) -> None:
         gradients = [factor.weight.grad for factor in self.factors if factor.weight.grad is not None]
+        if not gradients:
+            if self._replaced():
+                raise RuntimeError(f"{REPLACED}: make the base and DoPr after that")
+            raise RuntimeError("no gradient to precondition: run the model, then loss.backward(), before step()")
         if not any(factor.seen or factor.ready for factor in self.factors):
             raise RuntimeError(
-                "step() before any forward: no layer has seen an input. Run the model in training mode, then loss.backward(), then step()"
+                "gradients without a forward: no layer has seen an input that a gradient came back for. Are they of another copy of the "
+                "model, or was it run, or compiled and run (torch.compiler.reset() then), before this optimizer was made?"
             )
-        if not gradients:
-            raise RuntimeError("no gradient to precondition: call loss.backward() before step()")
+        if self.step % 100 == 1 and (gone := self._replaced()):
+            self._warn_once(f"{REPLACED}, of {len(gone)} layers ({', '.join(gone[:3])}): they are not preconditioned")
         if all(getattr(gradient, "_preconditioned_at", -1) == gradient._version for gradient in gradients):
             raise RuntimeError(
                 "the gradients are those of the last step, preconditioned already: zero them, then run forward and backward "
@@ -276,7 +309,7 @@ class ActivationPreconditioner:
         unseen = [
             factor.name
             for factor in self.factors
-            if factor.weight.grad is not None and not (factor.seen or factor.ready)
+            if factor.weight.grad is not None and not factor.seen and factor.refreshed < 0
         ]
         if unseen:
             self._warn_once(
@@ -284,81 +317,81 @@ class ActivationPreconditioner:
                 "optimizer. Is the weight used without calling its module?"
             )
 
-    def _refresh(self, due: list[Factor], moments: list[dict[str, Tensor]]) -> None:
-        damping = self.damping(self.step) if callable(self.damping) else self.damping
-        if not damping > 0:
-            raise ValueError(f"damping(step={self.step}) gave {damping}: it must be positive")
-        for factor, parts in zip(due, moments, strict=True):
+    def _replaced(self) -> list[str]:
+        """Names of the weights that are not in the model any more."""
+        here = set(self.model.parameters())
+        return [factor.name for factor in self.factors if factor.weight not in here]
+
+    def _refresh(
+        self, kept: list[Factor], moments: list[dict[str, Tensor]], solves: dict[Factor, BatchInverse]
+    ) -> None:
+        damping = self._damping()
+        for factor, parts in zip(kept, moments, strict=True):
             moved = factor.average(parts, self.stat_decay)
-            if self.found_inf is not None:
-                moved = {key: torch.where(self.found_inf > 0, factor.state[key], value) for key, value in moved.items()}
-            factor.state |= moved
-        for factor, raised in form_inverses(due, damping, self.rank):
+            factor.state |= {key: self.finite.unless_bad(factor.state.get(key, new), new) for key, new in moved.items()}
+        strengthened = form_inverses(kept, damping, self.rank)
+        strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
+        for factor, raised in strengthened:
             if not raised.is_cuda and bool(raised.any()):
                 self._warn_once(
                     f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
                 )
-        for factor in due:
+        for factor in (*kept, *solves):
             factor.refreshed = self.step
 
-    def _apply(self) -> None:
+    def _apply(self, solves: dict[Factor, BatchInverse]) -> None:
         for factor in self.factors:
-            gradient = factor.weight.grad
-            if gradient is None or not factor.ready or getattr(gradient, "_preconditioned_at", -1) == gradient._version:
+            gradient, solve = factor.weight.grad, solves.get(factor)
+            if (
+                gradient is None
+                or not (factor.ready or solve)
+                or getattr(gradient, "_preconditioned_at", -1) == gradient._version
+            ):
                 continue
-            factor.precondition_(measure=factor.refreshed == self.step)
+            looked_at = factor.refreshed == self.step and (solve is None or self._has_turn(factor, self.step))
+            if solve is not None and looked_at:
+                factor.last = solve
+            exact = None
+            if (
+                looked_at
+                and factor.compare
+                and factor.matrix is not None
+                and factor.diagonal is None
+                and factor.bias is None
+            ):
+                factor.compare, exact = False, solve or BatchInverse(factor)
+                exact.factorise(self._damping())
+            factor.precondition_(solve, measure=looked_at, exact=exact)
             gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
 
-    def _bad(self, tensors: list[Tensor]) -> Tensor:
-        """1.0 where an entry is NaN or inf, by sums, which pass both on and are the cheapest to form."""
-        device = self.factors[0].weight.device
-        sums = [tensor.sum(dtype=_WIDE.get(tensor.dtype)).to(device, torch.float32) for tensor in tensors]
-        return 1.0 - torch.stack(sums).sum().isfinite().float()
+    def _damping(self) -> float:
+        damping = self.damping(self.step) if callable(self.damping) else self.damping
+        if not 0 < damping < math.inf:
+            raise ValueError(f"damping(step={self.step}) gave {damping}: it must be a positive number")
+        return damping
 
-    def _count(self, gradients: list[Tensor]) -> None:
-        """Reset the count of bad steps; where the answer is on the device, count there and look now and then."""
-        if self.found_inf is None:
-            self._skipped_in_a_row = 0
-            return
-        for gradient in gradients:
-            gradient.copy_(torch.where(self.found_inf > 0, torch.zeros_like(gradient), gradient))
-        if self._device_counts is None:
-            self._device_counts = torch.zeros(2, device=self.found_inf.device)
-        self._device_counts[0].add_(self.found_inf)
-        self._device_counts[1].add_(1).mul_(self.found_inf)
-        if (self.step + 1) % self.max_nonfinite == 0:
-            self._read_counts()
+    def _has_turn(self, factor: Factor, step: int) -> bool:
+        return step % self.update_every == factor.phase
 
-    def _read_counts(self) -> None:
-        if self._device_counts is None:
-            return
-        skipped, in_a_row = (int(count) for count in self._device_counts.tolist())
-        self._device_counts = None
-        self.skipped += skipped
-        self._skipped_in_a_row = in_a_row
-        self._complain(skipped)
+    @property
+    def skipped(self) -> int:
+        """Steps left out for NaN or inf."""
+        return self.finite.skipped
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self._skipped_in_a_row += 1
-        self._begin_step(self.step)
-        self._complain(1)
-
-    def _complain(self, skipped: int) -> None:
-        if self._skipped_in_a_row >= self.max_nonfinite:
-            raise RuntimeError(
-                f"NaN or inf in gradients or activations for {self._skipped_in_a_row} steps in a row: lower the learning rate, or "
-                "raise max_nonfinite to wait longer"
-            )
-        if skipped:
-            self._warn_once("NaN or inf in gradients or activations: the step is left out (counted in `skipped`)")
+    @property
+    def found_inf(self) -> Tensor | None:
+        """[1.0 or 0.0] on the device: whether the step just preconditioned is to be left out; None where that was known here."""
+        return self.finite.found_inf
 
     def _begin_step(self, step: int) -> None:
         self.step = step
         for factor in self.factors:
             if factor.seen or factor.due:
                 factor.clear()
-            factor.due = not factor.ready or step % self.update_every == factor.phase
+            # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
+            factor.due = (
+                not factor.ready or factor.form == "batch" or factor.matrix is None or self._has_turn(factor, step)
+            )
 
     def _stagger(self) -> None:
         """Spread the refreshes over ``update_every`` steps: the costliest first, each to the step that has least to do."""
@@ -372,22 +405,17 @@ class ActivationPreconditioner:
         for factor in self.factors:
             for layer in factor.layers:
                 role = getattr(layer, "role", "input")
-                by_module.setdefault(layer.module, {})[role] = Recorder(factor, layer, self._find_mask, self.max_tokens)
+                by_module.setdefault(layer.module, {})[role] = Recorder(
+                    factor, layer, self._masks.find, self.max_tokens
+                )
         for module, recorders in by_module.items():
-            hook: Hook
             if isinstance(module, nn.MultiheadAttention):
                 hook = AttentionRecorder(module, recorders)
-                self._hooks.append(module.register_forward_hook(AttentionEnd(hook), always_call=True))
+                self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                end = AttentionEnd(hook)
+                self._hooks.append(module.register_forward_hook(end, with_kwargs=True, always_call=True))
             else:
-                hook = recorders["input"]
-            self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def _find_mask(self, tokens: torch.Size) -> Tensor | None:
-        for entry in self._masks:
-            if entry[0].shape == tokens:
-                entry[1] = True
-                return entry[0]
-        return None
+                self._hooks.append(module.register_forward_hook(recorders["input"], with_kwargs=True))
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

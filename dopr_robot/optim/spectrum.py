@@ -14,17 +14,21 @@ class Spectrum(NamedTuple):
         condition_number: largest eigenvalue over the smallest one, or over the largest one's 1e-7th part where that is larger.
         effective_rank: exp of the entropy of the normalised eigenvalues; between 1 and d (Roy & Vetterli, 2007).
         turned: share of the squared length of M that is not along G, at the last refresh: 0 where preconditioning only scaled the gradient.
+        cosine: between M and what form="batch" would have made of the same gradient, at the last refresh that was asked for it; else None.
     """
 
     condition_number: float
     effective_rank: float
     turned: float
+    cosine: float | None
 
 
 @torch.no_grad()
 def spectrum_of(factor: Factor) -> Spectrum:
-    """The spectrum of a factor that has an inverse."""
-    if factor.matrix is not None and "matrix" in factor.state:
+    """The spectrum of a factor that has, or had at its last turn, an inverse."""
+    if factor.last is not None:
+        eigenvalues = factor.last.eigenvalues()
+    elif factor.matrix is not None and "matrix" in factor.state:
         eigenvalues = torch.linalg.eigvalsh(factor.state["matrix"].double())
     else:
         eigenvalues = factor.state["diagonal"].double().sort().values.unsqueeze(0)
@@ -33,4 +37,9 @@ def spectrum_of(factor: Factor) -> Spectrum:
     condition = largest / torch.maximum(eigenvalues[..., 0], largest * 1e-7).clamp_min(1e-300)
     shares = eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(1e-300)
     rank = torch.exp(-torch.special.xlogy(shares, shares).sum(-1))
-    return Spectrum(float(condition.mean()), float(rank.mean()), float(factor.turned))
+    return Spectrum(
+        float(condition.mean()),
+        float(rank.mean()),
+        float(factor.turned),
+        None if factor.cosine is None else float(factor.cosine),
+    )

@@ -19,6 +19,7 @@ from dopr_robot.optim import (
     newton_schulz,
     optimizer_names,
     parameter_groups,
+    saved_options,
 )
 
 PAPER = (64, 48)  # a matrix of the sizes that the papers' ablations start from
@@ -230,3 +231,21 @@ def test_options_go_where_they_belong():
 def test_unknown_names_and_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_optimizer(name, policy(), lr=1e-3, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [
+        ({"rank": "auto", "update_every": 10, "stat_decay": 0.9}, "low_rank"),
+        ({"rank": 16, "update_every": 1}, "low_rank"),
+        ({"rank": None, "update_every": 10}, "average"),
+        ({"rank": "auto", "update_every": 1, "stat_decay": 0.0}, "average"),
+        ({}, "low_rank"),
+        ({"form": "batch"}, "batch"),
+    ],
+)
+def test_a_configuration_from_before_there_were_forms_means_what_it_meant(options, form):
+    today = saved_options({"name": "dopr_adamw", **options})
+    assert today["form"] == form
+    make_optimizer(model=torch.nn.Linear(3, 2), lr=1e-3, **today)
+    assert saved_options({"name": "adamw"}) == {"name": "adamw"}

@@ -66,9 +66,9 @@ def test_no_ordinary_step_waits_for_the_device(name, network, options):
     with FakeTensorMode(allow_non_fake_inputs=True):
         to_fake_cuda(policy)
         preconditioner = ActivationPreconditioner(policy, max_nonfinite=9, **{"update_every": 3, **options})
-        preconditioner._bad = lambda tensors: Known()  # every layer's first refresh waits for its answer
+        preconditioner.finite.bad = lambda *_: Known()  # every layer's first refresh waits for its answer
         steps(preconditioner, policy, 1)
-        del preconditioner._bad
+        del preconditioner.finite.bad
         steps(preconditioner, policy, 6)  # every layer has its turn twice
         assert preconditioner.found_inf.device.type == "cuda"
         with pytest.raises(DataDependentOutputException):  # bad steps are counted there, and read now and then

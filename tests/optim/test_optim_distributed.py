@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dopr_robot.optim import ActivationPreconditioner, DoPr
 
 STEPS = 6
+FORMS = ("batch", "average", "low_rank", "auto")
 
 
 class Model(nn.Module):
@@ -49,7 +50,9 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, part: slice) -> list[Tensor]:
     for step in range(STEPS):
         x, tokens, y = (tensor[part] for tensor in batch(step))
-        (model(x, tokens) - y).square().mean().backward()
+        # DDP takes the mean over ranks: each gives its share of the sum, of which the whole batch's mean is a twelfth.
+        shares = dist.get_world_size() if isinstance(model, nn.parallel.DistributedDataParallel) else 12 / len(x)
+        ((model(x, tokens) - y).square().sum() * shares / 24).backward()
         optimizer.step()
         optimizer.zero_grad()
     return [p.detach().clone() for p in model.parameters()]
@@ -58,9 +61,11 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, part: slice) -> li
 def worker(rank: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = nn.parallel.DistributedDataParallel(make())
-    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, update_every=2)
-    torch.save(train(model, optimizer, slice(rank * 6, rank * 6 + 6)), f"{out}/{rank}.pt")
+    for form in FORMS:
+        model = nn.parallel.DistributedDataParallel(make())
+        optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, form=form, update_every=2)
+        part = slice(0, 5) if rank == 0 else slice(5, 12)  # gathered rows are filled up to one length
+        torch.save(train(model, optimizer, part), f"{out}/{form}{rank}.pt")
 
     alone = make()  # without averaging each rank keeps its own statistics
     optimizer = DoPr(torch.optim.AdamW(alone.parameters(), lr=1e-3), alone, process_group=False)
@@ -103,11 +108,13 @@ def difference(first: list[Tensor], second: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(first, second, strict=True))
 
 
-def test_two_ranks_of_half_the_batch_equal_one_of_the_whole(ranks):
+@pytest.mark.parametrize("form", FORMS)
+def test_two_ranks_of_a_part_of_the_batch_each_equal_one_of_the_whole(ranks, form):
+    """The widest layer has fewer inputs than it is wide, so that their rows are gathered; the others' sums are added."""
     model = make()
-    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, update_every=2)
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, form=form, update_every=2)
     whole = train(model, optimizer, slice(None))
-    first, second = (torch.load(ranks / f"{rank}.pt") for rank in (0, 1))
+    first, second = (torch.load(ranks / f"{form}{rank}.pt") for rank in (0, 1))
     assert difference(first, whole) < 1e-5
     assert difference(first, second) == 0
     assert difference([p.detach() for p in make().parameters()], whole) > 1e-3  # something was learned at all

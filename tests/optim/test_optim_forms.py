@@ -1,0 +1,287 @@
+"""The forms of S: this step's by either factorisation, averages, and which of them a layer takes."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dopr_robot.optim import ActivationPreconditioner, DoPr
+from dopr_robot.optim.batch import BatchInverse
+
+DAMPING = 0.1
+SIZES = [(n, d, out) for n in (1, 5, 12, 40) for d, out in ((16, 8), (16, 24), (40, 3))]
+
+
+def dense(gradient: Tensor, z: Tensor, damping: float = DAMPING) -> Tensor:
+    z = z.detach().double().reshape(-1, z.shape[-1])
+    moment = z.T @ z / len(z)
+    damped = moment + damping * moment.trace() / len(moment) * torch.eye(len(moment), dtype=torch.float64)
+    return gradient.double() @ torch.linalg.inv(damped)
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.norm())
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which way each product with a gradient was taken."""
+    ways: list[str] = []
+    plain, scale_of = BatchInverse.__call__, BatchInverse._scale_of
+
+    def call(self: BatchInverse, gradient: Tensor) -> Tensor:
+        if self.z is None:
+            ways.append("primal")
+        return plain(self, gradient)
+
+    def scale(self: BatchInverse, gradient: Tensor) -> float | None:
+        found = scale_of(self, gradient)
+        ways.append("gradient" if found is None else "output")
+        return found
+
+    monkeypatch.setattr(BatchInverse, "__call__", call)
+    monkeypatch.setattr(BatchInverse, "_scale_of", scale)
+    return ways
+
+
+@pytest.mark.parametrize("include_bias", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("n", "d", "out"), SIZES)
+def test_this_steps_second_moment_by_whichever_factorisation(n, d, out, dtype, tolerance, include_bias, taken):
+    torch.manual_seed(0)
+    layer = nn.Linear(d, out, dtype=dtype)
+    preconditioner = ActivationPreconditioner(layer, form="batch", damping=DAMPING, include_bias=include_bias)
+    x = torch.randn(n, d, dtype=dtype) * torch.logspace(0, 1, d, dtype=dtype) + 0.5
+    (layer(x).sin() * torch.randn(n, out, dtype=dtype)).sum().backward()
+    before = layer.weight.grad.clone(), layer.bias.grad.clone()
+    preconditioner.precondition_()
+    assert taken == (["output"] if n <= 12 and n < d / 2 else taken) and len(taken) == 1
+    if include_bias:
+        expected = dense(torch.cat([before[0], before[1][:, None]], 1), torch.cat([x, torch.ones_like(x[:, :1])], 1))
+        assert relative(torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1), expected) < tolerance
+    else:
+        assert relative(layer.weight.grad, dense(before[0], x)) < tolerance
+
+
+@pytest.mark.parametrize("what", ["scaled", "clipped", "zeroed", "noised", "masked columns", "accumulated"])
+def test_whatever_was_done_to_the_gradient_is_respected(what, taken):
+    """The dual form by the output's gradient knows a gradient that was scaled; anything else goes through the gradient itself."""
+    torch.manual_seed(0)
+    layer = nn.Linear(30, 7, bias=False, dtype=torch.float64)
+    preconditioner = ActivationPreconditioner(layer, form="batch", damping=DAMPING)
+    x = torch.randn(6, 30, dtype=torch.float64)
+    layer(x[:4]).sin().sum().backward()
+    layer(x[4:]).sin().sum().backward()
+    gradient = layer.weight.grad
+    if what == "scaled":
+        gradient.mul_(1e-3)
+    elif what == "clipped":
+        nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
+    elif what == "zeroed":
+        gradient.zero_()
+    elif what == "noised":
+        gradient.add_(torch.randn_like(gradient), alpha=1e-3)
+    elif what == "masked columns":
+        gradient[:, ::2] = 0
+    before = gradient.clone()
+    preconditioner.precondition_()
+    assert taken == ["output" if what in ("scaled", "clipped", "accumulated") else "gradient"]
+    assert (layer.weight.grad - dense(before, x)).norm() <= 1e-11 * before.norm()
+
+
+def test_inputs_of_which_some_are_masked_or_left_out():
+    torch.manual_seed(0)
+    for options, masked in (({}, True), ({"max_tokens": 6}, False)):
+        layer = nn.Linear(30, 7, bias=False, dtype=torch.float64)
+        preconditioner = ActivationPreconditioner(layer, form="batch", damping=DAMPING, **options)
+        x = torch.randn(4, 3, 30, dtype=torch.float64)
+        keep = torch.rand(4, 3) < 0.5
+        if masked:
+            with preconditioner.token_mask(keep):
+                layer(x).sin().sum().backward()
+        else:
+            layer(x).sin().sum().backward()
+        before = layer.weight.grad.clone()
+        preconditioner.precondition_()
+        assert relative(layer.weight.grad, dense(before, x[keep] if masked else x[:2])) < 1e-11
+
+
+def test_attention_with_streams_of_different_lengths():
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(16, 2, batch_first=True, bias=False, dtype=torch.float64)
+    preconditioner = ActivationPreconditioner(module, form="batch", damping=DAMPING)
+    q, k = torch.randn(1, 3, 16, dtype=torch.float64), torch.randn(1, 7, 16, dtype=torch.float64)
+    module(q, k, 2 * k)[0].sin().sum().backward()
+    before = module.in_proj_weight.grad.clone()
+    preconditioner.precondition_()
+    for part, gradient, z in zip(module.in_proj_weight.grad.chunk(3), before.chunk(3), (q, k, 2 * k), strict=True):
+        assert relative(part, dense(gradient, z)) < 1e-11
+
+
+def two_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(40, 12), nn.Tanh(), nn.Linear(12, 3)).double()
+
+
+def run(optimizer: DoPr, model: nn.Module, steps: int, n: int = 20) -> None:
+    for step in range(steps):
+        x = torch.randn(n, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def sgd(model: nn.Module, lr: float = 0.01, **options) -> DoPr:
+    return DoPr(torch.optim.SGD(model.parameters(), lr=lr), model, **options)
+
+
+def test_auto_takes_this_steps_moment_where_a_layer_has_more_inputs_than_a_step_brings():
+    model = two_layers()
+    alone = {form: copy.deepcopy(model) for form in ("batch", "average")}
+    optimizer = sgd(model, form="auto", update_every=3)
+    others = {form: sgd(each, form=form, update_every=3) for form, each in alone.items()}
+    assert "as the first step decides" in str(optimizer.coverage())
+    run(optimizer, model, 1)
+    how = {row.name: row.how for row in optimizer.coverage()}
+    assert how["0.weight"] == "linear; this step's S"
+    assert how["2.weight"] == "linear; averaged S"
+    run(others["batch"], alone["batch"], 1)
+    run(others["average"], alone["average"], 1)
+    assert torch.equal(model[0].weight, alone["batch"][0].weight)
+    assert torch.equal(model[2].weight, alone["average"][2].weight)
+    held = optimizer.state_dict()["activation"]["factors"]
+    assert not any(isinstance(value, Tensor) and value.dim() > 1 for value in held["0.weight"].values())
+    run(optimizer, model, 5, n=60)  # a larger batch does not change the choice
+    assert {row.name: row.how for row in optimizer.coverage()} == how
+
+
+def test_this_steps_form_keeps_no_matrix_of_the_layers_width():
+    model = nn.Linear(4096, 2)
+    optimizer = sgd(model, form="batch")
+    model(torch.randn(8, 4096)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert optimizer.memory_usage()["total"] < 3 * 8 * 4096 * 4
+
+
+def test_the_spectrum_is_that_of_the_inputs_by_either_factorisation():
+    torch.manual_seed(0)
+    for n in (6, 60):
+        layer = nn.Linear(20, 8, bias=False, dtype=torch.float64)
+        optimizer = sgd(layer, form="batch")
+        x = torch.randn(n, 20, dtype=torch.float64)
+        layer(x).square().sum().backward()
+        optimizer.step()
+        values = torch.linalg.eigvalsh(x.T @ x / n).clamp_min(0)
+        shares = values / values.sum()
+        spectrum = optimizer.spectrum()["weight"]
+        assert spectrum.effective_rank == pytest.approx(float(torch.exp(-torch.special.xlogy(shares, shares).sum())))
+        assert spectrum.turned > 0.01
+
+
+@pytest.mark.parametrize("saved", ["average", "low_rank", "batch"])
+@pytest.mark.parametrize("loaded", ["average", "low_rank", "batch", "auto"])
+def test_a_state_of_another_form_is_formed_anew_and_one_of_the_same_is_not(saved, loaded):
+    def make(form: str) -> tuple[nn.Module, DoPr]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(200, 4)).double()
+        return model, sgd(model, form=form, update_every=50)
+
+    def steps(model: nn.Module, optimizer: DoPr, number: int) -> None:
+        for _ in range(number):
+            model(torch.randn(300, 200, dtype=torch.float64)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model, optimizer = make(saved)
+    steps(model, optimizer, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    model, optimizer = make(loaded)
+    if saved == loaded or (loaded == "auto" and saved != "low_rank"):
+        optimizer.load_state_dict(state)
+    else:
+        with pytest.warns(UserWarning, match=r"other options.*0\.weight.*anew"):
+            optimizer.load_state_dict(state)
+    steps(model, optimizer, 1)
+    factor = optimizer.preconditioner.factors[0]
+    fits = loaded in ("auto", saved)
+    assert factor.refreshed == (
+        3 if factor.form == "batch" or not fits or (loaded, saved) == ("auto", "low_rank") else 0
+    )
+    form = "average" if (loaded, saved) == ("auto", "low_rank") else saved if loaded == "auto" else loaded
+    held = {"average": {"matrix", "inverse"}, "low_rank": {"matrix", "basis", "left", "scale"}, "batch": set()}[form]
+    assert set(factor.state) == held
+
+
+@pytest.mark.parametrize("change", [{"include_bias": True}, {"conv": "unfold"}, {"rank": 20}])
+def test_changed_options_of_a_state_are_formed_anew(change):
+    def make(**options) -> tuple[nn.Module, DoPr]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv1d(150, 4, 3), nn.Flatten(), nn.Linear(12, 200), nn.Linear(200, 2))
+        return model, sgd(model, form="low_rank", update_every=50, **options)
+
+    x = torch.randn(40, 150, 5)
+    model, optimizer = make()
+    model(x).square().mean().backward()
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    model, optimizer = make(**change)
+    with pytest.warns(UserWarning, match="other options"):
+        optimizer.load_state_dict(state)
+    for _ in range(2):
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert any(factor.refreshed == 1 for factor in optimizer.preconditioner.factors)
+
+
+def test_a_state_from_before_there_were_forms_is_taken_up():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(200, 4), nn.Linear(4, 2))
+    optimizer = sgd(model, form="low_rank")
+    model(torch.randn(9, 200)).sum().backward()
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    del state["activation"]["version"]
+    for factor in state["activation"]["factors"].values():
+        del factor["form"]
+    again = sgd(model, form="low_rank")
+    again.load_state_dict(state)
+    for factor, other in zip(optimizer.preconditioner.factors, again.preconditioner.factors, strict=True):
+        assert factor.state.keys() == other.state.keys()
+        assert other.refreshed == 0
+
+
+def test_a_state_knows_nothing_of_wrappers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    wrapped = nn.ModuleDict({"module": nn.ModuleDict({"_orig_mod": copy.deepcopy(model)})})
+    plain, other = sgd(model, exclude=["1.*"]), sgd(wrapped, exclude=["1.*"])
+    for optimizer, forward in ((plain, model), (other, wrapped["module"]["_orig_mod"])):
+        forward(torch.randn(9, 6)).sum().backward()
+        optimizer.step()
+    state, theirs = plain.state_dict(), other.state_dict()
+    assert state["activation"]["factors"].keys() == theirs["activation"]["factors"].keys() == {"0.weight"}
+    plain.load_state_dict(theirs)
+    other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("form", ["batch", "average", "low_rank"])
+def test_the_spectrum_says_how_near_a_form_comes_to_this_steps_own(form):
+    torch.manual_seed(0)
+    layer = nn.Linear(200, 8, bias=False, dtype=torch.float64)
+    optimizer = sgd(layer, lr=0.0, form=form, update_every=2)
+    cosine = None
+    for step in range(4):
+        x = torch.randn(300, 200, dtype=torch.float64) * torch.logspace(0, 1, 200, dtype=torch.float64)
+        layer(x).sin().sum().backward()
+        before = layer.weight.grad.clone()
+        optimizer.step()
+        if step == 2:
+            expected = dense(before, x)
+            cosine = float((expected * layer.weight.grad).sum() / (expected.norm() * layer.weight.grad.norm()))
+        optimizer.zero_grad()
+        found = optimizer.spectrum()["weight"].cosine
+        assert found is None if step < 2 else found == pytest.approx(cosine)
+    assert cosine == pytest.approx(1) if form == "batch" else cosine < 0.999
