@@ -149,7 +149,7 @@ class AttentionRecorder(Hook):
             self.watch = None
         attended = output[0] if isinstance(output, tuple) else None
         for name, recorder in self.recorders.items():
-            if name != "output" and recorder.wanted(attended):
+            if name != "output" and attended is not None and recorder.wanted(attended):
                 streams = _streams(args, kwargs)
                 if name != "packed":
                     recorder.expect(attended, [self._batch_first(streams[name])])

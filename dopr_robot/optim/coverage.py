@@ -28,9 +28,10 @@ def find_factors(
     names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
     allowed = set(names if parameters is None else parameters)
     uses: dict[nn.Parameter, list[Layer]] = {}
-    odd: dict[nn.Parameter, str] = {}
+    odd: dict[nn.Parameter | None, str] = {}
     for module in model.modules():
-        odd |= dict.fromkeys(module._parameters.values(), own_forward(module))
+        if (why := own_forward(module)) is not None:
+            odd |= dict.fromkeys(module._parameters.values(), why)
         for layer in find_layers(module, conv, include_bias):
             uses.setdefault(layer.weight, []).append(layer)
     chosen = _select([names[weight] for weight in uses], include, exclude)
