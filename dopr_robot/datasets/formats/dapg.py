@@ -96,6 +96,10 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+"""numpy's own maker of numbers, which numpy 1 keeps in numpy.core and numpy 2 in numpy._core."""
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Makes numpy arrays and numbers, and refuses every other name. Raises UserError."""
 
@@ -105,7 +109,7 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy", "ndarray"): _ArrayType,
             ("numpy", "dtype"): np.dtype,
             ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
+            ("numpy.core.multiarray", "scalar"): _SCALAR,
             ("numpy.core.numeric", "_frombuffer"): _frombuffer,
             ("_codecs", "encode"): _encode,
         }

@@ -141,7 +141,7 @@ def _too_much(dataset: h5py.Dataset, rows: slice | tuple[()]) -> str:
     """Why a data set is not decoded, or "": small files can hold arrays of any size."""
     row = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
     whole = row * length(dataset)
-    asked = whole if rows == () else row * len(range(*rows.indices(length(dataset))))
+    asked = whole if isinstance(rows, tuple) else row * len(range(*rows.indices(length(dataset))))
     if asked > physical_bytes() // 2:
         return f"takes {asked / 1024**3:.1f} GiB at once, more than half of this machine's memory"
     chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
