@@ -8,6 +8,7 @@ import pytest
 
 from dopr_robot.datasets import Store, check
 from dopr_robot.datasets.formats import convert, find_format
+from dopr_robot.envs import get_task, recorded_task
 from dopr_robot.errors import UserError
 
 
@@ -51,11 +52,12 @@ def test_robosuites_own_collector(tmp_path, monkeypatch):
 @pytest.mark.sim
 def test_human_demonstrations_of_an_older_robosuite(human_lift, tmp_path):
     assert find_format(human_lift) == "robosuite"
-    convert(human_lift, tmp_path / "s.zarr")
+    convert(human_lift, tmp_path / "s.zarr", find_task=recorded_task)
     store = Store.open(tmp_path / "s.zarr")
     assert store.episode_lengths.tolist() == [482, 510, 392] and store.success.tolist() == [1, 1, 1]
     about = store.attributes
     assert (about.action.meaning, about.action.absolute, about.control_hz) == ("end-effector pose", False, 20)
+    assert about.task == "robosuite/Lift-v0" and set(about.observations) == set(get_task(about.task).observations)
     assert about.source.startswith("robosuite 1.4.0, Lift") and "rebuilt" in about.provenance[0]
     with h5py.File(human_lift) as file:
         for index, name in enumerate(("demo_1", "demo_2", "demo_3")):
