@@ -418,7 +418,7 @@ def read_study(path: Path, chance: random.Random) -> int | None:
     return None
 
 
-FOREIGN: tuple[str, ...] = ()
+FOREIGN = ("robomimic", "lerobot", "d4rl", "minari", "dapg", "robosuite")
 OTHERS = pytest.mark.xfail(strict=False, reason="this reader is being hardened")
 TARGETS = {
     "store": Target(make_store, read_store),

@@ -227,6 +227,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     except OmegaConfBaseException as error:
         place = getattr(error, "full_key", None)
         raise UserError(f"{path}: {f'{place}: ' if place else ''}{str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError) as error:  # a text where a number belongs
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: {error}") from None
     assert isinstance(made, Study)
     return made
 
