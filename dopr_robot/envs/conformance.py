@@ -93,7 +93,7 @@ def episodes(spec: TaskSpec, steps: int = STEPS, look: Callable[[Any], list[str]
 
 def copies(spec: TaskSpec, steps: int = 10) -> Iterator[str]:
     """Three copies, stepped together, against one: the same to the bit."""
-    low, high = np.float32(spec.action.low), np.float32(spec.action.high)
+    low, high = (np.asarray(bound, np.float32) for bound in (spec.action.low, spec.action.high))
     actions = np.random.default_rng(0).uniform(0.4, 0.6, (steps, 3, len(low))) * (high - low) + low
     several, single = make_vec(spec.id, 3), make(spec.id)
     try:
@@ -174,7 +174,7 @@ def _trace(env: Any, spec: TaskSpec, number: int, steps: int = 5) -> list[dict[s
     """Observations of the first steps under random actions."""
     observation, _ = env.reset(seed=[number])
     seen = [{key: np.array(value) for key, value in observation.items()}]
-    low, high = np.float32(spec.action.low), np.float32(spec.action.high)
+    low, high = (np.asarray(bound, np.float32) for bound in (spec.action.low, spec.action.high))
     for action in np.random.default_rng(0).uniform(low, high, (steps, 1, len(low))).astype(np.float32):
         observation, _, terminated, truncated, _ = env.step(action)
         seen.append({key: np.array(value) for key, value in observation.items()})

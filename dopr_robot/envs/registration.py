@@ -218,7 +218,7 @@ def load_expert(spec: TaskSpec) -> Any:
     if spec.expert is None:
         raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
     expert, size = load(spec.expert), len(spec.action.low)
-    shape = np.shape(getattr(expert, "noise", None))
+    shape = np.asarray(getattr(expert, "noise", None)).shape
     if shape != (size,):
         has = f"noise of shape {list(shape)}" if shape else "no noise"
         raise UserError(
