@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
-from dopr_robot.policies.spec import PolicySpec
+from dopr_robot.policies.spec import LONGEST, PolicySpec
 from dopr_robot.reading import read_json, require
 
 FORMAT_VERSION = 3
@@ -33,8 +33,6 @@ LOG = logging.getLogger(__name__)
 READS = (1, 2, 3)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
-LONGEST = 65_536
-"""Steps that a policy can see, predict and execute at most."""
 LARGEST = 10_000_000
 """Whole number that an option can be at most."""
 SPARE = 4
@@ -147,7 +145,7 @@ def read_description(checkpoint: Path) -> dict[str, Any]:
     description = read_json(path, {"format_version": int})
     if (version := description["format_version"]) not in READS:
         raise UserError(
-            f"{path} has format_version {version}, this dopr-robot reads {' and '.join(map(str, READS))}: "
+            f"{path} has format_version {version}, this dopr-robot reads {', '.join(map(str, READS))}: "
             "open it with the release that wrote it"
         )
     require(description, FORM, str(path))
