@@ -290,7 +290,7 @@ class Store:
         values["success"] = UNKNOWN if success is None else int(success)
         for name, value in values.items():
             entry = as_array(value)[None]
-            held = self._group.get(f"meta/{name}")
+            held: Any = self._group.get(f"meta/{name}")
             if held is None:
                 size = sum(map(len, entry.flat)) if entry.dtype.kind == "O" else entry.nbytes
                 held = create_array(
