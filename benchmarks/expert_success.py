@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=1.0, help="share of the expert's own")
     parser.add_argument("--json", type=Path, help="a file of lines to go on with")
     args = parser.parse_args()
-    done = args.json.read_text().splitlines() if args.json and args.json.exists() else []
+    done = args.json.read_text(encoding="utf-8").splitlines() if args.json and args.json.exists() else []
     known = {(row["task"], row["noise"], row["seeds"]) for row in map(json.loads, done)}
     specs = [get_task(name) for name in args.tasks] if args.tasks else list_tasks()
     for spec in specs:
@@ -33,7 +33,7 @@ def main() -> None:
         line = json.dumps({"task": spec.id, "noise": args.noise, "seeds": args.seeds, "success": share})
         print(line, flush=True)
         if args.json:
-            with args.json.open("a") as file:
+            with args.json.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
 

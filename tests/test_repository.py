@@ -79,10 +79,11 @@ def opens_text_as_the_locale_says(node: ast.AST) -> bool:
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
     if name in ("read_text", "write_text"):
         return True
-    of = getattr(getattr(node.func, "value", None), "id", "")
+    of = getattr(node.func, "value", None)
+    of = getattr(getattr(of, "func", of), "id", "")
     given = [getattr(each, "value", None) for each in [*node.args, *(keyword.value for keyword in node.keywords)]]
     binary = any(isinstance(each, str) and "b" in each for each in given)
-    return name == "open" and of not in ("Store", "Image", "av", "os") and not binary
+    return name == "open" and of not in ("Store", "cls", "Image", "av", "os") and not binary
 
 
 @pytest.mark.parametrize("room", ["dopr_robot", "benchmarks"])

@@ -110,6 +110,12 @@ def _layout(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
     return chunk, chunk * shard
 
 
+def fits(given: np.dtype[Any], held: np.dtype[Any]) -> bool:
+    """Whether values of one dtype go into an array of another without becoming others: texts into texts, numbers of the same kind."""
+    texts = [dtype.kind in "OT" for dtype in (given, held)]
+    return all(texts) or (not any(texts) and np.can_cast(given, held, "same_kind"))
+
+
 def write_rows(array: Any, start: int, rows: NDArray[Any]) -> None:
     stop = start + len(rows)
     if array.shape[0] != stop:

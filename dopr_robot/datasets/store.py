@@ -32,7 +32,7 @@ from zarr.core.sync import sync
 from dopr_robot.datasets import closing  # noqa: F401 - zarr, at the interpreter's exit
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
 from dopr_robot.datasets.bounded import check_array
-from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, write_rows
+from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode, create_array, fits, write_rows
 from dopr_robot.datasets.opening import arrays_in, member, one_line, open_group
 from dopr_robot.datasets.sharing import held_once
 from dopr_robot.errors import DamagedError, UserError
@@ -290,11 +290,16 @@ class Store:
         values["success"] = UNKNOWN if success is None else int(success)
         for name, value in values.items():
             entry = as_array(value)[None]
-            held = self._group.get(f"meta/{name}")
+            held: Any = self._group.get(f"meta/{name}")
             if held is None:
                 size = sum(map(len, entry.flat)) if entry.dtype.kind == "O" else entry.nbytes
                 held = create_array(
                     self._group["meta"], name, entry.shape[1:], entry.dtype, per_step=False, entry_bytes=size
+                )
+            elif held.shape[1:] != entry.shape[1:] or not fits(entry.dtype, held.dtype):
+                raise UserError(
+                    f"{self.path}: meta/{name}: is {entry.dtype}{list(entry.shape[1:])}, earlier episodes' "
+                    f"{held.dtype}{list(held.shape[1:])} (episode {index})"
                 )
             write_rows(held, index, entry)
         for name, array in self._arrays("meta").items():

@@ -63,6 +63,16 @@ def test_meta_of_an_episode_may_be_texts_and_may_be_lacking(tmp_path):
     assert meta["seed"].tolist() == [-1, -1, -1] and meta["success"].tolist() == [-1, -1, -1]
 
 
+@pytest.mark.parametrize(("first", "then"), [("text", 1.5), (1.5, "text"), (1, 1.5), (1.5, [1.5, 2.5])])
+def test_what_belongs_to_episodes_is_alike_or_refused(tmp_path, first, then):
+    with Store.create(tmp_path / "s.zarr") as store:
+        store.append(episode(2), meta={"goal": first})
+        with pytest.raises(UserError, match=r"meta/goal: is .*, earlier episodes' .* \(episode 1\)"):
+            store.append(episode(2), meta={"goal": then})
+    store = Store.open(tmp_path / "s.zarr")
+    assert store.num_episodes == 1 and store.meta["goal"].tolist() == [first]
+
+
 def test_a_reopened_store_goes_on_and_a_reader_sees_it_after_refresh(tmp_path):
     make(tmp_path / "s.zarr")
     reader = Store.open(tmp_path / "s.zarr")

@@ -42,7 +42,6 @@ TASKS = 2**20
 """A task's index is below it."""
 DECODED, RATIO = 2**30, 256
 """Bytes that any parquet file may take in memory, and how often its size on disk; LeRobot's own are 100 MB and hardly shrink."""
-WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -140,7 +139,7 @@ class Table:
             if not file.is_file():
                 raise UserError(f"{self.place}: is missing")
             with parquet().ParquetFile(str(file)) as opened:
-                _check_size(self.place, opened.metadata, file.stat().st_size)
+                _check_size(self.place, opened, file.stat().st_size)
                 self.columns: list[str] = opened.schema_arrow.names
                 missing = sorted(set(columns or ()) - set(self.columns))
                 if missing:
@@ -202,13 +201,26 @@ def _is_fixed(kind: Any) -> bool:
     return pa.types.is_fixed_size_list(kind)
 
 
-def _check_size(place: str, metadata: Any, on_disk: int) -> None:
-    """Compares what a file's footer declares with its size, before anything is decoded."""
-    groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
-    columns = [group.column(n) for group in groups for n in range(group.num_columns)]
-    size = sum(each.num_values * WIDTHS.get(each.physical_type, 1) + each.total_uncompressed_size for each in columns)
+def _check_size(place: str, opened: Any, on_disk: int) -> None:
+    """Compares what a file's footer declares with its size, before anything is decoded.
+
+    By rows and types, since pyarrow 26 ends the process when it is asked for a damaged footer's columns.
+    """
+    metadata = opened.metadata
+    size = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
+    size += metadata.num_rows * sum(_width(field.type) for field in opened.schema_arrow)
     if size > max(DECODED, RATIO * on_disk):
         raise UserError(f"{place}: its {on_disk} bytes would take {size / 2**30:.1f} GiB in memory")
+
+
+def _width(kind: Any) -> int:
+    """Bytes of a row in memory, at least."""
+    if _is_fixed(kind):
+        return kind.list_size * _width(kind.value_type)
+    try:
+        return max(1, kind.bit_width // 8)
+    except ValueError:  # of no fixed width
+        return 8
 
 
 @dataclass(frozen=True)
