@@ -5,7 +5,6 @@ from typing import Any
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_discrete_are
 from scipy.optimize import brentq, root
 
 from dopr_robot.envs.assets import load_model
@@ -144,6 +143,22 @@ def stance(model: Any) -> tuple[Floats, Floats]:
     return standing, holding
 
 
+def cost_to_go(a: Floats, b: Floats, cost: Floats, effort: Floats, doublings: int = 12) -> Floats:
+    """What a state costs over the next ``2**doublings`` control steps under optimal feedback: the Riccati recursion, by doubling (Chu et
+    al., 2004, "Structure-preserving algorithms for periodic discrete-time algebraic Riccati equations").
+
+    Over a horizon, since contact leaves a motion that no feedback reaches and that neither grows nor decays: the equation of the infinite
+    horizon has hardly a solution then, and whether scipy's ``solve_discrete_are`` finds one depends on the processor.
+    """
+    g, h, eye = b @ np.linalg.solve(effort, b.T), cost, np.eye(len(a))
+    for _ in range(doublings):
+        inside = np.linalg.solve(eye + g @ h, np.concatenate([a, g], 1))
+        onwards, through = inside[:, : len(a)], inside[:, len(a) :]
+        added = a.T @ h @ onwards
+        a, g, h = a @ onwards, g + a @ through @ a.T, h + (added + added.T) / 2
+    return h
+
+
 class LinearQuadraticRegulator:
     """Optimal feedback about the stance, for the dynamics that MuJoCo linearises itself.
 
@@ -181,7 +196,7 @@ class LinearQuadraticRegulator:
         cost[:nv, :nv] = self.balance * lean.T @ lean + np.diag(weight)
         cost += 1e-6 * np.eye(2 * nv)
         effort = self.effort * np.eye(model.nu)
-        to_go = solve_discrete_are(a, b, cost, effort)
+        to_go = cost_to_go(a, b, cost, effort)
         self.gain = np.linalg.solve(effort + b.T @ to_go @ b, b.T @ to_go @ a)
 
     def act(self) -> Floats:
