@@ -54,7 +54,9 @@ def difference_curve(first: np.ndarray, second: np.ndarray, resamples: int = RES
     paired = first.mean(axis=0) - second.mean(axis=0)  # [E, H]
     rates = first.mean(axis=1), second.mean(axis=1)  # [S, H] each
     sides = (rates[0] - rates[1],) if len(rates[0]) == len(rates[1]) else rates
-    over_episodes, *over_seeds = _weights((len(paired), *(len(side) for side in sides if len(side) > 1)), resamples, seed)
+    over_episodes, *over_seeds = _weights(
+        (len(paired), *(len(side) for side in sides if len(side) > 1)), resamples, seed
+    )
     replicates = over_episodes @ paired / len(paired)
     for side, sign in zip(sides, (1, -1), strict=False):
         if (seeds := len(side)) > 1:

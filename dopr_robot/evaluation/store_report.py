@@ -16,6 +16,7 @@ from dopr_robot.datasets import Store
 from dopr_robot.evaluation import plots
 from dopr_robot.evaluation.pages import data_uri, svg, write_page
 from dopr_robot.evaluation.video import fit
+from dopr_robot.files import shown
 
 TRACES = 40
 """Episodes drawn over one another."""
@@ -62,7 +63,7 @@ def write_store_report(out: Path, store: Store, rows: Sequence[KeyRow], warnings
     write_page(
         out,
         "store.html.j2",
-        path=store.path,
+        path=shown(store.path),
         about=store.attributes,
         episodes=store.num_episodes,
         steps=store.num_steps,

@@ -48,7 +48,9 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
         parts = [torch.empty_like(factor.rows[0].z) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, factor.rows[0].z, group=group)
         factor.rows = [Rows(torch.cat(parts, 1), None)]
-    tensors = [tensor for factor in due for tensor in (*factor.sums.values(), *map(torch.as_tensor, factor.counts.values()))]
+    tensors = [
+        tensor for factor in due for tensor in (*factor.sums.values(), *map(torch.as_tensor, factor.counts.values()))
+    ]
     for dtype in {tensor.dtype for tensor in tensors}:
         parts = [tensor for tensor in tensors if tensor.dtype == dtype]
         message = torch.cat([part.reshape(-1) for part in parts])
