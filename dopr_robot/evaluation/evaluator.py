@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import math
 import platform
 import time
@@ -19,12 +20,13 @@ from dopr_robot.evaluation.report import write_evaluation_report
 from dopr_robot.evaluation.rollout import group_sizes
 from dopr_robot.evaluation.showcase import show
 from dopr_robot.evaluation.video import rendered
-from dopr_robot.files import write_json
+from dopr_robot.files import shown, write_json
 from dopr_robot.progress import progress
 
 RECORDS, FIGURE, REPORT = "episodes.jsonl", "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
 LENGTHS = "lengths.png"
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -116,9 +118,12 @@ def evaluate(
 
             try:
                 faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
-            except BaseException:
+            except BaseException as stop:
                 with contextlib.suppress(Exception):  # what stopped the work is what is to be told
                     _write(evaluation, out, results(), list(done.values()))
+                if isinstance(stop, (KeyboardInterrupt, SystemExit)):
+                    kept = f"{len(done)} of {evaluation.episodes} episodes are kept"
+                    logger.warning("%s: %s: the same call with --resume runs the rest", shown(out), kept)
                 raise
             writer.sort()
         records, final = read_records(out / RECORDS), results()

@@ -10,7 +10,7 @@ from typing import Any
 
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.files import naming, replacing
-from dopr_robot.reading import Maybe, read_json_lines
+from dopr_robot.reading import Maybe, read_json, read_json_lines
 
 RESULTS = "results.json"
 KINDS = ("attain", "sustain")
