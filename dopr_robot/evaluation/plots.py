@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dopr_robot.envs import TaskSpec
 from dopr_robot.evaluation.records import EpisodeRecord
@@ -275,10 +275,11 @@ def training_figure(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
                     *zip(*series[key], strict=True), color=colour, marker=mark, markersize=4, label=name, clip_on=False
                 )
         values = [value for key in ("loss", "validation_loss") for _, value in series[key]]
-        if min(values) > 0:
+        if min(values) > 0 and max(values) > 3 * min(values):
             axes.set_yscale("log")
             log_axis(axes.yaxis)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
         handles, names = axes.get_legend_handles_labels()
@@ -307,15 +308,23 @@ def validation_figure(
 ) -> Figure:
     """Validation loss against success, one point a checkpoint, in the order of training."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
         axes = figure.add_subplot()
         error = np.abs(np.array(intervals).T - np.array(rates))
         axes.plot(losses, rates, color="0.7", linewidth=1, zorder=1)
         axes.errorbar(losses, rates, yerr=error, fmt="o", color=COLOURS[0], elinewidth=1, capsize=2)
-        for loss, rate, label in zip(losses, rates, labels, strict=True):
-            # Below a point that lies high: above it would be the title.
-            up = 5 if rate < 0.9 else -12
-            axes.annotate(label, (loss, rate), textcoords="offset points", xytext=(5, up), fontsize=8, color="0.3")
+        for number, (loss, rate, label) in enumerate(zip(losses, rates, labels, strict=True)):
+            # Below a point that lies high, above which is the title; right and left in turn, since neighbours lie close.
+            place, side = ((5, "left") if number % 2 else (-5, "right")), 5 if rate < 0.9 else -12
+            axes.annotate(
+                label,
+                (loss, rate),
+                textcoords="offset points",
+                xytext=(place[0], side),
+                ha=place[1],
+                fontsize=8,
+                color="0.3",
+            )
         success_axis(axes)
         if min(losses) > 0 and max(losses) / min(losses) > 10:
             axes.set_xscale("log")

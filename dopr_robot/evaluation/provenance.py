@@ -56,9 +56,12 @@ def training_rows(run: Path | None) -> list[tuple[str, str]]:
         ("run", shown(run)),
         ("policy", str(config.policy.get("name"))),
         ("optimizer", f"{optimizer.get('name')}: " + ", ".join(f"{key} {_text(value)}" for key, value in rest.items())),
-        ("learning rate", f"{_text(optimizer.get('lr'))}, {options.schedule} after {options.warmup_steps:,} steps"),
+        ("learning rate", f"{_text(optimizer.get('lr'))}, {options.schedule}, warm-up {options.warmup_steps:,} steps"),
         ("training seed", str(options.seed)),
-        ("training", f"{options.steps:,} steps of {options.batch_size} windows, {options.precision} autocast"),
+        (
+            "training",
+            f"{options.steps:,} steps of {options.batch_size} windows, precision {options.precision.replace('no', 'fp32')}",
+        ),
         ("demonstrations", demonstrations(config)),
         ("trained by", f"dopr train {shlex.quote(shown(run / 'config.yaml'))}"),
     ]

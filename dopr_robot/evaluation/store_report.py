@@ -11,6 +11,7 @@ import imageio.v3 as imageio
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.datasets import Store
 from dopr_robot.evaluation import plots
@@ -93,7 +94,13 @@ def lengths_figure(store: Store) -> Figure:
         figure = Figure(figsize=(7.2, 2.2), layout="constrained")
         axes = figure.add_subplot()
         lengths = store.episode_lengths
-        axes.hist(lengths, bins=min(40, max(1, int(np.ptp(lengths)) + 1)), color=plots.COLOURS[0])
+        width = -(-(int(np.ptp(lengths)) + 1) // 40)  # whole steps
+        axes.hist(
+            lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=plots.COLOURS[0]
+        )
+        axes.set_xlim(lengths.min() - 1.5 * width, lengths.max() + 1.5 * width)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel("steps")
         axes.set_ylabel("episodes")
         if store.attributes.control_hz:

@@ -9,12 +9,13 @@ from dopr_robot.cli import main
 PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
 SMALLER = {
     r"--episodes 60\b": "--episodes 3",
-    r"--episodes 200\b": "--episodes 2 --video 1",
+    r"--episodes 200\b": "--episodes 2 --video 0",
+    r"--out mine.mp4": "--out mine.mp4 --episodes 1",
     r"steps: 5000\b": "steps: 4",
     r"batch_size: 128\b": "batch_size: 16\n  checkpoint_every: 2\n  rollout_episodes: 2\n  warmup_steps: 1",
     r"(rollout|validate)_every: \d+": r"\1_every: 2",
     r"name: flow_transformer,": "name: flow_transformer, network: {dim: 16, layers: 1, heads: 2},",
-    r"(compare .*) --video 1": r"\1",
+    r"(compare .*) --video 0": r"\1",
 }
 
 
@@ -22,7 +23,8 @@ def blocks(kind: str) -> list[str]:
     text = PAGE
     for large, small in SMALLER.items():
         text = re.sub(large, small, text)
-    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [content for name, content in fenced if name == kind]
 
 
 def test_every_call_runs_as_written(tmp_path, monkeypatch):
