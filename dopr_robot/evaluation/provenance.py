@@ -9,7 +9,7 @@ from typing import Any
 
 from dopr_robot.datasets import Store
 from dopr_robot.errors import DoprError
-from dopr_robot.evaluation.replay import COLLECTED
+from dopr_robot.evaluation.replay import collection
 from dopr_robot.files import shown
 from dopr_robot.training import RunConfig, load_config, read_metrics
 
@@ -81,10 +81,10 @@ def store_text(path: str) -> str:
     """A store in a line: path and, where it is there, its episodes and the noise under which they were collected."""
     try:
         store = Store.open(path)
+        collected = collection(store.attributes)
     except DoprError:
         return f"{shown(path)} (not there now)"
-    collected = store.attributes.carried.get(COLLECTED) or {}
-    noise = f", noise {float(collected['noise']):g}" if "noise" in collected else ""
+    noise = f", noise {collected['noise']:g}" if collected.get("noise") is not None else ""
     return f"{shown(path)}: {store.num_episodes:,} episodes{noise}"
 
 

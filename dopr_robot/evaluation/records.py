@@ -16,7 +16,7 @@ RESULTS = "results.json"
 KINDS = ("attain", "sustain")
 _SHARE = {"success_rate": float, "ci95": (float, float)}
 _POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}
-FORM = {
+RESULTS_FORM = {
     "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
     "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
     "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]), "outcomes": {str: int}, "causes": Maybe({str: int}),
@@ -114,7 +114,7 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     """``results.json`` of an evaluation folder. Raises UserError where there is none, and DamagedError where it is damaged."""
     path = Path(folder) / RESULTS
     try:
-        content: dict[str, Any] = read_json(path, FORM)
+        content: dict[str, Any] = read_json(path, RESULTS_FORM)
     except FileNotFoundError:
         raise UserError(f"{folder} is no evaluation: it holds no {RESULTS}") from None
     if content["kind"] not in KINDS or not content["horizons"]:
