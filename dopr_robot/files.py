@@ -88,6 +88,12 @@ def point_link(link: Path, target: str) -> None:
     beside.replace(link)
 
 
+def shown(path: str | Path) -> str:
+    """A path as a report shows it: from the working directory, not from the root of somebody's disk."""
+    text = str(path)
+    return text if "://" in text or not Path(text).is_absolute() else os.path.relpath(text)
+
+
 def check_name(name: str, what: str) -> str:
     """``name``, if a folder or file inside another one can be called so. Raises UserError naming ``what``.
 

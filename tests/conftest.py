@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 # Before torch is imported anywhere: two xdist workers with a pool each would fight over the cores.
@@ -10,6 +11,13 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+
+with suppress(ImportError):  # .venv-sim has none
+    from hypothesis import HealthCheck, settings
+
+    # Nothing that is tested depends on how much else the machine has to do.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 def pytest_addoption(parser) -> None:

@@ -5,7 +5,7 @@ already; runs that differ in the training seed alone are one method. The compari
 is, how sure that is, and how many episodes it would take to see one of a given size.
 
   dopr compare runs/adamw runs/dopr --episodes 200
-  dopr compare runs/adamw-* runs/dopr-* --horizons 50,100,200 --out comparison
+  dopr compare runs/adamw-* runs/dopr-* --horizons 50,100,200 --labels AdamW,DoPr --out comparison
   dopr compare runs/adamw runs/dopr --sequential --episodes 1000
 
 A YAML file is a study: optimizers, learning rates and seeds from equal beginnings, trained, tested and reported; key=value changes
@@ -17,11 +17,15 @@ single settings. What is finished is not run again (docs/studies.md).
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.cli.eval import evaluate_run, integers, run_of
+from dopr_robot.cli.eval import evaluate_run, integers
 from dopr_robot.errors import UserError
+
+PAIRS = 3
+"""Of more pairs than these the terminal shows the longest horizon alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="W", help="a study's processes (default: by the number of cores)"
     )
+    parser.add_argument(
+        "--labels", type=lambda text: text.split(","), metavar="A,B", help="what the methods are called, in their order"
+    )
     parser.add_argument("--ray", metavar="ADDRESS", help="run a study on a Ray cluster (auto, or head:6379) instead")
     parser.add_argument(
         "--sequential", action="store_true", help="two runs, block by block, until an anytime-valid test decides"
@@ -55,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot.evaluation.compare import compare, load_evaluated, write_comparison
+    from dopr_robot.evaluation.naming import method_labels
     from dopr_robot.policies import find_checkpoint
 
     if args.runs[0].suffix in (".yaml", ".yml"):
@@ -65,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.runs:  # before anything is evaluated
         if not (path / "results.json").is_file():
             find_checkpoint(path)
-    labels = method_labels(args.runs)
+    labels = method_labels(args.runs, args.labels)
     decision: dict[str, Any] | None = None
     if args.sequential:
         folders, decision = _sequential(args, [label for label, _ in labels])
@@ -88,60 +96,25 @@ def _study(args: argparse.Namespace) -> int:
     path, *overrides = args.runs
     study = load_study(path, [str(each) for each in overrides])
     out = run_study(study, args.out or Path("studies") / path.stem, workers=args.workers, ray=args.ray)
-    print((out / "table.csv").read_text(encoding="utf-8"), end="")
+    print_study(out, study)
     print(out)
     return 0
 
 
-def method_labels(paths: list[Path]) -> list[tuple[str, int | None]]:
-    """Label and training seed of each run: runs whose configurations agree but for seed and name get one label.
+def print_study(out: Path, study: Any) -> None:
+    """A study's result on stdout: every method at the longest horizon, and its difference in points."""
+    from dopr_robot.study.table import read_summary
 
-    The label is what distinguishes the configuration from the others' ("optimizer.name=adamw"); a folder without a configuration
-    is labelled by its name.
-    """
-    configs = [_settings(path) for path in paths]
-    seeds = [config.pop("training.seed", None) if config else None for config in configs]
-    known = [config for config in configs if config is not None]
-    varying = sorted(
-        {key for config in known for key in config if any(other.get(key) != config[key] for other in known)}
-    )
-    labels: list[tuple[str, int | None]] = []
-    for path, config, seed in zip(paths, configs, seeds, strict=True):
-        if config is None:
-            labels.append((path.name, None))
-        else:
-            labels.append((", ".join(f"{key}={config[key]}" for key in varying if key in config) or path.name, seed))
-    if len({label for label, _ in labels}) == 1 or len(set(labels)) < len(labels):
-        return [(path.name, seed) for path, (_, seed) in zip(paths, labels, strict=True)]
-    return labels
-
-
-def _settings(path: Path) -> dict[str, Any] | None:
-    """A run's configuration, flat, without what does not make a method."""
-    from dataclasses import asdict
-
-    from dopr_robot.training import load_config
-
-    folder = next((each for each in (path, *path.resolve().parents[:2]) if (each / "config.yaml").is_file()), None)
-    if folder is None:
-        return None
-    flat: dict[str, Any] = {}
-
-    def flatten(value: Any, prefix: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                flatten(inner, f"{prefix}.{key}" if prefix else key)
-        else:
-            flat[prefix] = value
-
-    flatten(asdict(load_config(folder / "config.yaml")), "")
-    return {key: value for key, value in flat.items() if key != "name" and not key.startswith("evaluation.")}
+    head, rows = read_summary(out, study)
+    print_table(head, rows)
+    print(f"every horizon: {out / 'table.csv'}; curves: {out / 'report.html'}")
 
 
 def _evaluated(path: Path, args: argparse.Namespace) -> Path:
     """The evaluation folder of a run: itself, one that is there, or a new one."""
     from dopr_robot.evaluation import read_results
     from dopr_robot.evaluation.plan import describe_checkpoint
+    from dopr_robot.evaluation.provenance import run_of
     from dopr_robot.policies import find_checkpoint
 
     if (path / "results.json").is_file():
@@ -195,24 +168,73 @@ def _sequential(args: argparse.Namespace, labels: list[str]) -> tuple[list[Path]
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """A comparison as tables on stdout."""
+    """A comparison as tables on stdout: success of every method, the differences, and what the methods differ in."""
     print(f"{result['task']} ({result['kind']}), {result['episodes']} common initial states")
+    horizon = result["horizons"][-1]
+    rows = []
     for method in result["methods"]:
         last = method["curve"][-1]
-        print(
-            f"  {method['label']}: {last['success_rate']:.1%} at horizon {last['horizon']} ({len(method['runs'])} run(s))"
+        rows.append(
+            [method["label"], len(method["runs"]), f"{last['success_rate']:.1%}", _interval(last["ci95"], "{:.1%}")]
         )
-    for pair in result["pairs"]:
+    print_table(["method", "runs", f"success at {horizon}", "95 %"], rows)
+    every = len(result["pairs"]) <= PAIRS
+    for pair in result["pairs"] if every else []:
         print(f"\n{pair['first']} minus {pair['second']} ({pair['curve'][0]['test']})")
-        print(f"{'horizon':>8} {'difference':>11}   {'95 % interval':<20} {'p':>8} {'p (Holm)':>9}")
-        for cell in pair["curve"]:
-            low, high = cell["ci95"]
-            interval = f"{low:+.1%} to {high:+.1%}"
-            print(
-                f"{cell['horizon']:>8} {cell['difference']:>+11.1%}   {interval:<20} {cell['p_value']:>8.4f} {cell['p_holm']:>9.4f}"
-            )
-        needed = [f"{float(size):.0%}: {count or 'more than 20000'}" for size, count in pair["episodes_needed"].items()]
-        print(f"episodes needed to see a difference (80 % power) of {', '.join(needed)}")
+        print_table(
+            ["horizon", "points", "95 %", "p", "p (Holm)"], [[cell["horizon"], *_cells(cell)] for cell in pair["curve"]]
+        )
+        needed = [
+            f"{100 * float(size):.0f}: {count or 'more than 20000'}" for size, count in pair["episodes_needed"].items()
+        ]
+        print(f"episodes needed to see a difference (80 % power), by points: {', '.join(needed)}")
+    if not every:
+        print(
+            f"\ndifferences at horizon {horizon} ({result['pairs'][0]['curve'][0]['test']}); the others are in the report"
+        )
+        rows = [[pair["first"], pair["second"], *_cells(pair["curve"][-1])] for pair in result["pairs"]]
+        print_table(["", "minus", "points", "95 %", "p", "p (Holm)"], rows)
+    if result["settings"]:
+        print("\nsettings that differ")
+        labels = [method["label"] for method in result["methods"]]
+        turned = len(labels) > len(result["settings"])  # the longer side goes down the page
+        if turned:
+            columns = list(result["settings"].values())
+            rows = [[label, *(values[i] for values in columns)] for i, label in enumerate(labels)]
+            print_table(["method", *result["settings"]], rows)
+        else:
+            print_table(["setting", *labels], [[key, *values] for key, values in result["settings"].items()])
     if result["sequential"]:
         print(f"\n{result['sequential']['verdict']}")
         print("(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)")
+
+
+def _cells(cell: dict[str, Any]) -> list[str]:
+    points = [100 * bound for bound in cell["ci95"]]
+    return [
+        f"{100 * cell['difference']:+.1f}", _interval(points, "{:+.1f}"), f"{cell['p_value']:.4f}", f"{cell['p_holm']:.4f}",
+    ]  # fmt: skip
+
+
+def _interval(bounds: Sequence[float], form: str) -> str:
+    return " to ".join(form.format(bound) for bound in bounds)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout: names to the left and folded where the terminal is too narrow, numbers to the right and whole."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
+    for place, name in enumerate(head):
+        cells = [str(row[place]) for row in rows]
+        number = all(cell[:1] in "+-0123456789" for cell in cells)
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    # Without a terminal a line is as long as it has to be: programs read it.
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)
+    console.print(table)

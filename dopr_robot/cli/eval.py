@@ -148,6 +148,7 @@ def evaluate_run(
 def feedback(args: argparse.Namespace) -> Path:
     """Measure test-time feedback over a run's checkpoints, or of the one given, and return the folder."""
     from dopr_robot.evaluation.feedback import Plan, measure_feedback
+    from dopr_robot.evaluation.provenance import run_of
     from dopr_robot.policies import find_checkpoint, load_policy
     from dopr_robot.training import Checkpoints
 
@@ -254,13 +255,8 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
 
 
-def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, or None."""
-    run = checkpoint.parent.parent
-    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
-
-
 def _config_of(checkpoint: Path) -> Any:
+    from dopr_robot.evaluation.provenance import run_of
     from dopr_robot.training import RunConfig, load_config
 
     run = run_of(checkpoint)
@@ -278,6 +274,8 @@ def _validation_loss(policy: Any, config: Any) -> float | None:
 
 
 def _default_folder(checkpoint: Path, seed: int, resume: bool) -> Path:
+    from dopr_robot.evaluation.provenance import run_of
+
     run = run_of(checkpoint)
     if run is None:
         raise UserError(f"{checkpoint} lies in no run folder: --out DIR says where the evaluation goes")

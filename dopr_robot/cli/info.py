@@ -3,12 +3,14 @@
 For a store: keys with shapes and ranges (~: of a sample, where a key is large), lengths of the episodes, success, what an action means,
 and what is odd. --check reads everything, and replays ten episodes where the task's simulator is installed and their seeds are known: do
 they end up where they were recorded, and succeed? Exit code 0 for a good store (oddities are warnings), 1 for damage, one line each, 2 for
-what is no store. --html writes a page with plots and pictures.
+what is no store. --html writes a page with plots and pictures, of a run
+with its training curve, its settings and its evaluations.
 
   dopr info data/pick_place.zarr
   dopr info data/pick_place.zarr --check
   dopr info data/pick_place.zarr --html pick_place.html
   dopr info runs/pick_place --json
+  dopr info runs/pick_place --html pick_place.html
 """
 
 import argparse
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a store, a run folder or a checkpoint folder")
     parser.add_argument("--check", action="store_true", help="read everything in a store and report damage")
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about a store")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,10 +37,9 @@ def run(args: argparse.Namespace) -> int:
         if args.html is not None:
             return _page(args.path, args.html)
         return _check(args.path) if args.check else _show_store(args.path, args.json)
-    for option in ("check", "html"):
-        if getattr(args, option):
-            raise UserError(f"{args.path} is no store: --{option} reads stores")
-    return _show_policy(Path(args.path), args.json)
+    if args.check:
+        raise UserError(f"{args.path} is no store: --check reads stores")
+    return _show_policy(Path(args.path), args.json, args.html)
 
 
 def is_store(path: str) -> bool:
@@ -210,7 +211,7 @@ def histogram(values: Any) -> str:
     return "".join(BARS[level] for level in levels)
 
 
-def _show_policy(path: Path, as_json: bool) -> int:
+def _show_policy(path: Path, as_json: bool, page: Path | None = None) -> int:
     from dopr_robot.evaluation import read_results
     from dopr_robot.policies import find_checkpoint
     from dopr_robot.policies.checkpoint import read_description
@@ -220,6 +221,12 @@ def _show_policy(path: Path, as_json: bool) -> int:
     checkpoint = find_checkpoint(path)
     description = read_description(checkpoint)
     kind = "checkpoint" if checkpoint == path else "run"
+    if page is not None:
+        from dopr_robot.evaluation.report import write_run_report
+
+        write_run_report(page, path, kind, _step(checkpoint), description)
+        print(page)
+        return 0
     results = [read_results(file.parent) for file in sorted(path.glob("eval/*/results.json"))]
     summary = {"kind": kind, "step": _step(checkpoint), **description}
     if as_json:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.recording import Episode, read_store, write_store
+from dopr_robot.datasets.statistics import blocks
 from dopr_robot.datasets.store import UNKNOWN, Store
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.files import replacing
@@ -132,10 +133,7 @@ def _check_store(store: Store, report: Report, replay: Replay | None, replay_epi
         report.damage += (found := list(_check_key(store, key, ranges)))
         if all(finding.what in _NOT_FINITE for finding in found):
             report.warnings += _oddities(store, key, ranges)
-    seeds = store.seeds[store.seeds != UNKNOWN]
-    for seed in np.unique(seeds[np.isin(seeds, seeds[_repeated(seeds)])]):
-        first, second = np.flatnonzero(store.seeds == seed)[:2]
-        report.warnings.append(Finding("seed", f"{seed} is also episode {first}'s", int(second)))
+    report.warnings += _repeated(store.seeds)
     if replay is not None and not report.damage:
         report.warnings += _check_replay(store, replay, replay_episodes, report.replays)
 
@@ -190,20 +188,33 @@ def _check_key(store: Store, key: str, ranges: _Ranges) -> Iterator[Finding]:
     if store.is_own:
         for row in store.missing_files(key):
             yield Finding(key, "a file is missing", int(np.searchsorted(store.episode_ends, row, side="right")))
-    numeric = array.dtype.kind in "fiub"
-    for index in range(store.num_episodes):
+    for start, stop in blocks(store, key, np.ones(store.num_episodes, bool)):
         try:
-            values = store.episode(index, [key])[key]
-        except DamagedError as error:
-            yield _finding(error, store.path)
-            if array.shape[0] < store.num_steps:
-                return
-            continue
-        if not numeric:
-            continue
-        ranges.add(values)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            yield Finding(key, "NaN" if np.isnan(values).any() else "inf", index)
+            yield from _check_rows(store, key, start, stop, ranges)
+        except DamagedError:
+            # Which episodes it is: one at a time.
+            first, last = np.searchsorted(store.episode_ends, (start, stop - 1), side="right")
+            for index in range(int(first), int(last) + 1):
+                begin, end = max(start, int(store.episode_starts[index])), min(stop, int(store.episode_ends[index]))
+                try:
+                    yield from _check_rows(store, key, begin, end, ranges)
+                except DamagedError as error:
+                    yield _finding(error, store.path)
+                    if array.shape[0] < store.num_steps:
+                        return
+
+
+def _check_rows(store: Store, key: str, start: int, stop: int, ranges: _Ranges) -> Iterator[Finding]:
+    values = store.read([key], start, stop)[key]
+    if values.dtype.kind not in "fiub":
+        return
+    ranges.add(values)
+    if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        bad = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
+        missing = np.isnan(values.reshape(len(values), -1)[bad]).any(axis=1)
+        episodes = np.searchsorted(store.episode_ends, start + bad, side="right")
+        for index in np.unique(episodes):
+            yield Finding(key, "NaN" if missing[episodes == index].any() else "inf", int(index))
 
 
 def _check_meta(store: Store) -> Iterator[Finding]:
@@ -288,9 +299,13 @@ def _is_whole(store: Store, index: int) -> bool:
     return all(rows > index for rows in store.meta_rows.values())
 
 
-def _repeated(seeds: NDArray) -> NDArray:
-    _, first = np.unique(seeds, return_index=True)
-    return np.setdiff1d(np.arange(len(seeds)), first)
+def _repeated(seeds: NDArray) -> Iterator[Finding]:
+    """Each seed that several episodes have, with the first two of them."""
+    order = np.argsort(seeds, kind="stable")
+    again = np.flatnonzero((np.diff(seeds[order]) == 0) & (seeds[order[1:]] != UNKNOWN))
+    for place in again[np.diff(seeds[order[again]], prepend=UNKNOWN) != 0]:
+        first, second = order[place : place + 2]
+        yield Finding("seed", f"{seeds[first]} is also episode {first}'s", int(second))
 
 
 def _finding(error: DamagedError, path: str | Path) -> Finding:

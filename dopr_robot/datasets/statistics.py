@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,36 +22,41 @@ def statistics(
         Numbers that are not finite spread into the result, as they would into training.
     """
     chosen = range(store.num_episodes) if episodes is None else sorted({int(e) for e in episodes})
-    spans = _merge([(int(store.episode_starts[e]), int(store.episode_ends[e])) for e in chosen])
-    return {key: _of_key(store, key, spans) for key in keys}
+    wanted = np.zeros(store.num_episodes, bool)
+    wanted[list(chosen)] = True
+    return {key: _of_key(store, key, wanted) for key in keys}
 
 
-def _of_key(store: Store, key: str, spans: list[tuple[int, int]]) -> dict[str, NDArray[np.float64]]:
+def blocks(store: Store, key: str, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Rows in which to read a key, so that the wanted episodes ``[episodes]`` are in them, each chunk is read about once, and memory is
+    bounded: short episodes are read many at a time, with what lies between them where that is less than a chunk."""
     array = store.array(key)
-    shape = array.shape[1:]
-    rows = max(1, BLOCK_BYTES // max(1, int(np.prod(shape)) * 8))
+    most = max(1, BLOCK_BYTES // max(1, int(np.prod(array.shape[1:])) * 8))
+    starts, ends = store.episode_starts[wanted], store.episode_ends[wanted]
+    if not len(starts):
+        return
+    apart = np.flatnonzero(starts[1:] - ends[:-1] > array.chunks[0])
+    for start, stop in zip(starts[[0, *(apart + 1)]], ends[[*apart, -1]], strict=True):
+        for begin in range(int(start), int(stop), most):
+            yield begin, min(begin + most, int(stop))
+
+
+def _of_key(store: Store, key: str, wanted: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    shape = store.array(key).shape[1:]
     count = 0
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     mean, squares = np.zeros(shape), np.zeros(shape)
-    for start, stop in spans:
-        for begin in range(start, stop, rows):
-            block = store.read([key], begin, min(begin + rows, stop))[key].astype(np.float64)
-            low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-            # Chan, Golub, LeVeque (1983): merging two samples' means and squared deviations without cancellation.
-            n, block_mean = len(block), block.mean(0)
-            delta = block_mean - mean
-            squares += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
-            mean += delta * (n / (count + n))
-            count += n
+    for start, stop in blocks(store, key, wanted):
+        block = store.read([key], start, stop)[key].astype(np.float64)
+        if not wanted.all():
+            block = block[wanted[np.searchsorted(store.episode_ends, np.arange(start, stop), side="right")]]
+        if not len(block):
+            continue
+        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+        # Chan, Golub, LeVeque (1983): merging two samples' means and squared deviations without cancellation.
+        n, block_mean = len(block), block.mean(0)
+        delta = block_mean - mean
+        squares += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
+        mean += delta * (n / (count + n))
+        count += n
     return {"min": low, "max": high, "mean": mean, "std": np.sqrt(squares / max(count, 1))}
-
-
-def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbouring row ranges joined, so that a chunk is read once."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in spans:
-        if merged and merged[-1][1] == start:
-            merged[-1] = (merged[-1][0], stop)
-        else:
-            merged.append((start, stop))
-    return merged

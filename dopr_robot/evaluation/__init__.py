@@ -13,7 +13,7 @@ _LAZY = {
     "Rollout": "rollout",
     "evaluate": "evaluator",
     "read_records": "records",
-    "read_results": "evaluator",
+    "read_results": "records",
 }
 __all__ = ["EpisodeRecord", "Evaluation", "RecordWriter", "Rollout", "evaluate", "read_records", "read_results"]
 

@@ -1,5 +1,6 @@
 """Evaluated runs beside each other: from their folders to a comparison."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,11 +12,13 @@ from matplotlib.figure import Figure
 
 from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import comparison, plots, seeds, statistics
-from dopr_robot.evaluation.evaluator import RECORDS, read_results
-from dopr_robot.evaluation.records import EpisodeRecord, read_records
+from dopr_robot.evaluation import comparison, naming, plots, seeds, statistics
+from dopr_robot.evaluation.evaluator import RECORDS
+from dopr_robot.evaluation.provenance import home_of, training_rows
+from dopr_robot.evaluation.records import EpisodeRecord, read_records, read_results
 from dopr_robot.evaluation.report import write_comparison_report
-from dopr_robot.files import write_json
+from dopr_robot.files import shown, write_json
+from dopr_robot.progress import progress
 
 SIZES = (0.05, 0.1, 0.2)
 """Differences for which the number of episodes needed is told."""
@@ -27,8 +30,7 @@ class Evaluated:
 
     Attributes:
         folder: of the evaluation.
-        label: what distinguishes the run's method from the others' ("optimizer.name=adamw"); runs of one label differ in the
-            training seed.
+        label: what the run's method is called, see :mod:`dopr_robot.evaluation.naming`; runs of one label differ in the training seed.
         training_seed: None where it is not known.
         results, records: content of the folder.
     """
@@ -73,7 +75,8 @@ def compare(runs: Sequence[Evaluated], horizons: Sequence[int] | None = None) ->
     Returns:
         The content of ``comparison.json``: ``methods`` (curve and restricted mean of each), ``pairs`` (for each two methods and each
         horizon the difference with interval, band and p-value, plain and after Holm's correction over all pairs and horizons, and the
-        episodes needed to see differences of a given size).
+        episodes needed to see differences of a given size), ``about`` (what each method is, ``{name: [a text a method]}``) and
+        ``settings`` (those in which methods differ, likewise).
 
     Raises:
         UserError: fewer than two methods, different tasks, no episode in common, or initial states that differ for one seed.
@@ -88,7 +91,11 @@ def compare(runs: Sequence[Evaluated], horizons: Sequence[int] | None = None) ->
     methods = group(runs, common, kind, asked)
     if len(methods) < 2:
         raise UserError("the runs differ in the training seed alone: compare runs of at least two methods")
-    pairs = [_pair(first, second, asked) for first, second in combinations(methods, 2)]
+    pairs = []
+    with progress("compare", math.comb(len(methods), 2), "pairs") as meter:
+        for first, second in combinations(methods, 2):
+            pairs.append(_pair(first, second, asked))
+            meter.advance()
     cells = [cell for pair in pairs for cell in pair["curve"]]
     for cell, adjusted in zip(cells, comparison.holm([cell["p_value"] for cell in cells]), strict=True):
         cell["p_holm"] = adjusted
@@ -99,7 +106,21 @@ def compare(runs: Sequence[Evaluated], horizons: Sequence[int] | None = None) ->
         "horizons": asked,
         "methods": [_describe(method, kind, asked) for method in methods],
         "pairs": pairs,
+        "about": _about(methods),
+        "settings": naming.details({method.label: naming.settings(method.runs[0].folder) for method in methods}),
     }
+
+
+def _about(methods: Sequence[Method]) -> dict[str, list[str]]:
+    """What :func:`training_rows` says of each method's first run, ``{name: [a text a method]}``; the seeds are those of all its runs."""
+    rows = [dict(training_rows(home_of(method.runs[0].folder))) for method in methods]
+    found = {name: [row.get(name, "") for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    if "training seed" in found:
+        found["training seed"] = [
+            ", ".join(str(run.training_seed) for run in method.runs if run.training_seed is not None)
+            for method in methods
+        ]
+    return found
 
 
 def common_seeds(runs: Sequence[Evaluated]) -> list[int]:
@@ -151,15 +172,18 @@ def group(runs: Sequence[Evaluated], common: Sequence[int], kind: str, horizons:
 
 def _describe(method: Method, kind: str, horizons: Sequence[int]) -> dict[str, Any]:
     rates = method.success.mean(axis=(0, 1))
+    own = comparison.difference_curve(method.success, np.zeros_like(method.success))
     points = []
     for h, horizon in enumerate(horizons):
         successes, episodes = int(method.success[:, :, h].sum()), method.success[:, :, h].size
         point = {"horizon": horizon, "episodes": episodes, "successes": successes, "success_rate": float(rates[h])}
-        # Episodes of several training seeds are no independent draws; their interval is that of the pairs' bootstrap.
-        points.append(point | {"ci95": list(statistics.wilson(successes, episodes)) if len(method.runs) == 1 else None})
+        # Episodes of several training seeds are no independent draws.
+        one = len(method.runs) == 1
+        interval = statistics.wilson(successes, episodes) if one else (max(0.0, float(own.low[h])), float(own.high[h]))
+        points.append(point | {"ci95": list(interval)})
     return {
         "label": method.label,
-        "runs": [str(run.folder) for run in method.runs],
+        "runs": [shown(run.folder) for run in method.runs],
         "training_seeds": [run.training_seed for run in method.runs],
         "curve": points,
         "restricted_mean_steps": [statistics.restricted_mean(run.records, kind, max(horizons)) for run in method.runs],
@@ -231,23 +255,30 @@ def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Pat
     """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``."""
     write_json(out / "comparison.json", result)
     curves = curves_figure(result, runs)
-    difference = plots.difference_figure(result["pairs"], get_task(result["task"]).control_hz)
+    hz = get_task(result["task"]).control_hz
+    difference = plots.difference_figure(result["pairs"], hz)
     plots.save(curves, out / "horizon.png")
     plots.save(difference, out / "difference.png")
-    write_comparison_report(out / "report.html", result, curves, difference)
+    write_comparison_report(out / "report.html", result, hz, curves, difference)
 
 
 def curves_figure(result: dict[str, Any], runs: Sequence[Evaluated]) -> Figure:
     """Every method's curve; of several training seeds the mean, and thin lines for the single runs."""
     common = set(common_seeds(runs))
     drawn = []
-    for method, colour in zip(result["methods"], plots.colours(len(result["methods"])), strict=True):
-        members = [run for run in runs if str(run.folder) in method["runs"]]
+    looks = plots.looks(len(result["methods"]))
+    for method, (colour, dashes) in zip(result["methods"], looks, strict=True):
+        members = [run for run in runs if run.label == method["label"]]
         shared = [[record for record in run.records if record.seed in common] for run in members]
         single = len(members) == 1
         if not single:
-            drawn += [plots.Run("", records, result["horizons"], colour, band=False, thin=True) for records in shared]
+            drawn += [
+                plots.Run("", records, result["horizons"], colour, dashes, band=False, thin=True) for records in shared
+            ]
         pooled = [record for records in shared for record in records]
-        drawn.append(plots.Run(method["label"], pooled, result["horizons"], colour, band=single))
-    title = f"{result['task']}: {result['episodes']} common initial states"
+        # More bands than these over one another show nothing.
+        band = single and len(result["methods"]) <= plots.BANDS
+        bars = [point["ci95"] for point in method["curve"]] if not single else None
+        drawn.append(plots.Run(method["label"], pooled, result["horizons"], colour, dashes, band, intervals=bars))
+    title = f"{get_task(result['task']).name}: {result['episodes']} common initial states"
     return plots.horizon_figure(drawn, result["kind"], get_task(result["task"]).control_hz, title)

@@ -6,6 +6,7 @@ Arrays of successes are bool ``[training seeds, episodes, horizons]``, episode e
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,16 +50,18 @@ def difference_curve(first: np.ndarray, second: np.ndarray, resamples: int = RES
         resamples: of the bootstrap.
         seed: of the bootstrap; equal records give equal intervals.
     """
-    rng = np.random.default_rng(seed)
     difference = first.mean(axis=(0, 1)) - second.mean(axis=(0, 1))
     paired = first.mean(axis=0) - second.mean(axis=0)  # [E, H]
-    replicates = _resampled(paired, resamples, rng)
     rates = first.mean(axis=1), second.mean(axis=1)  # [S, H] each
     sides = (rates[0] - rates[1],) if len(rates[0]) == len(rates[1]) else rates
+    over_episodes, *over_seeds = _weights(
+        (len(paired), *(len(side) for side in sides if len(side) > 1)), resamples, seed
+    )
+    replicates = over_episodes @ paired / len(paired)
     for side, sign in zip(sides, (1, -1), strict=False):
         if (seeds := len(side)) > 1:
             wider = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / stats.norm.ppf((1 + CONFIDENCE) / 2)
-            drawn = _resampled(side, resamples, rng) - side.mean(axis=0)
+            drawn = over_seeds.pop(0) @ side / seeds - side.mean(axis=0)
             replicates = replicates + sign * drawn * wider * math.sqrt(seeds / (seeds - 1))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.clip(np.quantile(replicates, [tail, 1 - tail], axis=0), -1, 1)
@@ -74,10 +77,12 @@ def difference_curve(first: np.ndarray, second: np.ndarray, resamples: int = RES
     return Difference(difference, low, high, np.maximum(difference - width, -1), np.minimum(difference + width, 1))
 
 
-def _resampled(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of ``[N, H]`` over N draws with replacement: ``[resamples, H]``."""
-    n = len(values)
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples) @ values / n
+@lru_cache(maxsize=4)
+def _weights(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """For each size N how often N draws with replacement take each of N values: ``[resamples, N]``. All pairs of a comparison have
+    them in common, and drawing is most of the work."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(size, np.full(size, 1 / size), size=resamples) for size in sizes]
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
@@ -146,15 +151,24 @@ def power(difference: float, discordant: float, episodes: int, level: float = 0.
             f"a difference of {difference} needs between {abs(difference)} and 1 discordant pairs, not {discordant}"
         )
     share = (discordant + difference) / (2 * discordant) if discordant else 0.5
-    counts = np.arange(episodes + 1)
+    # Numbers of discordant pairs that occur at all: what lies further out weighs less than 1e-20 (Bernstein's inequality).
+    mean, reach = episodes * discordant, 10 * math.sqrt(episodes * discordant * (1 - discordant)) + 60
+    counts = np.arange(max(0, math.floor(mean - reach)), min(episodes, math.ceil(mean + reach)) + 1)
     weights = stats.binom.pmf(counts, episodes, discordant)
-    # The largest number of the rarer kind that rejects, for each number of discordant pairs; -1 where none does.
-    critical = stats.binom.ppf(level / 2, counts, 0.5)
-    critical -= 2 * stats.binom.cdf(critical, counts, 0.5) > level
+    critical = _critical(level, 1 << episodes.bit_length())[counts]
     rejects = stats.binom.cdf(critical, counts, share) + stats.binom.sf(counts - critical - 1, counts, share)
     return float(weights @ np.where(critical >= 0, np.minimum(rejects, 1.0), 0.0))
 
 
+@lru_cache(maxsize=32)
+def _critical(level: float, number: int) -> NDArray[np.float64]:
+    """For each number of discordant pairs below ``number`` the largest count of the rarer kind that rejects; -1 where none does."""
+    counts = np.arange(number)
+    critical = stats.binom.ppf(level / 2, counts, 0.5)
+    return critical - (2 * stats.binom.cdf(critical, counts, 0.5) > level)
+
+
+@lru_cache(maxsize=1024)
 def episodes_needed(difference: float, discordant: float, wanted: float = 0.8, limit: int = 20_000) -> int | None:
     """The fewest initial states with which McNemar's exact test sees a difference with probability ``wanted``; None above
     ``limit``."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import math
 import platform
 import time
@@ -10,32 +11,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import DamagedError, DoprError, UserError
+from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import plots, seeds, statistics
 from dopr_robot.evaluation.group import Observer
 from dopr_robot.evaluation.plan import Evaluation
-from dopr_robot.evaluation.records import EpisodeRecord, RecordWriter, read_records
+from dopr_robot.evaluation.records import RESULTS, EpisodeRecord, RecordWriter, read_records, read_results
 from dopr_robot.evaluation.report import write_evaluation_report
 from dopr_robot.evaluation.rollout import group_sizes
 from dopr_robot.evaluation.showcase import show
 from dopr_robot.evaluation.video import rendered
-from dopr_robot.files import write_json
+from dopr_robot.files import shown, write_json
 from dopr_robot.progress import progress
-from dopr_robot.reading import Maybe, read_json
 
-RECORDS, RESULTS, FIGURE, REPORT = "episodes.jsonl", "results.json", "horizon.png", "report.html"
+RECORDS, FIGURE, REPORT = "episodes.jsonl", "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
 LENGTHS = "lengths.png"
-KINDS = ("attain", "sustain")
-_SHARE = {"success_rate": float, "ci95": (float, float)}
-_POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}
-FORM = {
-    "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
-    "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
-    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]), "outcomes": {str: int}, "causes": Maybe({str: int}),
-    "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "validation_loss": float | None, "faults": Maybe([str]),
-}  # fmt: skip
-"""What is read of ``results.json``, see :mod:`dopr_robot.reading`."""
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -127,9 +118,12 @@ def evaluate(
 
             try:
                 faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
-            except BaseException:
+            except BaseException as stop:
                 with contextlib.suppress(Exception):  # what stopped the work is what is to be told
                     _write(evaluation, out, results(), list(done.values()))
+                if isinstance(stop, (KeyboardInterrupt, SystemExit)):
+                    kept = f"{len(done)} of {evaluation.episodes} episodes are kept"
+                    logger.warning("%s: %s: the same call with --resume runs the rest", shown(out), kept)
                 raise
             writer.sort()
         records, final = read_records(out / RECORDS), results()
@@ -189,20 +183,6 @@ def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:
     title = f"{evaluation.spec.id}: {len(records)} episodes"
     run = plots.Run("", records, list(evaluation.horizons or []))
     return plots.horizon_figure([run], evaluation.spec.kind, evaluation.spec.control_hz, title)
-
-
-def read_results(folder: str | Path) -> dict[str, Any]:
-    """``results.json`` of an evaluation folder. Raises UserError where there is none, and DamagedError where it is damaged."""
-    path = Path(folder) / RESULTS
-    try:
-        content: dict[str, Any] = read_json(path, FORM)
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no evaluation: it holds no {RESULTS}") from None
-    if content["kind"] not in KINDS or not content["horizons"]:
-        raise DamagedError(
-            f"{path} is not a result of dopr eval: its kind is {content['kind']!r}, its horizons {content['horizons']}"
-        )
-    return content
 
 
 def versions() -> dict[str, str]:

@@ -27,6 +27,7 @@ from dopr_robot.evaluation.divergence import (
 )
 from dopr_robot.evaluation.evaluator import RECORDS, evaluate, versions
 from dopr_robot.evaluation.plan import Evaluation
+from dopr_robot.evaluation.provenance import run_of
 from dopr_robot.evaluation.records import EpisodeRecord, read_records
 from dopr_robot.evaluation.report import write_feedback_report
 from dopr_robot.files import write_json
@@ -144,7 +145,7 @@ def measure_feedback(
             [f"{each['step']:,}" for each in measured],
         )
         plots.save(against, out / VALIDATION)
-    write_feedback_report(out / "report.html", result, spec.description, figure, against)
+    write_feedback_report(out / "report.html", result, spec.description, figure, against, run_of(checkpoints[0]))
     return result
 
 

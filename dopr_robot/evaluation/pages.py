@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dopr_robot.evaluation import plots
-from dopr_robot.files import replacing
+from dopr_robot.files import replacing, shown
 
 TEMPLATES = "dopr_robot.evaluation"
 
@@ -32,10 +32,11 @@ def write_page(out: Path, template: str, *, package: str = TEMPLATES, **context:
     )
     environment.filters |= {
         "percent": _percent,
-        "signed": _signed,
+        "points": _points,
         "steps": _steps,
         "figure": _figure,
         "number": _number,
+        "shown": shown,
     }
     page = environment.get_template(template).render(**context)
     with replacing(out) as beside:
@@ -59,8 +60,9 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
 
 
-def _signed(rate: float) -> str:
-    return f"{100 * rate:+.1f} %"
+def _points(difference: float) -> str:
+    """A difference of two rates, in percentage points."""
+    return f"{100 * difference:+.1f}"
 
 
 def _figure(value: float | None, form: str = ".3f") -> str:

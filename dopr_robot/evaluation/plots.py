@@ -1,6 +1,7 @@
 """Success versus horizon as a picture."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +11,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dopr_robot.envs import TaskSpec
 from dopr_robot.evaluation.records import EpisodeRecord
@@ -20,8 +22,15 @@ from dopr_robot.files import replacing
 
 # Okabe and Ito's colours, told apart by everybody (jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
 FEW = 5
 """Quartiles of fewer episodes are not drawn."""
+BANDS = 4
+"""Curves of more methods than these are drawn without bands."""
+PAIRS = 6
+"""Differences of more pairs than these are drawn against the first method alone."""
+WRAP = 46
+"""Characters in a line of a legend."""
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -42,17 +51,20 @@ class Run:
         label: in the legend; "" for none.
         records: what it is drawn from.
         horizons: steps to mark; the curve ends at the last.
-        colour: None takes the next one.
+        colour, dashes: None takes the next colour.
         band: whether its interval is drawn.
         thin: a single run behind the mean of several.
+        intervals: where they are not Wilson's, low and high at each horizon; drawn as bars.
     """
 
     label: str
     records: Sequence[EpisodeRecord]
     horizons: Sequence[int]
     colour: str | None = None
+    dashes: str = "-"
     band: bool = True
     thin: bool = False
+    intervals: Sequence[Sequence[float]] | None = None
 
 
 def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str) -> Figure:
@@ -61,14 +73,17 @@ def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str
     Dark band: pointwise Wilson interval. Light band: the simultaneous one, for the whole curve. Marks: the horizons asked for.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        names = [wrapped(run.label) for run in runs if run.label]
+        below = len(names) > BANDS or any("\n" in name for name in names)
+        columns = 1 if any(len(line) > WRAP // 2 for name in names for line in name.split("\n")) else 3
+        lines = -(-sum(1 + name.count("\n") for name in names) // columns) if below else 0
+        figure = Figure(figsize=(7.2, 4.2 + 0.19 * lines), layout="constrained")
         axes = figure.add_subplot()
         longest = max(max(run.horizons) for run in runs)
-        for run, colour in zip(runs, colours(len(runs)), strict=True):
+        for run, (colour, _) in zip(runs, looks(len(runs)), strict=True):
             _draw_curve(axes, run, kind, run.colour or colour, alone=len(runs) == 1)
         axes.set_xlim(0, longest * 1.02)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
+        success_axis(axes)
         axes.set_xlabel("horizon (control steps)")
         axes.set_ylabel("success by the horizon" if kind == "attain" else "not failed by the horizon")
         seconds = axes.secondary_xaxis(
@@ -77,9 +92,33 @@ def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str
         seconds.set_xlabel("seconds", fontsize=8, color="0.4")
         seconds.tick_params(labelsize=8, colors="0.4", width=0.5)
         seconds.spines["top"].set_visible(False)
-        axes.set_title(title, loc="left", fontweight="bold")
-        axes.legend(loc="best", fontsize=9)
+        axes.set_title(wrapped(title, 60), loc="left", fontweight="bold")
+        if below:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=9, ncols=columns)
+        else:
+            axes.legend(loc="best", fontsize=9)
     return figure
+
+
+def wrapped(text: str, width: int = WRAP) -> str:
+    """A name in lines of at most ``width`` characters, broken at spaces where it has some."""
+    return textwrap.fill(text, width, break_on_hyphens=False)
+
+
+def success_axis(axes: Axes) -> None:
+    """Percent from 0 to 100, with room for the marks at both ends."""
+    axes.set_ylim(-0.03, 1.04)
+    axes.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
+
+
+def log_axis(axis: Axis) -> None:
+    """A logarithmic axis whose ticks are numbers, also where it spans less than a decade."""
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low) if low > 0 else 3
+    steps = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(base=10, subs=steps, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> None:
@@ -88,9 +127,19 @@ def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> No
     rate = np.array([point["success_rate"] for point in points])
     low, high = np.array([point["ci95"] for point in points]).T
     margin = dkw_half_width(len(run.records))
-    label = f"{len(run.records)} episodes" if alone else run.label
-    width, opacity = (0.8, 0.5) if run.thin else (2, 1)
-    axes.plot(steps, rate, drawstyle="steps-post", color=colour, linewidth=width, alpha=opacity, label=label or "_")
+    label = f"{len(run.records)} episodes" if alone else wrapped(run.label)
+    style: Any = {"color": colour, "linestyle": run.dashes, "linewidth": 0.8 if run.thin else 2}
+    axes.plot(steps, rate, drawstyle="steps-post", alpha=0.5 if run.thin else 1, label=label or "_", **style)
+    marks = [succeeded(run.records, kind, horizon).mean() for horizon in run.horizons]
+    if run.intervals is not None:
+        reach = np.abs(np.array(run.intervals).T - np.array(marks))
+        axes.errorbar(
+            run.horizons, marks, yerr=reach, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2.5, alpha=0.8
+        )
+    if not run.thin:
+        axes.plot(
+            run.horizons, marks, "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False, zorder=3
+        )
     if not run.band:
         return
     axes.fill_between(
@@ -114,8 +163,6 @@ def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> No
             linewidth=0,
             label="95 % for the whole curve (DKW)",
         )
-    marks = [succeeded(run.records, kind, horizon).mean() for horizon in run.horizons]
-    axes.plot(run.horizons, marks, "o", color=colour, markersize=5, markeredgecolor="white", clip_on=False, zorder=3)
 
 
 def lengths_figure(
@@ -144,8 +191,7 @@ def lengths_figure(
             right.plot(steps, curves, drawstyle="steps-post", color=shade, linewidth=2, label=name)
         left.set_xlabel("length of the task")
         left.set_ylabel(f"success at {horizon} steps")
-        left.set_yticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
-        left.set_ylim(-0.02, 1.02)
+        success_axis(left)
         left.margins(x=0.2)
         right.set_xlim(0, horizon * 1.02)
         right.set_xlabel(f"horizon (control steps at {spec.control_hz:g} Hz)")
@@ -164,20 +210,29 @@ def _scaled(factor: float, values: np.ndarray) -> np.ndarray:
     return factor * np.asarray(values)
 
 
-def colours(number: int) -> list[str]:
-    """So many colours that are told apart by everybody."""
-    return [COLOURS[i % len(COLOURS)] for i in range(number)]
+def looks(number: int) -> list[tuple[str, str]]:
+    """So many pairs of colour and dashes: the colours are told apart by everybody, and where they come again the dashes are others."""
+    return [(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in range(number)]
 
 
 def difference_figure(pairs: Sequence[Mapping[str, Any]], control_hz: float) -> Figure:
-    """Differences of success curves, one panel a pair: dark the 95 % interval at each horizon, light the band for the whole curve."""
+    """Differences of success curves, one panel a pair: dark the 95 % interval at each horizon, light the band for the whole curve.
+
+    Of more than :data:`PAIRS` pairs those with the first method, the others being in the tables.
+    """
+    shown = [pair for pair in pairs if pair["first"] == pairs[0]["first"]] if len(pairs) > PAIRS else list(pairs)
+    columns = 1 if len(shown) < 3 else 2
+    rows = -(-len(shown) // columns)
+    titles = [wrapped(f"{pair['first']} minus {pair['second']}", 84 // columns) for pair in shown]
+    lines = max(title.count("\n") for title in titles)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.8 + 2.4 * len(pairs)), layout="constrained")
-        panels = figure.subplots(len(pairs), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, pair in zip(panels, pairs, strict=True):
+        figure = Figure(figsize=(7.2, 1.1 + (2.2 + 0.17 * lines) * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, pair, title in zip(panels, shown, titles, strict=False):
             horizons = [0, *(cell["horizon"] for cell in pair["curve"])]
-            low, high = np.array([[0, 0], *(cell["ci95"] for cell in pair["curve"])]).T
-            band_low, band_high = np.array([[0, 0], *(cell["band95"] for cell in pair["curve"])]).T
+            low, high = 100 * np.array([[0, 0], *(cell["ci95"] for cell in pair["curve"])]).T
+            band_low, band_high = 100 * np.array([[0, 0], *(cell["band95"] for cell in pair["curve"])]).T
+            difference = [0, *(100 * cell["difference"] for cell in pair["curve"])]
             axes.axhline(0, color="0.3", linewidth=1)
             axes.fill_between(
                 horizons, band_low, band_high, color=COLOURS[0], alpha=0.10, linewidth=0, label="95 %, whole curve"
@@ -185,17 +240,66 @@ def difference_figure(pairs: Sequence[Mapping[str, Any]], control_hz: float) -> 
             axes.fill_between(
                 horizons, low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="95 %, at each horizon"
             )
-            axes.plot(
-                horizons, [0, *(cell["difference"] for cell in pair["curve"])], "o-", color=COLOURS[0], markersize=4
-            )
+            axes.plot(horizons, difference, "o-", color=COLOURS[0], markersize=4)
             for cell in pair["curve"]:
                 if cell["p_holm"] <= 0.05:
-                    axes.annotate("*", (cell["horizon"], cell["ci95"][1]), ha="center", fontsize=12)
-            axes.set_title(f"{pair['first']} minus {pair['second']}", loc="left", fontsize=9)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        panels[0].legend(fontsize=8, loc="best")
-        panels[-1].set_xlabel(f"horizon (control steps at {control_hz:g} Hz)    * significant after Holm's correction")
-        figure.supylabel("difference of success", fontsize=10)
+                    axes.annotate("*", (cell["horizon"], 100 * cell["ci95"][1]), ha="center", fontsize=12)
+            axes.set_title(title, loc="left", fontsize=9)
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", fontsize=8, ncols=2)
+        figure.supxlabel(
+            f"horizon (control steps at {control_hz:g} Hz)    * significant after Holm's correction", fontsize=10
+        )
+        figure.supylabel("difference of success, points", fontsize=10)
+    return figure
+
+
+def training_figure(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Loss, validation loss and success of rollouts against the training step, from ``metrics.jsonl``; None where it has no figure."""
+    series = {
+        key: [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        for key in ("loss", "validation_loss", "success_rate")
+    }
+    if not series["loss"] and not series["validation_loss"]:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        for key, name, colour, mark in (
+            ("loss", "training loss", COLOURS[0], ""),
+            ("validation_loss", "validation loss", COLOURS[1], "o"),
+        ):
+            if series[key]:
+                axes.plot(
+                    *zip(*series[key], strict=True), color=colour, marker=mark, markersize=4, label=name, clip_on=False
+                )
+        values = [value for key in ("loss", "validation_loss") for _, value in series[key]]
+        if min(values) > 0 and max(values) > 3 * min(values):
+            axes.set_yscale("log")
+            log_axis(axes.yaxis)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set_xlabel("training step")
+        axes.set_ylabel("loss")
+        handles, names = axes.get_legend_handles_labels()
+        if series["success_rate"]:
+            right = axes.twinx()
+            right.plot(
+                *zip(*series["success_rate"], strict=True),
+                "s-",
+                color=COLOURS[2],
+                markersize=4,
+                label="success of rollouts",
+            )
+            success_axis(right)
+            right.grid(False)
+            right.spines["right"].set_visible(True)
+            handles, names = (
+                handles + right.get_legend_handles_labels()[0],
+                names + right.get_legend_handles_labels()[1],
+            )
+        figure.legend(handles, names, loc="outside upper left", fontsize=9, ncols=3)
     return figure
 
 
@@ -204,16 +308,27 @@ def validation_figure(
 ) -> Figure:
     """Validation loss against success, one point a checkpoint, in the order of training."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
         axes = figure.add_subplot()
         error = np.abs(np.array(intervals).T - np.array(rates))
         axes.plot(losses, rates, color="0.7", linewidth=1, zorder=1)
         axes.errorbar(losses, rates, yerr=error, fmt="o", color=COLOURS[0], elinewidth=1, capsize=2)
-        for loss, rate, label in zip(losses, rates, labels, strict=True):
-            axes.annotate(label, (loss, rate), textcoords="offset points", xytext=(5, 5), fontsize=8, color="0.3")
-        axes.set_ylim(-0.02, 1.02)
+        for number, (loss, rate, label) in enumerate(zip(losses, rates, labels, strict=True)):
+            # Below a point that lies high, above which is the title; right and left in turn, since neighbours lie close.
+            place, side = ((5, "left") if number % 2 else (-5, "right")), 5 if rate < 0.9 else -12
+            axes.annotate(
+                label,
+                (loss, rate),
+                textcoords="offset points",
+                xytext=(place[0], side),
+                ha=place[1],
+                fontsize=8,
+                color="0.3",
+            )
+        success_axis(axes)
         if min(losses) > 0 and max(losses) / min(losses) > 10:
             axes.set_xscale("log")
+            log_axis(axes.xaxis)
         axes.set_xlabel("validation loss")
         axes.set_ylabel("success at the longest horizon")
         axes.set_title("Does validation loss foretell success?", loc="left", fontweight="bold")
@@ -246,8 +361,7 @@ def feedback_figure(result: Mapping[str, Any], control_hz: float) -> Figure:
             axes.axhline(1, color="0.4", linewidth=1, linestyle="--", label="held-out demonstrations")
             axes.set_ylabel("divergence")
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            log_axis(axes.yaxis)
         top.legend(title="training step", fontsize=8, title_fontsize=8, ncols=2)
         top.set_title(f"{result['task']}: visited states beside the demonstrations'", loc="left", fontweight="bold")
         if gaps:

@@ -10,8 +10,19 @@ from typing import Any
 
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.files import naming, replacing
-from dopr_robot.reading import Maybe, read_json_lines
+from dopr_robot.reading import Maybe, read_json, read_json_lines
 
+RESULTS = "results.json"
+KINDS = ("attain", "sustain")
+_SHARE = {"success_rate": float, "ci95": (float, float)}
+_POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}
+RESULTS_FORM = {
+    "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
+    "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
+    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]), "outcomes": {str: int}, "causes": Maybe({str: int}),
+    "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "validation_loss": float | None, "faults": Maybe([str]),
+}  # fmt: skip
+"""What is read of ``results.json``, see :mod:`dopr_robot.reading`."""
 OUTCOMES = ("success", "timeout", "failure", "exception")
 _COUNT, _STEP = range(2**63), range(1, 2**63)
 FORM = {
@@ -97,6 +108,20 @@ def read_records(path: str | Path) -> list[EpisodeRecord]:
         if before.episode == after.episode:
             raise DamagedError(f"{path}: episode {after.episode} is recorded twice")
     return records
+
+
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """``results.json`` of an evaluation folder. Raises UserError where there is none, and DamagedError where it is damaged."""
+    path = Path(folder) / RESULTS
+    try:
+        content: dict[str, Any] = read_json(path, RESULTS_FORM)
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no evaluation: it holds no {RESULTS}") from None
+    if content["kind"] not in KINDS or not content["horizons"]:
+        raise DamagedError(
+            f"{path} is not a result of dopr eval: its kind is {content['kind']!r}, its horizons {content['horizons']}"
+        )
+    return content
 
 
 class RecordWriter:

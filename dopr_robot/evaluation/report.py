@@ -7,6 +7,10 @@ import imageio.v3 as imageio
 from matplotlib.figure import Figure
 
 from dopr_robot.evaluation.pages import data_uri, svg, write_page
+from dopr_robot.evaluation.plots import PAIRS, training_figure
+from dopr_robot.evaluation.provenance import evaluation_command, home_of, metrics_of, run_of, training_rows
+from dopr_robot.evaluation.records import read_results
+from dopr_robot.files import shown
 
 OUTCOME_COLOURS = {"success": "#00794a", "timeout": "#e69f00", "failure": "#b3261e", "exception": "#6a1b9a"}
 
@@ -44,16 +48,59 @@ def write_evaluation_report(
         poster=_poster(video) if video.exists() else None,
         stills=data_uri("image/png", stills.read_bytes()) if stills.exists() else None,
         lengths_svg=svg(lengths),
+        command=evaluation_command(results),
+        **_training(run_of(Path(results["checkpoint"]["path"])) if results["checkpoint"] else None),
     )
 
 
-def write_comparison_report(out: Path, comparison: dict[str, Any], curves: Figure, difference: Figure) -> None:
-    """Write ``report.html`` of a comparison to ``out``."""
-    write_page(out, "comparison.html.j2", c=comparison, curves_svg=svg(curves), difference_svg=svg(difference))
+def write_run_report(out: Path, path: Path, kind: str, step: int | None, description: dict[str, Any]) -> None:
+    """Write a page about a run or a checkpoint at ``path`` to ``out``; ``description``: content of its ``policy.json``."""
+    run = home_of(path)
+    found = sorted((run or path).glob("eval/*/results.json"))
+    write_page(
+        out,
+        "run.html.j2",
+        path=shown(path),
+        kind=kind,
+        step=step,
+        task=description.get("task"),
+        observations=description["observations"],
+        action=description["action"],
+        steps=[description[key] for key in ("To", "H", "Ta")],
+        evaluations=[read_results(file.parent) | {"name": file.parent.name} for file in found],
+        settings=(run / "config.yaml").read_text(encoding="utf-8") if run else None,
+        **_training(run),
+    )
+
+
+def _training(run: Path | None) -> dict[str, Any]:
+    """What ``about.html.j2`` shows of a run."""
+    return {"about": dict(training_rows(run)), "training_svg": svg(training_figure(metrics_of(run)))}
+
+
+def write_comparison_report(
+    out: Path, comparison: dict[str, Any], hz: float, curves: Figure, difference: Figure
+) -> None:
+    """Write ``report.html`` of a comparison to ``out``; ``hz`` is the task's control rate."""
+    write_page(
+        out,
+        "comparison.html.j2",
+        c=comparison,
+        hz=hz,
+        drawn=PAIRS,
+        several=any(len(method["runs"]) > 1 for method in comparison["methods"]),
+        curves_svg=svg(curves),
+        difference_svg=svg(difference),
+    )
 
 
 def write_feedback_report(
-    out: Path, result: dict[str, Any], description: str, along: Figure, validation: Figure | None
+    out: Path,
+    result: dict[str, Any],
+    description: str,
+    along: Figure,
+    validation: Figure | None,
+    run: Path | None = None,
 ) -> None:
     """Write ``report.html`` of a measurement of test-time feedback to ``out``.
 
@@ -63,6 +110,7 @@ def write_feedback_report(
         description: what the task is.
         along: what happens along the rollouts.
         validation: validation loss against success; None without a validation split.
+        run: the run's folder.
     """
     write_page(
         out,
@@ -71,6 +119,7 @@ def write_feedback_report(
         description=description.rstrip("."),
         along_svg=svg(along),
         validation_svg=svg(validation),
+        **_training(run),
     )
 
 

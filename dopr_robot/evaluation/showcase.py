@@ -51,6 +51,11 @@ class Camera:
         self.stride = stride
         self.lengths = lengths
         self.frames: dict[int, list[np.ndarray]] = {}
+        self.steps: dict[int, list[int]] = {}
+
+    def clip(self, title: str, episode: int, outcome: str, hz: float) -> Clip:
+        """What was kept of an episode, under a title."""
+        return Clip(title, self.frames.get(episode, []), outcome, self.steps.get(episode, []), hz)
 
     def __call__(
         self,
@@ -70,7 +75,9 @@ class Camera:
         if due:
             images = rendered(env)
             for copy in due:
-                self.frames.setdefault(copies[copy].job.episode, []).append(fit(images[copy]))
+                episode = copies[copy].job.episode
+                self.frames.setdefault(episode, []).append(fit(images[copy]))
+                self.steps.setdefault(episode, []).append(now[copy])
 
 
 def film(evaluation: Evaluation, records: Sequence[EpisodeRecord], titles: Mapping[int, str]) -> list[Clip]:
@@ -91,7 +98,7 @@ def film(evaluation: Evaluation, records: Sequence[EpisodeRecord], titles: Mappi
                 "episode %d ran differently when it was filmed: these records are of another machine", record.episode
             )
     return [
-        Clip(f"{title} · episode {episode}", camera.frames.get(episode, []), recorded[episode].outcome)
+        camera.clip(f"{title} · episode {episode}", episode, recorded[episode].outcome, evaluation.spec.control_hz)
         for episode, title in titles.items()
     ]
 

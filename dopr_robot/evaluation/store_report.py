@@ -11,11 +11,13 @@ import imageio.v3 as imageio
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.datasets import Store
 from dopr_robot.evaluation import plots
 from dopr_robot.evaluation.pages import data_uri, svg, write_page
 from dopr_robot.evaluation.video import fit
+from dopr_robot.files import shown
 
 TRACES = 40
 """Episodes drawn over one another."""
@@ -62,7 +64,7 @@ def write_store_report(out: Path, store: Store, rows: Sequence[KeyRow], warnings
     write_page(
         out,
         "store.html.j2",
-        path=store.path,
+        path=shown(store.path),
         about=store.attributes,
         episodes=store.num_episodes,
         steps=store.num_steps,
@@ -92,7 +94,13 @@ def lengths_figure(store: Store) -> Figure:
         figure = Figure(figsize=(7.2, 2.2), layout="constrained")
         axes = figure.add_subplot()
         lengths = store.episode_lengths
-        axes.hist(lengths, bins=min(40, max(1, int(np.ptp(lengths)) + 1)), color=plots.COLOURS[0])
+        width = -(-(int(np.ptp(lengths)) + 1) // 40)  # whole steps
+        axes.hist(
+            lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=plots.COLOURS[0]
+        )
+        axes.set_xlim(lengths.min() - 1.5 * width, lengths.max() + 1.5 * width)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel("steps")
         axes.set_ylabel("episodes")
         if store.attributes.control_hz:

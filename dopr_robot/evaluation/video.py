@@ -29,11 +29,22 @@ class Clip:
         title: what it is ("best", "episode 12").
         frames: ``[height, width, 3]`` uint8, every ``stride`` steps from step 0, and the last one.
         outcome: how it ended; "success" is green, anything else red, "" stays grey.
+        steps: the control step of each frame; none are shown where there are none.
+        hz: control rate; 0: seconds are not shown.
     """
 
     title: str
     frames: list[np.ndarray] = field(default_factory=list)
     outcome: str = ""
+    steps: Sequence[int] = ()
+    hz: float = 0.0
+
+    def moment(self, index: int) -> str:
+        """What stands below a frame: ``step 120 · 6.0 s``."""
+        if index >= len(self.steps):
+            return ""
+        seconds = f" · {self.steps[index] / self.hz:.1f} s" if self.hz else ""
+        return f"step {self.steps[index]}{seconds}"
 
 
 def rendered(env: VectorEnv) -> Sequence[np.ndarray]:
@@ -117,7 +128,11 @@ def still_sheet(clips: Sequence[Clip], stills: int = 5) -> Image.Image | None:
     for clip in clips:
         moments = np.linspace(0, len(clip.frames) - 1, stills).round().astype(int)
         row = [
-            _cell(Clip(clip.title, [clip.frames[moment]], clip.outcome), 0, caption=i == 0)
+            _cell(
+                Clip(clip.title, [clip.frames[moment]], clip.outcome, clip.steps[moment : moment + 1], clip.hz),
+                0,
+                caption=i == 0,
+            )
             for i, moment in enumerate(moments)
         ]
         rows.append(np.hstack(row))
@@ -125,13 +140,17 @@ def still_sheet(clips: Sequence[Clip], stills: int = 5) -> Image.Image | None:
 
 
 def _cell(clip: Clip, time: int, caption: bool = True) -> np.ndarray:
-    ended = time >= len(clip.frames) - 1
-    frame = clip.frames[min(time, len(clip.frames) - 1)]
+    ended, index = time >= len(clip.frames) - 1, min(time, len(clip.frames) - 1)
+    frame = clip.frames[index]
     state = "running" if not ended or not clip.outcome else "success" if clip.outcome == "success" else "other"
     height, width = frame.shape[:2]
-    canvas = Image.new("RGB", (width + 2 * BORDER, height + BORDER + CAPTION), COLOURS[state])
+    moment = clip.moment(index)
+    foot = CAPTION if moment else BORDER
+    canvas = Image.new("RGB", (width + 2 * BORDER, height + CAPTION + foot), COLOURS[state])
     canvas.paste(Image.fromarray(frame), (BORDER, CAPTION))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
     if caption:
         text = f"{clip.title} · {clip.outcome}" if ended and clip.outcome else clip.title
-        ImageDraw.Draw(canvas).text((BORDER + 2, 3), text, fill="white", font=ImageFont.load_default(13))
+        draw.text((BORDER + 2, 3), text, fill="white", font=font)
+    draw.text((BORDER + 2, CAPTION + height + 3), moment, fill="white", font=font)
     return np.asarray(canvas)

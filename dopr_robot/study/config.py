@@ -21,6 +21,9 @@ from dopr_robot.reading import read_yaml
 from dopr_robot.training import RunConfig, config_from
 from dopr_robot.training.config import TrainingConfig
 
+LONGEST_NAME = 120
+"""Characters of a run's folder; file systems end at 255 bytes, and what is written beside it has a longer name."""
+
 
 @dataclass
 class TaskEntry:
@@ -148,10 +151,9 @@ class Arm:
     def name(self) -> str:
         """Of its folders."""
         task = self.entry.task.rsplit("/", 1)[-1]
-        text = (
+        return file_name(
             f"{task}-{label(self.policy_entry)}-{label(self.optimizer_entry)}-lr{self.learning_rate:g}-seed{self.seed}"
         )
-        return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
 
     @cached_property
     def config(self) -> RunConfig:
@@ -195,6 +197,34 @@ def label(entry: Any) -> str:
         return str(entry)
     options = [f"{key}={value}" for key, value in _leaves(entry) if key != "name"]
     return " ".join([entry_name(entry), *options])
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file on any system; a long one is cut and told from the others by a checksum.
+
+    >>> file_name("gym_pusht/PushT-v0 dim=64")
+    'gym_pusht-PushT-v0-dim=64'
+    """
+    name = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def short_labels(entries: Sequence[Any]) -> dict[str, str]:
+    """What entries are called where people read, by their :func:`label`: the name, and the options that tell those of one name apart.
+
+    >>> short_labels(["adamw", {"name": "dopr_adamw", "damping": 0.1, "rank": 8}, {"name": "dopr_adamw", "damping": 0.3, "rank": 8}])
+    {'adamw': 'adamw', 'dopr_adamw damping=0.1 rank=8': 'dopr_adamw damping=0.1', 'dopr_adamw damping=0.3 rank=8': 'dopr_adamw damping=0.3'}
+    """
+    options = {label(entry): dict(_leaves(entry)) if isinstance(entry, Mapping) else {} for entry in entries}
+    names = {label(entry): entry_name(entry) for entry in entries}
+    short = {}
+    for whole, own in options.items():
+        alike = [options[other] for other, name in names.items() if name == names[whole]]
+        telling = [f"{key}={value}" for key, value in own.items() if any(other.get(key) != value for other in alike)]
+        short[whole] = " ".join([names[whole], *telling])
+    return short
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -9,15 +9,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord, plots
+from dopr_robot.evaluation.comparison import difference_curve
 from dopr_robot.evaluation.pages import svg, write_page
+from dopr_robot.evaluation.provenance import store_text
 from dopr_robot.evaluation.statistics import success_matrix
 from dopr_robot.files import replacing
-from dopr_robot.study.config import Arm, Study
-from dopr_robot.study.table import Method, Record, methods, rows, to_csv
+from dopr_robot.study.config import Arm, Study, file_name, label, short_labels
+from dopr_robot.study.table import TABLE, Method, Record, answers, methods, rows, summary, to_csv
 
 
 def write_report(
@@ -31,19 +33,16 @@ def write_report(
     """Write ``table.csv``, ``curves-<task>-<policy>.png`` and ``report.html``."""
     every = methods(study, chosen, done, tests, horizons)
     table = rows(study, every, horizons)
-    with replacing(out / "table.csv") as beside:
+    said = short_labels(study.policies) | short_labels(study.optimizers)
+    with replacing(out / TABLE) as beside:
         beside.write_text(to_csv(table), encoding="utf-8")
     panels = []
     for task, policy in dict.fromkeys((method.task, method.policy) for method in every):
         group = [method for method in every if (method.task, method.policy) == (task, policy)]
-        figure = curves_figure(group, max(horizons[task]))
-        name = "-".join((task.rsplit("/", 1)[-1], *policy.split()))
-        plots.save(figure, out / f"curves-{name}.png")
-        last = [
-            row for row in table if (row["task"], row["policy"], row["horizon"]) == (task, policy, max(horizons[task]))
-        ]
         whole = [row for row in table if (row["task"], row["policy"]) == (task, policy)]
-        last = [row | {"own": json.loads(row["figures"] or "{}")} for row in last]
+        figure = curves_figure(group, max(horizons[task]), said)
+        plots.save(figure, out / f"curves-{file_name(f'{get_task(task).name}-{said[policy]}')}.png")
+        last = [row | {"own": json.loads(row["figures"] or "{}")} for row in summary(whole)]
         figures = list(dict.fromkeys(name for row in last for name in row["own"]))
         panels.append(
             {"task": task, "policy": policy, "last": last, "rows": whole, "figures": figures, "svg": svg(figure)}
@@ -54,26 +53,32 @@ def write_report(
         package="dopr_robot.study",
         panels=panels,
         study=study,
+        said=said,
+        answers=answers(table, said),
+        optimizers=[label(entry) for entry in study.optimizers],
+        stores=[(entry.task, store_text(entry.store)) for entry in study.tasks],
         arms=len(done),
         diverged=[record for record in done.values() if record["error"]],
         settings=study.to_yaml(),
     )
 
 
-def curves_figure(group: Sequence[Method], longest: int) -> Figure:
+def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]) -> Figure:
     """Of one task and policy: test success against the horizon, validation loss and selection success along training, success
-    against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds."""
+    against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds; bands:
+    95 % over seeds and episodes, where they are few enough to be told apart. ``said``: what optimizers are called."""
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(12.6, 7.4), layout="constrained")
         panels: Any = figure.subplots(2, 3)
-        for method, colour in zip(group, plots.colours(len(group)), strict=True):
-            _horizon(panels[0, 0], method, colour, longest)
+        for method, (colour, dashes) in zip(group, plots.looks(len(group)), strict=True):
+            name = plots.wrapped(said[method.optimizer])
+            _horizon(panels[0, 0], method, colour, dashes, longest, name, band=len(group) <= plots.BANDS)
             _along(panels[0, 1], method, colour, "validation_loss")
             _along(panels[0, 2], method, colour, "success_rate")
             _along(panels[1, 0], method, colour, "success_rate", clock=True)
             _against_loss(panels[1, 1], method, colour)
             means = {rate: np.mean(values) for rate, values in sorted(method.tried.items())}
-            panels[1, 2].plot(list(means), list(means.values()), "o-", color=colour, markersize=4)
+            panels[1, 2].plot(list(means), list(means.values()), "o-", color=colour, markersize=4, clip_on=False)
             panels[1, 2].plot(
                 [method.learning_rate],
                 [means[method.learning_rate]],
@@ -81,6 +86,7 @@ def curves_figure(group: Sequence[Method], longest: int) -> Figure:
                 color=colour,
                 markersize=10,
                 fillstyle="none",
+                clip_on=False,
             )
         labels = (
             ("horizon (control steps)", "success on test seeds"),
@@ -94,31 +100,40 @@ def curves_figure(group: Sequence[Method], longest: int) -> Figure:
             axes.set_xlabel(x)
             axes.set_ylabel(y)
             if "success" in y:
-                axes.set_ylim(-0.02, 1.02)
-                axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+                plots.success_axis(axes)
         panels[1, 2].set_xscale("log")
         rates = sorted({rate for method in group for rate in method.tried})
         panels[1, 2].set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 45)
         panels[1, 2].minorticks_off()
-        for axes, set_log in ((panels[0, 1], "set_yscale"), (panels[1, 1], "set_xscale")):
-            losses = [loss for method in group for loss in _values(method, "validation_loss")]
-            if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
-                getattr(axes, set_log)("log")
+        losses = [loss for method in group for loss in _values(method, "validation_loss")]
+        if losses and min(losses) > 0 and max(losses) > 3 * min(losses):
+            panels[0, 1].set_yscale("log")
+            panels[1, 1].set_xscale("log")
+            plots.log_axis(panels[0, 1].yaxis)
+            plots.log_axis(panels[1, 1].xaxis)
         for axes in panels[0]:
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(group)))
     return figure
 
 
-def _horizon(axes: Axes, method: Method, colour: str, longest: int) -> None:
+def _horizon(axes: Axes, method: Method, colour: str, dashes: str, longest: int, name: str, *, band: bool) -> None:
     kind, steps = get_task(method.task).kind, np.unique(np.linspace(0, longest, 200).round().astype(int))
-    curves = [
-        success_matrix(records, kind, steps.tolist()).mean(axis=0) if records else np.zeros(len(steps))
-        for records in method.tests
-    ]
-    for curve in curves if len(curves) > 1 else []:
-        axes.plot(steps, curve, drawstyle="steps-post", color=colour, linewidth=0.7, alpha=0.4)
-    axes.plot(steps, np.mean(curves, axis=0), drawstyle="steps-post", color=colour, linewidth=2, label=method.optimizer)
+    episodes = method.success.shape[1]
+    success = np.stack(
+        [
+            success_matrix(records, kind, steps.tolist()) if records else np.zeros((episodes, len(steps)), bool)
+            for records in method.tests
+        ]
+    )  # [S, E, steps]
+    style: Any = {"drawstyle": "steps-post", "color": colour, "linestyle": dashes}
+    for curve in success.mean(axis=1) if len(success) > 1 else []:
+        axes.plot(steps, curve, linewidth=0.7, alpha=0.4, **style)
+    axes.plot(steps, success.mean(axis=(0, 1)), linewidth=2, label=name, **style)
+    if band:
+        own = difference_curve(success, np.zeros_like(success))
+        low, high = np.clip(own.low, 0, 1), np.clip(own.high, 0, 1)
+        axes.fill_between(steps, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
 
 
 def _along(axes: Axes, method: Method, colour: str, key: str, *, clock: bool = False) -> None:
@@ -131,7 +146,14 @@ def _along(axes: Axes, method: Method, colour: str, key: str, *, clock: bool = F
             axes.plot(*lines[-1].T, color=colour, linewidth=0.7, alpha=0.4)
     shared = min(map(len, lines), default=0)
     if shared:
-        axes.plot(*np.mean([line[:shared] for line in lines], axis=0).T, "o-", color=colour, linewidth=2, markersize=3)
+        axes.plot(
+            *np.mean([line[:shared] for line in lines], axis=0).T,
+            "o-",
+            color=colour,
+            linewidth=2,
+            markersize=3,
+            clip_on=False,
+        )
 
 
 def _against_loss(axes: Axes, method: Method, colour: str) -> None:
@@ -144,7 +166,7 @@ def _against_loss(axes: Axes, method: Method, colour: str) -> None:
         if points:
             x, y = np.array(points).T
             axes.plot(x, y, "-", color=colour, linewidth=0.7, alpha=0.4)
-            axes.plot(x[-1:], y[-1:], "o", color=colour, markersize=6)
+            axes.plot(x[-1:], y[-1:], "o", color=colour, markersize=6, clip_on=False)
 
 
 def _values(method: Method, key: str) -> list[float]:

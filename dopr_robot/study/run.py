@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -21,12 +22,13 @@ from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
 from dopr_robot.reading import read_json, read_json_lines
 from dopr_robot.study.config import Arm, Study, label
+from dopr_robot.study.table import TABLE
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
 from dopr_robot.training import load_data
 
 LOG = logging.getLogger(__name__)
-ARMS, STUDY, TABLE, REPORT = "arms.jsonl", "study.yaml", "table.csv", "report.html"
+ARMS, STUDY, REPORT = "arms.jsonl", "study.yaml", "report.html"
 Record = dict[str, Any]
 _POINT = {
     "step": int,
@@ -69,15 +71,10 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
 
     arms = study.arms()
     horizons = {entry.task: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
-    _check(arms)
-    out.mkdir(parents=True, exist_ok=True)
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
-    try:
-        held = FileLock(out / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{out} is being worked on by another process") from None
-    with held:
+    with _alone(out):  # first of all: reading the stores takes time
+        _check(arms)
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml(), encoding="utf-8")
@@ -92,6 +89,27 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
         check_states(tests)
         write_report(study, chosen, done, tests, horizons, out)
     return out
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a study's folder; one made for this is gone again where nothing came into it. Raises UserError where another process has it."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    lock = out / ".lock"
+    try:
+        held = FileLock(lock).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{out} is being worked on by another process") from None
+    try:
+        with held:
+            yield
+    finally:
+        if made and [path.name for path in out.iterdir()] in ([lock.name], []):
+            lock.unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord, comparison
 from dopr_robot.evaluation.statistics import metrics, success_matrix, wilson
-from dopr_robot.study.config import Arm, Study, entry_name, label
+from dopr_robot.study.config import Arm, Study, entry_name, label, short_labels
 
 Record = dict[str, Any]
+TABLE = "table.csv"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,80 @@ def _p(first: np.ndarray, second: np.ndarray) -> float:
     if len(first) == 1:
         return comparison.mcnemar(first[0], second[0])["p_value"]
     return comparison.seeds_test(first.mean(axis=1), second.mean(axis=1))
+
+
+def summary(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows at each task's longest horizon."""
+    longest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in table:
+        key = (row["task"], row["policy"], row["optimizer"])
+        if key not in longest or int(row["horizon"]) > int(longest[key]["horizon"]):
+            longest[key] = dict(row)
+    return list(longest.values())
+
+
+def answers(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list[str]:
+    """The study's answer in words, a sentence for each two optimizers that were compared; ``said``: what they are called."""
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in summary(table):
+        if row["reference"] is not None:
+            pairs.setdefault((row["optimizer"], row["reference"]), []).append(row)
+    sentences = []
+    for (optimizer, reference), rows in pairs.items():
+        differences = [100 * row["difference"] for row in rows]
+        apart = [row for row in rows if row["difference_low"] > 0 or row["difference_high"] < 0]
+        significant = sum(row["p_holm"] <= 0.05 for row in rows)
+        places = (
+            f"in {sum(d > 0 for d in differences)} of {len(rows)} settings, level in {sum(d == 0 for d in differences)}"
+        )
+        span = (
+            f"{min(differences):+.1f} to {max(differences):+.1f} points"
+            if len(rows) > 1
+            else f"{differences[0]:+.1f} points"
+        )
+        sentences.append(
+            f"{said[optimizer]} is ahead of {said[reference]} {places} ({span}); the 95 % interval leaves out 0 in {len(apart)}, "
+            f"significant after Holm's correction: {significant}."
+        )
+    return sentences
+
+
+def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a finished study's result as people read it, from its ``table.csv``: every method at the longest horizon."""
+    with (out / TABLE).open(encoding="utf-8", newline="") as file:
+        rows = summary(list(csv.DictReader(file)))
+    said = short_labels(study.policies) | short_labels(study.optimizers)
+
+    def percent(row: Mapping[str, str], key: str) -> str:
+        return f"{100 * float(row[key]):.1f}"
+
+    made = []
+    for row in rows:
+        against = ["", "", "", ""]
+        if row["reference"]:
+            low, high = (100 * float(row[f"difference_{side}"]) for side in ("low", "high"))
+            difference = f"{100 * float(row['difference']):+.1f}"
+            against = [said[row["reference"]], difference, f"{low:+.1f} to {high:+.1f}", f"{float(row['p_holm']):.3f}"]
+        interval = f"{percent(row, 'success_low')} to {percent(row, 'success_high')}"
+        loss = f"{float(row['validation_loss']):.4g}" if row["validation_loss"] else "-"
+        name = [row["task"].rsplit("/", 1)[-1], said[row["policy"]], said[row["optimizer"]]]
+        rate = f"{float(row['learning_rate']):g}" + (" (edge)" if row["at_edge"] == "True" else "")
+        made.append([*name, rate, loss, row["horizon"], percent(row, "success"), interval, *against])
+    head = [
+        "task",
+        "policy",
+        "optimizer",
+        "rate",
+        "valid. loss",
+        "steps",
+        "success %",
+        "95 %",
+        "against",
+        "points",
+        "95 %",
+        "p (Holm)",
+    ]
+    return head, made
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:

@@ -135,6 +135,14 @@ def test_a_run_folder_may_be_moved(capsys, here):
     assert main(["train", "--resume", "elsewhere", "training.steps=9", "--force"]) == 0
 
 
+def test_a_page_about_a_run(capsys, here):
+    main(small_run("first", store_at(here / "s.zarr"), "training.log_every=2"))
+    assert main(["info", "runs/first", "--html", "first.html"]) == 0
+    page = (here / "first.html").read_text()
+    assert all(word in page for word in ("<svg", "s.zarr: 4 episodes", "dopr train runs/first/config.yaml", "cosine"))
+    assert str(here.parent) not in page.split("Every setting")[0]
+
+
 def test_the_printed_configuration_is_a_configuration(capsys, here):
     assert main(["train", "pusht_state", "optimizer.lr=1e-3", "--print"]) == 0
     (here / "mine.yaml").write_text(capsys.readouterr().out)

@@ -12,6 +12,7 @@ import zarr
 
 from dopr_robot.cli import main
 from dopr_robot.datasets import Attributes, Store
+from dopr_robot.evaluation.video import Clip
 
 
 @pytest.fixture
@@ -65,6 +66,18 @@ def test_render_shows_the_images_of_a_store(store, tmp_path, capsys):
 def test_render_makes_the_folder(store, tmp_path):
     assert main(["render", str(store), "--episodes", "1", "--out", str(tmp_path / "new" / "v.mp4")]) == 0
     assert (tmp_path / "new" / "v.mp4").stat().st_size
+
+
+def test_a_camera_of_the_store_is_chosen_by_name(store, tmp_path, capsys):
+    words = ["render", str(store), "--episodes", "1", "--out", str(tmp_path / "v.mp4"), "--camera"]
+    assert main([*words, "image"]) == 0
+    assert main([*words, "imag"]) == 2
+    assert "did you mean 'image'" in capsys.readouterr().err
+
+
+def test_a_video_says_step_and_seconds():
+    clip = Clip("episode 3", [np.zeros((48, 64, 3), np.uint8)] * 3, "success", [0, 5, 8], 10.0)
+    assert [clip.moment(index) for index in range(3)] == ["step 0 · 0.0 s", "step 5 · 0.5 s", "step 8 · 0.8 s"]
 
 
 @pytest.fixture(scope="module")

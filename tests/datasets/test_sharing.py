@@ -43,7 +43,7 @@ def test_two_processes_map_one_file_whose_name_is_gone_once_both_have_it(store):
     told = [reader.stdout.readline().split() for reader in readers]
     assert ours() == before
     for reader in readers:
-        reader.communicate("\n", timeout=60)
+        reader.communicate("\n")
     assert told[0] == told[1] and told[0][0] == "1" and told[0][1] != "0"
     assert float(told[0][2]) == np.arange(3000.0).sum() and told[0][3] == "False"
 
@@ -52,7 +52,7 @@ def test_a_launch_that_ends_early_leaves_no_file(store):
     before, first = ours(), start(store, 0)
     assert first.stdout.readline().split()[0] == "1"
     assert len(ours() - before) == 1
-    first.communicate("\n", timeout=60)
+    first.communicate("\n")
     assert ours() == before
 
 
@@ -61,7 +61,7 @@ def test_a_read_that_fails_leaves_no_file(store):
         if chunk.is_file():
             chunk.write_bytes(b"broken")
     before, first = ours(), start(store, 0)
-    first.communicate("\n", timeout=60)
+    first.communicate("\n")
     assert first.returncode == 1 and ours() == before
 
 

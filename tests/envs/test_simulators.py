@@ -43,7 +43,7 @@ def test_triton_can_be_loaded_after_a_picture_was_drawn():
         "from dopr_robot.envs import make_vec; env = make_vec('PickPlace', 1, render_mode='rgb_array'); "
         "env.reset(seed=[0]); print(env.render()[0].shape); import triton"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "(240, 320, 3)\n"), done.stderr
 
 

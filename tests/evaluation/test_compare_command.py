@@ -1,9 +1,14 @@
 import json
+from itertools import combinations
+from pathlib import Path
 
 import pytest
 
 from dopr_robot.cli import main
-from dopr_robot.evaluation import read_records
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation import plots, read_records
+from dopr_robot.evaluation.naming import details, method_labels, settings
+from dopr_robot.training import compose_config, write_config
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ def test_two_runs(runs, capsys):
     assert output.splitlines()[-1] == "c"
     result = json.loads((runs / "c" / "comparison.json").read_text())
     assert {path.name for path in (runs / "c").iterdir()} >= {"comparison.json", "horizon.png", "difference.png"}
-    assert [method["label"] for method in result["methods"]] == ["optimizer.name=adamw", "optimizer.name=dopr"]
+    assert [method["label"] for method in result["methods"]] == ["adamw", "dopr"]
     (pair,) = result["pairs"]
     first, second = (
         read_records(runs / name / "eval" / "20-seed0" / "episodes.jsonl") for name in ("adamw-0", "dopr-0")
@@ -40,6 +45,55 @@ def test_runs_that_differ_in_the_training_seed_are_one_method(runs, capsys):
     result = json.loads((runs / "c" / "comparison.json").read_text())
     assert [method["training_seeds"] for method in result["methods"]] == [[0, 1], [0, 1]]
     assert result["pairs"][0]["curve"][0]["test"].startswith("permutation of training seeds")
+
+
+def test_methods_are_called_what_distinguishes_them(tmp_path, monkeypatch):
+    """DoPr has ten settings that its base has not: its name says them all, and the table has them."""
+    monkeypatch.chdir(tmp_path)
+    runs = {
+        "a": ["optimizer=adamw", "optimizer.lr=1e-3"],
+        "b": ["optimizer=dopr_adamw", "optimizer.lr=1e-3"],
+        "c": ["optimizer=dopr_adamw", "optimizer.lr=1e-3", "training.seed=1"],
+        "d": ["optimizer=dopr_adamw", "optimizer.lr=3e-4"],
+    }
+    for name, changes in runs.items():
+        write_config(compose_config("pick_place", [f"name={name}", *changes]), Path(name))
+    paths = [Path(name) for name in runs]
+    assert method_labels(paths[:3]) == [("adamw", 0), ("dopr_adamw", 0), ("dopr_adamw", 1)]
+    names = ["adamw", "dopr_adamw lr=0.001", "dopr_adamw lr=0.001", "dopr_adamw lr=0.0003"]
+    assert [label for label, _ in method_labels(paths)] == names
+    assert [label for label, _ in method_labels([paths[1], paths[3]])] == [
+        "dopr_adamw lr=0.001",
+        "dopr_adamw lr=0.0003",
+    ]
+    assert [label for label, _ in method_labels(paths[:3], ["AdamW", "DoPr"])] == ["AdamW", "DoPr", "DoPr"]
+    assert [label for label, _ in method_labels(paths[:3], ["x", "y", "z"])] == ["x", "y", "z"]
+    with pytest.raises(UserError, match="names 1, and there are 2 methods"):
+        method_labels(paths[:3], ["x"])
+    table = details({name: settings(Path(name)) for name in ("a", "b")})
+    assert table["optimizer.name"] == ["adamw", "dopr_adamw"] and table["optimizer.damping"][0] == ""
+
+
+def test_the_report_says_what_was_compared(runs, capsys):
+    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "6", "--labels", "the base,ours", "--out", "c"]) == 0
+    said = capsys.readouterr().out
+    assert "the base minus ours" in said and "optimizer.name" in said
+    result = json.loads((runs / "c" / "comparison.json").read_text())
+    assert result["settings"] == {"optimizer.name": ["adamw", "dopr"]}
+    assert result["about"]["training seed"] == ["0", "0"]
+    page = (runs / "c" / "report.html").read_text()
+    assert "the base" in page and str(runs) not in page
+
+
+def test_many_methods_are_drawn_against_the_first():
+    def pair(first, second):
+        cell = {"horizon": 9, "difference": 0.1, "ci95": [0, 0.2], "band95": [-0.1, 0.3], "p_holm": 0.5}
+        return {"first": first, "second": second, "curve": [cell]}
+
+    names = ["a long name that has to be wrapped " + str(number) for number in range(8)]
+    figure = plots.difference_figure([pair(*each) for each in combinations(names, 2)], 10)
+    drawn = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(drawn) == 7 and all("\n" in axes.get_title(loc="left") for axes in drawn)
 
 
 def test_what_was_evaluated_is_not_evaluated_again(runs):

@@ -89,7 +89,7 @@ def test_rollouts_stop_at_the_longest_horizon_asked_for(policy, point_tasks, res
     assert short["curve"][-1] == at_12
 
 
-def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_path):
+def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_path, caplog):
     """Ctrl-C while threads are rolling out."""
     calls = []
     act = point_policy.act
@@ -107,6 +107,7 @@ def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_
         evaluate(Evaluation(Interrupting(), reach.task, episodes=40), tmp_path / "e", num_envs=6, workers=2, video=0)
     assert threading.active_count() == before
     partial = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert f"{partial['episodes']} of 40 episodes are kept: the same call with --resume" in caplog.text
     assert partial["partial"] is True and 0 < partial["episodes"] < 40 == partial["episodes_asked"]
     assert len(lines(tmp_path / "e")) == partial["episodes"]
     assert (

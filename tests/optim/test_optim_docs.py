@@ -1,6 +1,7 @@
 """The examples of docs/optimizer.md, run as they stand."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,13 +67,18 @@ def test_lerobot():
     assert policy.forward(batches[0])[1]["l2_loss"] < 0.2 * batches[0]["action"].square().mean()
 
 
-def test_hugging_face_trainer_and_its_resume(tmp_path):
-    whole = run("trainer", folder=str(tmp_path / "run"), resume=None)
+def test_hugging_face_trainer_and_its_resume(tmp_path, monkeypatch):
+    for name in ("whole", "resumed"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    whole = run("trainer")
     assert whole["optimizer"].preconditioner.step == 6
     assert whole["optimizer"].coverage().never_fired == []
-    saved = torch.load(tmp_path / "run" / "checkpoint-3" / "optimizer.pt", weights_only=True)
+    saved = torch.load("gpt2/checkpoint-3/optimizer.pt", weights_only=True)
     assert saved["activation"]["step"] == 3
-    resumed = run("trainer", folder=str(tmp_path / "other"), resume=str(tmp_path / "run" / "checkpoint-3"))
+    shutil.copytree("gpt2/checkpoint-3", tmp_path / "resumed" / "gpt2" / "checkpoint-3")
+    monkeypatch.chdir(tmp_path / "resumed")
+    resumed = run("trainer")
     assert resumed["optimizer"].preconditioner.step == 6
     for first, second in zip(whole["model"].parameters(), resumed["model"].parameters(), strict=True):
         assert torch.equal(first, second)

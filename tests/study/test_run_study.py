@@ -14,8 +14,6 @@ from dopr_robot.errors import UserError
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.run import finished
 
-pytestmark = pytest.mark.timeout(900)  # half a minute of CPU in all; on a machine with much else to do that takes long
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:

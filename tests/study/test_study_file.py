@@ -1,10 +1,11 @@
 """What a study file may say, and what is made of it."""
 
 import pytest
+from filelock import FileLock
 
 from dopr_robot.errors import DoprError, UserError
-from dopr_robot.study.config import label, load_study
-from dopr_robot.study.run import check_matched, choose
+from dopr_robot.study.config import Study, TaskEntry, file_name, label, load_study, short_labels
+from dopr_robot.study.run import check_matched, choose, run_study
 from dopr_robot.study.table import references
 
 FILE = """
@@ -131,3 +132,34 @@ def test_the_rate_with_the_most_success_is_chosen_then_the_largest_return_then_t
         ("muon", 3e-3),
         ("lion", 1e-3),
     }
+
+
+def test_entries_are_called_by_what_tells_them_apart():
+    entries = [
+        "adamw",
+        {"name": "dopr_adamw", "damping": 0.1, "rank": 8},
+        {"name": "dopr_adamw", "damping": 0.3, "rank": 8},
+    ]
+    assert list(short_labels(entries).values()) == ["adamw", "dopr_adamw damping=0.1", "dopr_adamw damping=0.3"]
+    assert list(short_labels([{"name": "regression_mlp", "network": {"dim": 64}}]).values()) == ["regression_mlp"]
+
+
+def test_names_of_files_are_short_and_tell_apart():
+    long = [f"Task-{'network.dim=64 ' * 30}{end}" for end in ("a", "b")]
+    assert all(len(file_name(text)) == 120 for text in long) and file_name(long[0]) != file_name(long[1])
+    assert file_name("a/../b c\n:d") == "a-..-b-c-d"
+
+
+def test_a_folder_that_is_in_use_is_seen_before_a_store_is_read(tmp_path):
+    study = Study(
+        tasks=[TaskEntry("QuadrotorTrack", str(tmp_path / "nowhere.zarr"))],
+        policies=["regression_mlp"],
+        optimizers=["adamw"],
+        learning_rates=[1e-3],
+    )
+    with pytest.raises(UserError, match=r"nowhere.zarr"):
+        run_study(study, tmp_path / "new" / "out", workers=1)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="another process"):
+        run_study(study, tmp_path / "out", workers=1)

@@ -108,10 +108,8 @@ def test_wandb_gets_the_figures(store, config, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(config(store, "training.tracker=wandb", "training.steps=3"), tmp_path / "named")
     (log,) = (tmp_path / "named" / "wandb").glob("offline-run-*-named/*.wandb")
-    until = time.monotonic() + 60  # its service writes on its own time
-    while b"validation_loss_without_ema" not in log.read_bytes() and time.monotonic() < until:
+    while b"validation_loss_without_ema" not in log.read_bytes():  # its service writes on its own time
         time.sleep(0.1)
-    assert b"validation_loss_without_ema" in log.read_bytes()
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(store, config, tmp_path):

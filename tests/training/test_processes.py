@@ -10,7 +10,6 @@ import pytest
 from dopr_robot.training import read_metrics, train
 
 
-@pytest.mark.timeout(600)
 def test_two_processes_compute_what_one_does(store, config, weights, tmp_path):
     """torchrun, gloo, DoPr and dropout: weights after twelve steps agree to 1e-5, and the run folder is one."""
     options = ["optimizer=dopr_adamw", "policy.network.dropout=0.1", "training.device=cpu", "name=two"]
@@ -20,7 +19,7 @@ def test_two_processes_compute_what_one_does(store, config, weights, tmp_path):
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "dopr_robot.cli", "train", str(path), "name=two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["runs/two"]
     two = weights(tmp_path / "runs" / "two" / "checkpoints" / "12")

@@ -92,11 +92,10 @@ def test_sigterm_saves_the_state_and_says_how_to_go_on(store, tmp_path):
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     log = tmp_path / "runs" / "cut" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 143, errors
     assert "--resume runs/cut" in errors.splitlines()[-1]
     saved = Checkpoints(tmp_path / "runs" / "cut" / "checkpoints").steps()

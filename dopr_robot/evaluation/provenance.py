@@ -1,0 +1,113 @@
+"""What a report says of where its figures come from: the run, how it was trained, on which demonstrations, and the call."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.datasets import Store
+from dopr_robot.errors import DoprError
+from dopr_robot.evaluation.replay import collection
+from dopr_robot.files import shown
+from dopr_robot.training import RunConfig, load_config, read_metrics
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, or None."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
+
+
+def home_of(path: Path) -> Path | None:
+    """The run folder that a run, one of its checkpoints or one of its evaluations, wherever that lies, is of; or None."""
+    for each in (path, *path.resolve().parents[:2]):
+        if (each / "config.yaml").is_file():
+            return each
+    try:
+        return run_of(Path(json.loads((path / "results.json").read_text(encoding="utf-8"))["checkpoint"]["path"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Settings by dotted key."""
+
+    def leaves(value: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {key: leaf for name, inner in value.items() for key, leaf in leaves(inner, f"{prefix}.{name}").items()}
+
+    return {key[1:]: value for key, value in leaves(asdict(config), "").items()}
+
+
+def training_rows(run: Path | None) -> list[tuple[str, str]]:
+    """Name and value of what a run is: policy, optimizer, rate, training seed, length, demonstrations. Empty without a run folder."""
+    if run is None:
+        return []
+    try:
+        config = load_config(run / "config.yaml")
+    except (DoprError, OSError, ValueError):  # the figures do not depend on it
+        return [("run", shown(run))]
+    options, optimizer = config.training, config.optimizer
+    rest = {key: value for key, value in optimizer.items() if key not in ("name", "lr", "conv") and value is not None}
+    return [
+        ("run", shown(run)),
+        ("policy", str(config.policy.get("name"))),
+        ("optimizer", f"{optimizer.get('name')}: " + ", ".join(f"{key} {_text(value)}" for key, value in rest.items())),
+        ("learning rate", f"{_text(optimizer.get('lr'))}, {options.schedule}, warm-up {options.warmup_steps:,} steps"),
+        ("training seed", str(options.seed)),
+        (
+            "training",
+            f"{options.steps:,} steps of {options.batch_size} windows, precision {options.precision.replace('no', 'fp32')}",
+        ),
+        ("demonstrations", demonstrations(config)),
+        ("trained by", f"dopr train {shlex.quote(shown(run / 'config.yaml'))}"),
+    ]
+
+
+def demonstrations(config: RunConfig) -> str:
+    """The store that a run learned from: path, episodes used, and the noise under which they were collected."""
+    data = config.data
+    if data.store is None:
+        return "not named"
+    used = f", the first {data.max_episodes:,} used" if data.max_episodes else ""
+    held_out = f", {data.validation_fraction:.0%} held out" if data.validation_fraction else ""
+    return f"{store_text(data.store)}{used}{held_out}"
+
+
+def store_text(path: str) -> str:
+    """A store in a line: path and, where it is there, its episodes and the noise under which they were collected."""
+    try:
+        store = Store.open(path)
+        collected = collection(store.attributes)
+    except DoprError:
+        return f"{shown(path)} (not there now)"
+    noise = f", noise {collected['noise']:g}" if collected.get("noise") is not None else ""
+    return f"{shown(path)}: {store.num_episodes:,} episodes{noise}"
+
+
+def evaluation_command(results: Mapping[str, Any]) -> str | None:
+    """The call that gives the records of a ``results.json``; None where the policy came from no checkpoint."""
+    checkpoint = results.get("checkpoint")
+    if not checkpoint:
+        return None
+    words = ["dopr", "eval", shown(checkpoint["path"]), "--task", results["task"]]
+    words += ["--episodes", str(results["episodes_asked"]), "--seed", str(results["seed"])]
+    words += ["--horizons", ",".join(map(str, results["horizons"]))]
+    if results.get("lengths"):
+        words += ["--lengths", ",".join(str(each["length"]) for each in results["lengths"])]
+    return shlex.join(words)
+
+
+def metrics_of(run: Path | None) -> list[dict[str, Any]]:
+    """Lines of a run's ``metrics.jsonl``; none where it can not be read."""
+    try:
+        return read_metrics(run) if run is not None else []
+    except (DoprError, OSError, ValueError):
+        return []
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
