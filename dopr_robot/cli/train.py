@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
+from dopr_robot.settings import is_setting
 
 RUNS = Path("runs")
 
@@ -30,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.training import from_main
-
     experiment, overrides = _split(args.words)
     config, folder = _chosen(experiment, overrides, args)
     if args.print:
         print(config.to_yaml(), end="")
         return 0
+
+    from dopr_robot.training import from_main
 
     def prepare() -> Path:
         # Under several processes the first one alone names and makes the folder.
@@ -75,6 +76,7 @@ def start(config: Any, folder: Path) -> None:
     """Make the run folder, with the configuration in it, once the configuration is known to fit its store."""
     from dopr_robot.policies import make_policy
     from dopr_robot.training import build_optimizer, import_tracker, load_data, write_config
+    from dopr_robot.training.advice import without_effect
 
     if config.training.tracker:
         import_tracker(config.training.tracker)
@@ -90,14 +92,23 @@ def start(config: Any, folder: Path) -> None:
         f"{len(data.train.episodes)} episodes, {config.training.steps:,} steps of {config.training.batch_size}",
         file=sys.stderr,
     )
+    if idle := without_effect(config):
+        print(f"dopr: without full effect: {'; '.join(idle)}", file=sys.stderr)
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """Experiment and settings; ``experiment=NAME`` is another way to name it."""
-    names = [word.removeprefix("experiment=") for word in words if "=" not in word or word.startswith("experiment=")]
-    if len(names) > 1:
-        raise UserError(f"one experiment at a time, not {' and '.join(names)}: settings are key=value")
-    return (names[0] if names else None), [word for word in words if "=" in word and not word.startswith("experiment=")]
+    named = [word for word in words if _names_experiment(word)]
+    if len(named) > 1:
+        raise UserError(f"one experiment at a time, not {' and '.join(named)}: settings are key=value")
+    return (named[0].removeprefix("experiment=") if named else None), [word for word in words if word not in named]
+
+
+def _names_experiment(word: str) -> bool:
+    """A file may lie in a folder that is called ``lr=3``."""
+    return (
+        word.startswith("experiment=") or "=" not in word or (word.endswith((".yaml", ".yml")) and not is_setting(word))
+    )
 
 
 def _chosen(experiment: str | None, overrides: list[str], args: argparse.Namespace) -> tuple[Any, Path | None]:
@@ -125,12 +136,12 @@ def _new_folder(name: str | None, *, named: bool) -> Path:
 
 
 def _resumed(folder: Path, overrides: list[str], force: bool) -> Any:
-    from dopr_robot.training import compose_config, load_config
+    from dopr_robot.training import compose_config
 
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is no run folder: it holds no config.yaml")
-    before, after = load_config(path), compose_config(str(path), overrides)
+    before, after = compose_config(str(path)), compose_config(str(path), overrides)
     changed = _differences(asdict(before), asdict(after))
     if changed and not force:
         raise UserError(

@@ -23,6 +23,7 @@ from dopr_robot.study.config import Arm, Study, label
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
 from dopr_robot.training import load_data
+from dopr_robot.training.advice import without_effect
 
 LOG = logging.getLogger(__name__)
 ARMS, STUDY, TABLE, REPORT = "arms.jsonl", "study.yaml", "table.csv", "report.html"
@@ -161,6 +162,8 @@ def _check(arms: Sequence[Arm]) -> None:
         if key not in seen:
             seen.add(key)
             make_policy(config.policy, load_data(config).spec)
+    for text in dict.fromkeys(text for arm in arms for text in without_effect(arm.config)):
+        LOG.warning("without full effect in this study: %s", text)
 
 
 def _train(

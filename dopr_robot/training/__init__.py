@@ -1,38 +1,36 @@
-"""Training: one loop, its configuration, its checkpoints."""
+"""Training: one loop, its configuration, its checkpoints.
 
-from dopr_robot.training.checkpoints import Checkpoints, find_damage
-from dopr_robot.training.config import (
-    RunConfig,
-    compose_config,
-    config_from,
-    experiment_names,
-    load_config,
-    write_config,
-)
-from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
-from dopr_robot.training.loop import build_optimizer, train
-from dopr_robot.training.metrics import import_tracker, read_metrics
-from dopr_robot.training.processes import from_main
-from dopr_robot.training.signals import Interrupted, deferred_signals
+The names below are found when they are asked for, so that a configuration can be checked without torch.
+"""
 
-__all__ = [
-    "Checkpoints",
-    "Interrupted",
-    "RunConfig",
-    "TrainingData",
-    "build_optimizer",
-    "compose_config",
-    "config_from",
-    "deferred_signals",
-    "experiment_names",
-    "find_damage",
-    "from_main",
-    "import_tracker",
-    "load_config",
-    "load_data",
-    "read_metrics",
-    "to_tensors",
-    "train",
-    "validation_loss",
-    "write_config",
-]
+from importlib import import_module
+from typing import Any
+
+_LAZY = {
+    "Checkpoints": "checkpoints",
+    "Interrupted": "signals",
+    "RunConfig": "config",
+    "TrainingData": "data",
+    "build_optimizer": "loop",
+    "compose_config": "composition",
+    "config_from": "composition",
+    "deferred_signals": "signals",
+    "experiment_names": "composition",
+    "find_damage": "checkpoints",
+    "from_main": "processes",
+    "import_tracker": "metrics",
+    "load_config": "config",
+    "load_data": "data",
+    "read_metrics": "metrics",
+    "to_tensors": "data",
+    "train": "loop",
+    "validation_loss": "data",
+    "write_config": "config",
+}
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"dopr_robot.training.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
