@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,25 @@ def write_json(path: Path, value: Any) -> None:
         beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def point_link(link: Path, target: str) -> None:
-    """Let ``link`` be a relative symbolic link to ``target``, in one step."""
-    beside = link.with_name(f".{link.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    beside.replace(link)
+def point_to(pointer: Path, target: str) -> None:
+    """Let ``pointer`` name ``target``, which lies beside it, in one step: a relative symbolic link, or a file with that one line where
+    links can not be made. A convenience for people and shells, so nothing is raised where neither can."""
+    beside = pointer.with_name(f".{pointer.name}.{os.getpid()}")
+    try:
+        beside.unlink(missing_ok=True)
+        try:
+            beside.symlink_to(target)
+        except (OSError, NotImplementedError):
+            beside.write_text(f"{target}\n", encoding="utf-8")
+        beside.replace(pointer)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def pointed(pointer: Path) -> Path:
+    """The folder beside it that a file of :func:`point_to` names; every other path as it is."""
+    if not pointer.is_file() or pointer.stat().st_size > 100:
+        return pointer
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    return pointer.with_name(name) if name.isdecimal() else pointer

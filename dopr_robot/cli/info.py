@@ -192,11 +192,9 @@ def histogram(values: Any) -> str:
 def _show_policy(path: Path, as_json: bool) -> int:
     from dopr_robot.policies import find_checkpoint
 
-    if (path / "config.yaml").is_file() and not (path / "checkpoints" / "last").exists():
-        raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
     checkpoint = find_checkpoint(path)
     description = json.loads((checkpoint / "policy.json").read_text())
-    kind = "checkpoint" if checkpoint == path else "run"
+    kind = "run" if checkpoint.parent.parent == path else "checkpoint"
     results = [json.loads(file.read_text()) for file in sorted(path.glob("eval/*/results.json"))]
     summary = {"kind": kind, "step": _step(checkpoint), **description}
     if as_json:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
+from dopr_robot.locks import held
 from dopr_robot.settings import is_setting
 
 RUNS = Path("runs")
@@ -43,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
         # Under several processes the first one alone names and makes the folder.
         place = folder or _new_folder(config.name, named=any(word.startswith("name=") for word in overrides))
         config.name = place.name
-        start(config, place)
+        if folder is None:
+            start(config, place)
+        else:
+            with held(folder):  # nothing is said of a run that another process is training
+                start(config, place)
         return place
 
     place = from_main(prepare, cpu=config.training.device == "cpu")
@@ -77,6 +82,7 @@ def start(config: Any, folder: Path) -> None:
     from dopr_robot.policies import make_policy
     from dopr_robot.training import build_optimizer, import_tracker, load_data, write_config
     from dopr_robot.training.advice import without_effect
+    from dopr_robot.training.data import short_episodes
 
     if config.training.tracker:
         import_tracker(config.training.tracker)
@@ -92,6 +98,8 @@ def start(config: Any, folder: Path) -> None:
         f"{len(data.train.episodes)} episodes, {config.training.steps:,} steps of {config.training.batch_size}",
         file=sys.stderr,
     )
+    if short := short_episodes(data.train):
+        print(f"dopr: {short}", file=sys.stderr)
     if idle := without_effect(config):
         print(f"dopr: without full effect: {'; '.join(idle)}", file=sys.stderr)
 

@@ -1,6 +1,6 @@
 """Policies: objectives, networks and encoders behind ``loss`` and ``act``, with their normalisation inside."""
 
-from dopr_robot.policies.checkpoint import FORMAT_VERSION, find_checkpoint, load_policy, save_policy
+from dopr_robot.policies.checkpoint import FORMAT_VERSION, checkpoint_steps, find_checkpoint, load_policy, save_policy
 from dopr_robot.policies.networks import NETWORKS
 from dopr_robot.policies.objectives import OBJECTIVES
 from dopr_robot.policies.policy import Batch, PairConfig, PairPolicy, Policy, PolicyConfig
@@ -20,6 +20,7 @@ __all__ = [
     "PolicyConfig",
     "PolicyEntry",
     "PolicySpec",
+    "checkpoint_steps",
     "find_checkpoint",
     "load_policy",
     "make_policy",

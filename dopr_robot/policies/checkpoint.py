@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.files import pointed
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import PolicySpec
@@ -21,6 +23,7 @@ FORMAT_VERSION = 2
 READS = (1, 2)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
+CHECKSUMS = "checksums.json"
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -36,8 +39,32 @@ def save_policy(policy: Policy, folder: Path) -> None:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in the ``checkpoints/`` of a run, increasing: folders called by a number with every file in them.
+
+    What the files hold is not looked at (``dopr_robot.training.find_damage`` does).
+    """
+    return [step for step in numbered(folder) if _is_whole(folder / str(step))]
+
+
+def numbered(folder: Path) -> list[int]:
+    """Numbers that folders in ``folder`` are called by, increasing."""
+    if not folder.is_dir():
+        return []
+    names = (each.name for each in folder.iterdir() if each.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    names = {DESCRIPTION, WEIGHTS}
+    with suppress(OSError, ValueError):
+        recorded = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+        names |= set(recorded) if isinstance(recorded, dict) else set()
+    return all((checkpoint / name).is_file() for name in names)
+
+
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder that ``path`` means: itself, or the last one of a run folder.
+    """The checkpoint folder that ``path`` means: itself, or the newest whole one of a run folder.
 
     Raises:
         UserError: it is neither.
@@ -45,11 +72,15 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run folder (runs/<name>) or one of its checkpoints/<step>")
-    for candidate in (path, path / "checkpoints" / "last"):
-        if (candidate / DESCRIPTION).is_file():
-            return candidate
+    folder = pointed(path)  # last and best, where no links can be made
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    if steps := checkpoint_steps(path / "checkpoints"):
+        return path / "checkpoints" / str(steps[-1])
+    if (path / "config.yaml").is_file():
+        raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
     raise UserError(
-        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/last"
+        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/<step>"
     )
 
 

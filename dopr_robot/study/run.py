@@ -9,14 +9,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from dopr_robot.envs import get_task
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord, read_records
 from dopr_robot.evaluation.rollout import cores
 from dopr_robot.evaluation.statistics import check_horizons, default_horizons
 from dopr_robot.files import replacing, write_json
+from dopr_robot.locks import held
 from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
 from dopr_robot.study.config import Arm, Study, label
@@ -59,11 +58,7 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
     out.mkdir(parents=True, exist_ok=True)
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
-    try:
-        held = FileLock(out / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{out} is being worked on by another process") from None
-    with held:
+    with held(out):
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml())

@@ -176,7 +176,8 @@ def test_a_wrong_setting_is_refused_with_the_right_one(experiment, override, mes
     [
         ("data.observations=[pose]", "no key 'pose': it has action, state"),
         ("task=other/Task-v0", "holds demonstrations of somewhere/Point-v0"),
-        ("training.batch_size=5000", "more than the"),
+        ("training.batch_size=5000", "lower it or collect more"),
+        ("policy.horizon=64", "10 of 10 episodes have fewer than 60 steps, which policy.horizon=64 asks for"),
         ("data.store=/nowhere.zarr", "nowhere.zarr"),
         ("policy.n_action_steps=8", "at most horizon"),
     ],
