@@ -31,6 +31,11 @@ START_S, STEP_S = 600.0, 300.0
 """Longest time that a worker may take to load its simulator, and for a step or a reset, in seconds."""
 
 
+def cores() -> int:
+    """CPU cores of this process; of the machine where the system does not say (macOS, Windows)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class SimulatorError(DoprError):
     """A simulator raised, hung or died; what it said is the message."""
 
@@ -61,7 +66,7 @@ class WorkerVectorEnv(VectorEnv):
         self.task, self.num_envs = task, num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = kwargs.get("render_mode")
-        count = min(num_envs, workers or len(os.sched_getaffinity(0)))
+        count = min(num_envs, workers or cores())
         shares = np.array_split(np.arange(num_envs), count)
         self._workers = [_Worker(task.entry_point, kwargs, [int(copy) for copy in share]) for share in shares]
         try:

@@ -174,7 +174,10 @@ def write_config(config: RunConfig, folder: Path) -> None:
 
 def load_config(path: Path) -> RunConfig:
     """The configuration that a run folder's ``config.yaml`` holds. Raises UserError where it is none."""
-    return typed(RunConfig, read_config(path), str(path))
+    try:
+        return typed(RunConfig, read_config(path))
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
