@@ -188,7 +188,12 @@ def typed(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
         UnknownNameError: a key that the dataclass does not have.
         UserError: a value of another type, or what the dataclass itself refuses.
     """
-    return schema(**typed_part(schema, values, where))
+    found = typed_part(schema, values, where)
+    for each in dataclasses.fields(schema):  # type: ignore[arg-type]
+        bare = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if each.init and bare and each.name not in found:
+            raise UserError(f"{f'{where}.' if where else ''}{each.name} has to be given: it has no default")
+    return schema(**found)
 
 
 def typed_part(schema: type[Any], values: Mapping[str, Any], where: str = "") -> dict[str, Any]:

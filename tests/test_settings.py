@@ -106,6 +106,15 @@ def test_another_type_is_refused_in_one_line(word, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_has_no_default_has_to_be_given():
+    @dataclass
+    class Needs:
+        size: int
+
+    with pytest.raises(UserError, match="size has to be given"):
+        typed(Needs, {}, "o")
+
+
 def test_numbers_of_yaml_1_2_and_not_of_1_1(tmp_path):
     text = "a: [1e-3, 1e3, 0o17, 017, 1_000, 12:30, yes, on, ~, null, .5, .nan, 2024-01-01]"
     *numbers, nan, date = plain(read(text, tmp_path / "a.yaml"))["a"]
