@@ -80,14 +80,6 @@ def write_json(path: Path, value: Any) -> None:
         beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def point_link(link: Path, target: str) -> None:
-    """Let ``link`` be a relative symbolic link to ``target``, in one step."""
-    beside = _beside(link, "partial")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    beside.replace(link)
-
-
 def shown(path: str | Path) -> str:
     """A path as a report shows it: from the working directory, not from the root of somebody's disk."""
     text = str(path)
@@ -140,3 +132,27 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def point_to(pointer: Path, target: str) -> None:
+    """Let ``pointer`` name ``target``, which lies beside it, in one step: a relative symbolic link, or a file with that one line where
+    links can not be made. A convenience for people and shells, so nothing is raised where neither can."""
+    beside = _beside(pointer, "partial")
+    try:
+        beside.unlink(missing_ok=True)
+        try:
+            beside.symlink_to(target)
+        except (OSError, NotImplementedError):
+            beside.write_text(f"{target}\n", encoding="utf-8")
+        beside.replace(pointer)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def pointed(pointer: Path) -> Path:
+    """The folder beside it that a file of :func:`point_to` names; every other path as it is."""
+    if not pointer.is_file() or pointer.stat().st_size > 100:
+        return pointer
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    return pointer.with_name(name) if name.isdecimal() else pointer

@@ -11,18 +11,12 @@ What a value has to look like is said by a *form*:
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
-import yaml
-
-from dopr_robot.errors import DamagedError, UserError
-
-LARGEST_YAML = 100_000
-"""Values in a YAML file, counted where they are used: ten lines of aliases can stand for 10^9."""
+from dopr_robot.errors import DamagedError
 
 
 @dataclass(frozen=True)
@@ -77,42 +71,6 @@ def read_json_lines(path: Path, form: Any = dict) -> list[Any]:
     return [require(parse_json(line, where), form, where) for where, line in named]
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file, of plain values under texts.
-
-    Args:
-        what: it is expected to be, for the message ("a study: a mapping with tasks, ...").
-
-    Raises UserError naming the file and the place.
-    """
-    try:
-        value = yaml.safe_load(read_bytes(path).decode())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except DamagedError as error:
-        raise UserError(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error})") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-    ) as error:  # the last four: tags that yaml trusts
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is no {what} is expected")
-    for count, (place, each) in enumerate(_walk(value)):
-        if count >= LARGEST_YAML:
-            raise UserError(f"{path} holds more than {LARGEST_YAML:,} values")
-        if not isinstance(each, str | int | float | bool | dict | list | None):
-            raise UserError(f"{path}: {place} is {_shown(each)}: a plain value is expected; texts can stand in quotes")
-    return value
-
-
 def read_bytes(path: Path) -> bytes:
     """A file's content. Raises FileNotFoundError, and DamagedError for what can not be read (a folder in its place)."""
     try:
@@ -131,16 +89,6 @@ def parse_json(content: bytes | str, where: str) -> Any:
         raise DamagedError(f"{where} is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError is one, and so is a number of more digits than Python takes
         raise DamagedError(f"{where} is not JSON ({' '.join(str(error).split())})") from None
-
-
-def _walk(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    yield place, value if depth < 50 else ...  # an alias to what it stands in never ends
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from _walk(each if isinstance(key, str) else ..., f"{place}.{key}" if place else f"{key}", depth + 1)
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            yield from _walk(each, f"{place}[{index}]", depth + 1)
 
 
 def _is(value: Any, form: Any) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dopr_robot.errors import DamagedError, UserError
-from dopr_robot.files import check_name, point_link, remove_traces, replacing, write_json
-from dopr_robot.reading import Maybe, read_json, read_json_lines, read_yaml, require
+from dopr_robot.files import check_name, point_to, remove_traces, replacing, write_json
+from dopr_robot.reading import Maybe, read_json, read_json_lines, require
 from dopr_robot.terminal import escaped
 
 
@@ -72,7 +72,7 @@ def test_a_new_file_is_not_written_over_and_a_failure_leaves_no_folders(tmp_path
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "d" / "e" / "f"):
         _ = 1 / 0
     assert names(tmp_path) == ["a"]
-    point_link(tmp_path / "last", "a")
+    point_to(tmp_path / "last", "a")
     assert names(tmp_path) == ["a", "last"]
 
 
@@ -147,27 +147,6 @@ def test_json_that_is_none(tmp_path, content, said):
 def test_lines_end_at_line_feeds_alone_and_a_cut_one_is_passed_over(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": "x\u2028y"}\n{"a": ', encoding="utf-8")
     assert read_json_lines(tmp_path / "a.jsonl") == [{"a": "x\u2028y"}]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"a: \xff", "is not UTF-8"),
-        (b"a: [", "is not YAML"),
-        (b"- a", "is no study"),
-        (b"a: 2024-01-01", "a is datetime.date"),
-        (b"1: a", "plain value"),
-        (b"a: !!int x", "is not YAML"),
-        (b"a: &b [*b]", "plain value"),
-        (b"[" * 3000, "nested too deeply"),
-        (b"x0: &x0 [1,1,1,1,1,1,1,1,1]\n" + b"".join(b"x%d: &x%d [%s]\n" % (i, i, b",".join([b"*x%d" % (i - 1)] * 9)) for i in range(1, 9)),
-         "more than 100,000 values"),
-    ],
-)  # fmt: skip
-def test_yaml_that_is_none(tmp_path, content, said):
-    (tmp_path / "a.yaml").write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        read_yaml(tmp_path / "a.yaml", "study: a mapping")
 
 
 def test_what_a_terminal_acts_on_is_shown():

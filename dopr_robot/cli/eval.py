@@ -115,9 +115,10 @@ def evaluate_run(
     from dopr_robot.evaluation import Evaluation, evaluate
     from dopr_robot.evaluation.lengths import evaluate_lengths
     from dopr_robot.policies import find_checkpoint, load_policy
+    from dopr_robot.settings import parse_words
 
     checkpoint = find_checkpoint(run).resolve()
-    policy = load_policy(checkpoint, acting=_settings(acting))
+    policy = load_policy(checkpoint, acting=parse_words(acting))
     config = _config_of(checkpoint)
     name = task or policy.task
     if name is None:
@@ -245,14 +246,10 @@ def integers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 50,100,200") from None
 
 
-def _settings(words: Sequence[str]) -> dict[str, Any]:
-    """``["ensemble=true", "decay=0.1"]`` as a dict, each value as YAML has it."""
-    import yaml
-
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"--acting {word} is not of the form key=value: --acting ensemble=true")
-    return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
+def run_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, or None."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
 
 
 def _config_of(checkpoint: Path) -> Any:

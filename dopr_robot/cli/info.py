@@ -216,11 +216,9 @@ def _show_policy(path: Path, as_json: bool, page: Path | None = None) -> int:
     from dopr_robot.policies import find_checkpoint
     from dopr_robot.policies.checkpoint import read_description
 
-    if (path / "config.yaml").is_file() and not (path / "checkpoints" / "last").exists():
-        raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
     checkpoint = find_checkpoint(path)
     description = read_description(checkpoint)
-    kind = "checkpoint" if checkpoint == path else "run"
+    kind = "run" if checkpoint.parent.parent == path else "checkpoint"
     if page is not None:
         from dopr_robot.evaluation.report import write_run_report
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from dopr_robot.errors import UserError
 from dopr_robot.files import check_name
+from dopr_robot.locks import held
+from dopr_robot.settings import is_setting
 
 RUNS = Path("runs")
 
@@ -42,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
         # Under several processes the first one alone names and makes the folder.
         place = folder or _new_folder(config.name, named=any(word.startswith("name=") for word in overrides))
         config.name = place.name
-        start(config, place)
+        if folder is None:
+            start(config, place)
+        else:
+            with held(folder):  # nothing is said of a run that another process is training
+                start(config, place)
         return place
 
     place = from_main(prepare, cpu=config.training.device == "cpu")
@@ -75,6 +81,8 @@ def start(config: Any, folder: Path) -> None:
     """Make the run folder, with the configuration in it, once the configuration is known to fit its store."""
     from dopr_robot.policies import make_policy
     from dopr_robot.training import build_optimizer, import_tracker, load_data, write_config
+    from dopr_robot.training.advice import without_effect
+    from dopr_robot.training.data import short_episodes
 
     if config.training.tracker:
         import_tracker(config.training.tracker)
@@ -93,15 +101,26 @@ def start(config: Any, folder: Path) -> None:
     )
     if still := policy.hardly_moved(data.statistics):
         named = ", ".join(f"{key}{entries}" for key, entries in still.items())
-        print(f"{folder}: {named} hardly move in the demonstrations and are not stretched", file=sys.stderr)
+        print(f"dopr: {named} hardly move in the demonstrations and are not stretched", file=sys.stderr)
+    if short := short_episodes(data.train):
+        print(f"dopr: {short}", file=sys.stderr)
+    if idle := without_effect(config):
+        print(f"dopr: without full effect: {'; '.join(idle)}", file=sys.stderr)
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """Experiment and settings; ``experiment=NAME`` is another way to name it."""
-    names = [word.removeprefix("experiment=") for word in words if "=" not in word or word.startswith("experiment=")]
-    if len(names) > 1:
-        raise UserError(f"one experiment at a time, not {' and '.join(names)}: settings are key=value")
-    return (names[0] if names else None), [word for word in words if "=" in word and not word.startswith("experiment=")]
+    named = [word for word in words if _names_experiment(word)]
+    if len(named) > 1:
+        raise UserError(f"one experiment at a time, not {' and '.join(named)}: settings are key=value")
+    return (named[0].removeprefix("experiment=") if named else None), [word for word in words if word not in named]
+
+
+def _names_experiment(word: str) -> bool:
+    """A file may lie in a folder that is called ``lr=3``."""
+    return (
+        word.startswith("experiment=") or "=" not in word or (word.endswith((".yaml", ".yml")) and not is_setting(word))
+    )
 
 
 def _chosen(experiment: str | None, overrides: list[str], args: argparse.Namespace) -> tuple[Any, Path | None]:
@@ -129,12 +148,12 @@ def _new_folder(name: str | None, *, named: bool) -> Path:
 
 
 def _resumed(folder: Path, overrides: list[str], force: bool) -> Any:
-    from dopr_robot.training import compose_config, load_config
+    from dopr_robot.training import compose_config
 
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is no run folder: it holds no config.yaml")
-    before, after = load_config(path), compose_config(str(path), overrides)
+    before, after = compose_config(str(path)), compose_config(str(path), overrides)
     changed = _differences(asdict(before), asdict(after))
     if changed and not force:
         raise UserError(

@@ -35,9 +35,12 @@ class Shards:
         assert array.shards is not None
         self._chunk_rows, self._shard_rows = array.chunks[0], array.shards[0]
         self._folder = Path(store.path) / "data" / key
-        self._names = lambda shard: array.metadata.encode_chunk_key((shard, *(0,) * (array.ndim - 1)))
+        self._array = array
         self._indices: dict[int, tuple[tuple[int, int, int], NDArray[np.uint64]]] = {}
         self._codec = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shards, (self.store, self.key)  # what was read of the files is read again in another process
 
     @staticmethod
     def suits(store: Store, key: str) -> bool:
@@ -71,7 +74,8 @@ class Shards:
 
     def _read_shard(self, shard: int, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
         try:
-            descriptor = os.open(self._folder / self._names(shard), os.O_RDONLY)
+            name = self._array.metadata.encode_chunk_key((shard, *(0,) * (self._array.ndim - 1)))
+            descriptor = os.open(self._folder / name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise self._damage(f"a file is missing ({error.strerror})", int(rows[0])) from error
         try:
@@ -96,7 +100,7 @@ class Shards:
         count = self._shard_rows // self._chunk_rows
         if count * 16 > about.st_size:
             raise self._damage("cannot be read (the file is cut short)", shard * self._shard_rows)
-        raw = os.pread(descriptor, count * 16, max(0, about.st_size - count * 16 - _CHECKSUM_BYTES))
+        raw = _read_at(descriptor, count * 16, max(0, about.st_size - count * 16 - _CHECKSUM_BYTES))
         index = np.frombuffer(raw, "<u8").reshape(count, 2)
         self._indices[shard] = mark, index
         return index
@@ -113,7 +117,7 @@ class Shards:
         try:
             # zstd checks the checksum that every chunk carries. Into the size that is declared: a chunk may say any.
             chunk_rows = np.empty((self._chunk_rows, *self.shape), self.dtype)
-            codec.decode(os.pread(descriptor, length, offset), chunk_rows)
+            codec.decode(_read_at(descriptor, length, offset), chunk_rows)
             return chunk_rows
         except (RuntimeError, ValueError) as error:
             raise self._damage(f"cannot be read ({' '.join(str(error).split())})", row) from error
@@ -121,3 +125,10 @@ class Shards:
     def _damage(self, what: str, row: int) -> DamagedError:
         episode = int(np.searchsorted(self.store.episode_ends, row, side="right"))
         return DamagedError(f"{self.store.path}: {self.key}: {what} (episode {episode})")
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return _read_at(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows; nobody else has the descriptor
+    return os.read(descriptor, length)

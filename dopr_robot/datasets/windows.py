@@ -32,7 +32,8 @@ class Windows:
     A window has ``n_obs_steps`` observations and ``horizon`` actions that start at the same step; the executed actions
     are ``action[n_obs_steps - 1 : n_obs_steps - 1 + n_action_steps]``. As in Diffusion Policy, windows reach
     ``n_obs_steps - 1`` steps before an episode and ``n_action_steps - 1`` after it, where the first or the last step is
-    repeated.
+    repeated. An episode that is too short for even one of these, which Diffusion Policy leaves out, gives the first of them, its last
+    step repeated as often as that takes (:attr:`short`).
 
     Only the keys asked for are read. Small ones are held in memory, once for all windows of a store; large ones are read from its
     files as they are needed, and :meth:`ahead` reads them while the step before is computed.
@@ -79,8 +80,16 @@ class Windows:
         self._held, self._streamed = _sources(store, [*dict.fromkeys((*self.observations, action))], memory_bytes)
         self._coming: dict[bytes, Future[Batch]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_coming": {}}  # what is being read belongs to this process
+
     def __len__(self) -> int:
         return len(self._start)
+
+    @property
+    def short(self) -> NDArray[np.int64]:
+        """The episodes that are shorter than ``horizon - n_obs_steps - n_action_steps + 2`` steps: they give one window each."""
+        return self._short
 
     @property
     def streamed(self) -> list[str]:
@@ -162,7 +171,9 @@ class Windows:
         """First and last row of its episode, and first row (which may lie outside), of every window."""
         first, last = store.episode_starts[self.episodes], store.episode_ends[self.episodes] - 1
         begin = first - (self.n_obs_steps - 1)
-        count = np.maximum(last - self.horizon + self.n_action_steps - begin + 1, 0)
+        count = last - self.horizon + self.n_action_steps - begin + 1
+        self._short = self.episodes[count < 1]
+        count = np.maximum(count, 1)
         offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         return np.repeat(first, count), np.repeat(last, count), np.repeat(begin, count) + offset
 

@@ -28,6 +28,11 @@ from dopr_robot.envs.registration import TaskSpec, load
 from dopr_robot.errors import UserError
 
 
+def cores() -> int:
+    """CPU cores of this process; of the machine where the system does not say (macOS, Windows)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WorkerVectorEnv(VectorEnv):
     """N copies of a task in worker processes or in this one, as :func:`dopr_robot.envs.make_vec` gives it.
 
@@ -54,7 +59,7 @@ class WorkerVectorEnv(VectorEnv):
         self.task, self.num_envs = task, num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = kwargs.get("render_mode")
-        count = 1 if workers == 0 else min(num_envs, workers or len(os.sched_getaffinity(0)))
+        count = 1 if workers == 0 else min(num_envs, workers or cores())
         kind = _Here if workers == 0 else _Worker
         shares = np.array_split(np.arange(num_envs), count)
         self._workers = [kind(task.entry_point, kwargs, [int(copy) for copy in share]) for share in shares]

@@ -7,7 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dopr_robot.policies.checkpoint import FORMAT_VERSION, find_checkpoint, load_policy, save_policy
+    from dopr_robot.policies.checkpoint import (
+        FORMAT_VERSION,
+        checkpoint_steps,
+        find_checkpoint,
+        load_policy,
+        save_policy,
+    )
     from dopr_robot.policies.networks import NETWORKS
     from dopr_robot.policies.objectives import OBJECTIVES
     from dopr_robot.policies.policy import Batch, PairConfig, PairPolicy, Policy, PolicyConfig
@@ -27,6 +33,7 @@ _LAZY = {
     "PolicyConfig": "policy",
     "PolicyEntry": "registry",
     "PolicySpec": "spec",
+    "checkpoint_steps": "checkpoint",
     "find_checkpoint": "checkpoint",
     "load_policy": "checkpoint",
     "make_policy": "registry",
@@ -45,6 +52,7 @@ __all__ = [
     "PolicyConfig",
     "PolicyEntry",
     "PolicySpec",
+    "checkpoint_steps",
     "find_checkpoint",
     "load_policy",
     "make_policy",

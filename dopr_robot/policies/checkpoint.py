@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.nn.modules.module import (
 )
 
 from dopr_robot.errors import DamagedError, DoprError, UserError
+from dopr_robot.files import pointed
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import LONGEST, PolicySpec
@@ -48,6 +49,7 @@ FORM = {
     "policy": {"name": str},
 }
 """Of ``policy.json``, see :mod:`dopr_robot.reading`."""
+CHECKSUMS = "checksums.json"
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -71,8 +73,31 @@ def of_former_release(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "objective": {**objective, "time_steps": objective.get("train_steps", 100)}}
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in the ``checkpoints/`` of a run, increasing: folders called by a number with every file in them.
+
+    What the files hold is not looked at (``dopr_robot.training.find_damage`` does).
+    """
+    return [step for step in numbered(folder) if _is_whole(folder / str(step))]
+
+
+def numbered(folder: Path) -> list[int]:
+    """Numbers that folders in ``folder`` are called by, increasing."""
+    if not folder.is_dir():
+        return []
+    names = (each.name for each in folder.iterdir() if each.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    names = {DESCRIPTION, WEIGHTS}
+    with suppress(OSError, DamagedError):
+        names |= set(read_json(checkpoint / CHECKSUMS, {str: str}))
+    return all((checkpoint / name).is_file() for name in names)
+
+
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder that ``path`` means: itself, or the last one of a run folder.
+    """The checkpoint folder that ``path`` means: itself, or the newest whole one of a run folder.
 
     Raises:
         UserError: it is neither.
@@ -80,11 +105,15 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run folder (runs/<name>) or one of its checkpoints/<step>")
-    for candidate in (path, path / "checkpoints" / "last"):
-        if (candidate / DESCRIPTION).is_file():
-            return candidate
+    folder = pointed(path)  # last and best, where no links can be made
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    if steps := checkpoint_steps(path / "checkpoints"):
+        return path / "checkpoints" / str(steps[-1])
+    if (path / "config.yaml").is_file():
+        raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
     raise UserError(
-        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/last"
+        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/<step>"
     )
 
 

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.errors import UserError
+from dopr_robot.settings import typed
 
 T = TypeVar("T")
 
@@ -88,17 +86,4 @@ def options(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         UserError: a key that the schema does not have (with the closest that it has), or a value of another type.
     """
-    base = OmegaConf.structured(schema)
-    try:
-        merged = OmegaConf.merge(base, OmegaConf.create(dict(values)))
-    except ConfigKeyError as error:
-        inner = str(error.full_key).rpartition(".")[0]
-        known = OmegaConf.select(base, inner) if inner else base
-        raise UnknownNameError(
-            f"key in {where}{'.' * bool(inner)}{inner}", str(error.key), [str(key) for key in known]
-        ) from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}") from None
-    made = OmegaConf.to_object(merged)
-    assert isinstance(made, schema)
-    return made
+    return typed(schema, values, where)

@@ -10,16 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from dopr_robot.envs import get_task
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.optim import optimizer_options
-from dopr_robot.reading import read_yaml
-from dopr_robot.training import RunConfig, config_from
-from dopr_robot.training.config import TrainingConfig
+from dopr_robot.settings import convert, leaves, parse_words, plain, read_yaml, to_yaml, typed, typed_part
+from dopr_robot.training.composition import check_sections
+from dopr_robot.training.config import DataConfig, RunConfig, TrainingConfig
 
 LONGEST_NAME = 120
 """Characters of a run's folder; file systems end at 255 bytes, and what is written beside it has a longer name."""
@@ -98,15 +92,18 @@ class Study:
         """Learning rates that are tried for an optimizer."""
         name, given = entry_name(optimizer), self.learning_rates
         if isinstance(given, Mapping) and "budget" in given:
-            factor, budget = float(given.get("factor", 3.0)), int(given["budget"])
+            from dopr_robot.optim import optimizer_options
+
+            factor = convert(given.get("factor", 3.0), float, "learning_rates.factor")
+            budget = convert(given["budget"], int, "learning_rates.budget")
             centre = optimizer_options(name)["lr"]
             rates = [float(f"{centre * factor ** (i - (budget - 1) / 2):.3g}") for i in range(budget)]
         elif isinstance(given, Mapping):
             if label(optimizer) not in given and name not in given:
                 raise UserError(f"learning_rates has none for {label(optimizer)}: it has {', '.join(map(str, given))}")
-            rates = [float(rate) for rate in given.get(label(optimizer), given.get(name))]
+            rates = convert(given.get(label(optimizer), given.get(name)), list[float], f"learning_rates.{name}")
         elif isinstance(given, Sequence) and not isinstance(given, str):
-            rates = [float(rate) for rate in given]
+            rates = convert(given, list[float], "learning_rates")
         else:
             raise UserError("a study needs learning_rates: [1e-4, 3e-4, 1e-3], {adamw: [...]}, or {budget: 3}")
         if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
@@ -122,7 +119,7 @@ class Study:
         ]
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return to_yaml(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -158,6 +155,9 @@ class Arm:
     @cached_property
     def config(self) -> RunConfig:
         """The run's configuration. Raises UserError where the study's settings do not make one."""
+        from dopr_robot.envs import get_task
+        from dopr_robot.training import config_from
+
         study = self.study
         optimizer = (
             self.optimizer_entry if isinstance(self.optimizer_entry, Mapping) else {"name": self.optimizer_entry}
@@ -195,7 +195,7 @@ def label(entry: Any) -> str:
     """
     if not isinstance(entry, Mapping):
         return str(entry)
-    options = [f"{key}={value}" for key, value in _leaves(entry) if key != "name"]
+    options = [f"{key}={value}" for key, value in leaves(entry) if key != "name"]
     return " ".join([entry_name(entry), *options])
 
 
@@ -217,7 +217,7 @@ def short_labels(entries: Sequence[Any]) -> dict[str, str]:
     >>> short_labels(["adamw", {"name": "dopr_adamw", "damping": 0.1, "rank": 8}, {"name": "dopr_adamw", "damping": 0.3, "rank": 8}])
     {'adamw': 'adamw', 'dopr_adamw damping=0.1 rank=8': 'dopr_adamw damping=0.1', 'dopr_adamw damping=0.3 rank=8': 'dopr_adamw damping=0.3'}
     """
-    options = {label(entry): dict(_leaves(entry)) if isinstance(entry, Mapping) else {} for entry in entries}
+    options = {label(entry): dict(leaves(entry)) if isinstance(entry, Mapping) else {} for entry in entries}
     names = {label(entry): entry_name(entry) for entry in entries}
     short = {}
     for whole, own in options.items():
@@ -227,13 +227,6 @@ def short_labels(entries: Sequence[Any]) -> dict[str, str]:
     return short
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return found
-
-
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study file, with ``key=value`` over it (``training.steps=100 seeds=[0,1]``).
 
@@ -241,34 +234,31 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         UnknownNameError: a key that a study does not have; the message names the closest.
         UserError: not a file, not YAML, or values that make no study.
     """
-    values = read_yaml(path, f"study: a mapping with {', '.join(f.name for f in fields(Study))}")
-    for text in overrides:
-        if "=" not in text:
-            raise UserError(f"{text!r} is not of the form key=value")
-    try:
-        merged = OmegaConf.create(values)
-        for text in overrides:
-            key = text.split("=", 1)[0]
-            value = OmegaConf.select(OmegaConf.from_dotlist([text]), key)
-            OmegaConf.update(merged, key, value, merge=False, force_add=True)
-        plain: Any = OmegaConf.to_container(merged, resolve=True)
-        _check_keys(plain)
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), plain))
-    except OmegaConfBaseException as error:
-        place = getattr(error, "full_key", None)
-        raise UserError(f"{path}: {f'{place}: ' if place else ''}{str(error).splitlines()[0]}") from None
-    except (ValueError, TypeError) as error:  # a text where a number belongs
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: {error}") from None
-    assert isinstance(made, Study)
-    return made
+    values = read_yaml(path, "study", [each.name for each in fields(Study)])
+    for key, word in parse_words(overrides).items():
+        _set(values, key.split("."), word)
+    values = {key: value for key, value in values.items() if plain(value) is not None}
+    _check_keys(values)
+    for name, schema in (("data", DataConfig), ("training", TrainingConfig)):
+        if isinstance(given := values.get(name), Mapping):
+            check_sections({name: given})
+            values[name] = typed_part(schema, given, name)
+    return typed(Study, values)
+
+
+def _set(values: dict[str, Any], path: Sequence[str], word: Any) -> None:
+    for step in path[:-1]:
+        if not isinstance(values.get(step), dict):
+            values[step] = {}
+        values = values[step]
+    values[path[-1]] = word
 
 
 def _check_keys(values: Mapping[str, Any]) -> None:
-    """Keys of the study's own; those of ``data`` and ``training`` are checked with every arm's configuration."""
+    """Keys of the study's own."""
     _known(values, Study, "study key")
-    for task in values.get("tasks") or []:
+    tasks = plain(values.get("tasks"))
+    for task in tasks if isinstance(tasks, list) else []:
         if not isinstance(task, Mapping) or not {"task", "store"} <= task.keys():
             raise UserError(f"tasks: {task!r} has to be of the form {{task: PickPlace, store: data/pick_place.zarr}}")
         _known(task, TaskEntry, "key of a task")

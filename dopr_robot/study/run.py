@@ -3,14 +3,11 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from dopr_robot.envs import get_task
 from dopr_robot.errors import DamagedError, DoprError, UserError
@@ -18,6 +15,7 @@ from dopr_robot.evaluation import EpisodeRecord, read_records
 from dopr_robot.evaluation.rollout import cores
 from dopr_robot.evaluation.statistics import check_horizons, default_horizons
 from dopr_robot.files import naming, replacing, write_json
+from dopr_robot.locks import held
 from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
 from dopr_robot.reading import read_json, read_json_lines
@@ -26,6 +24,7 @@ from dopr_robot.study.table import TABLE
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
 from dopr_robot.training import load_data
+from dopr_robot.training.advice import without_effect
 
 LOG = logging.getLogger(__name__)
 ARMS, STUDY, REPORT = "arms.jsonl", "study.yaml", "report.html"
@@ -73,7 +72,7 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
     horizons = {entry.task: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
-    with _alone(out):  # first of all: reading the stores takes time
+    with held(out):  # first of all: reading the stores takes time
         _check(arms)
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
@@ -89,27 +88,6 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
         check_states(tests)
         write_report(study, chosen, done, tests, horizons, out)
     return out
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold a study's folder; one made for this is gone again where nothing came into it. Raises UserError where another process has it."""
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    lock = out / ".lock"
-    try:
-        held = FileLock(lock).acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{out} is being worked on by another process") from None
-    try:
-        with held:
-            yield
-    finally:
-        if made and [path.name for path in out.iterdir()] in ([lock.name], []):
-            lock.unlink(missing_ok=True)
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
 
 
 def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
@@ -193,6 +171,8 @@ def _check(arms: Sequence[Arm]) -> None:
         if key not in seen:
             seen.add(key)
             make_policy(config.policy, load_data(config).spec)
+    for text in dict.fromkeys(text for arm in arms for text in without_effect(arm.config)):
+        LOG.warning("without full effect in this study: %s", text)
 
 
 def _train(

@@ -1,6 +1,6 @@
 """Training: one loop, its configuration, its checkpoints.
 
-The names below are found when they are asked for, so that a mistake in the configuration is told before the training is imported.
+The names below are found when they are asked for, so that a configuration can be checked without torch.
 """
 
 from importlib import import_module
@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dopr_robot.training.checkpoints import Checkpoints, find_damage
-    from dopr_robot.training.config import (
-        RunConfig,
-        compose_config,
-        config_from,
-        experiment_names,
-        load_config,
-        write_config,
-    )
+    from dopr_robot.training.composition import compose_config, config_from, experiment_names
+    from dopr_robot.training.config import RunConfig, load_config, write_config
     from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
     from dopr_robot.training.loop import build_optimizer, train
     from dopr_robot.training.metrics import import_tracker, read_metrics
@@ -28,10 +22,10 @@ _LAZY = {
     "RunConfig": "config",
     "TrainingData": "data",
     "build_optimizer": "loop",
-    "compose_config": "config",
-    "config_from": "config",
+    "compose_config": "composition",
+    "config_from": "composition",
     "deferred_signals": "signals",
-    "experiment_names": "config",
+    "experiment_names": "composition",
     "find_damage": "checkpoints",
     "from_main": "processes",
     "import_tracker": "metrics",
@@ -68,5 +62,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        return getattr(import_module(f"dopr_robot.training.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

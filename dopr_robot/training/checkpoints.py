@@ -10,14 +10,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from dopr_robot.errors import DamagedError, DoprError
-from dopr_robot.files import point_link, remove_traces, replacing, write_json
-from dopr_robot.policies import Policy, save_policy
+from dopr_robot.files import point_to, remove_traces, replacing, write_json
+from dopr_robot.policies import Policy, checkpoint_steps, save_policy
+from dopr_robot.policies.checkpoint import CHECKSUMS, numbered
 from dopr_robot.reading import read_json
 from dopr_robot.training.state import load_state, save_state
 
 LOG = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
-CHECKSUMS = "checksums.json"
 FILES = ("policy.json", "policy.safetensors", "training_state/state.json", "training_state/state.safetensors")
 """What every checkpoint has."""
 
@@ -35,18 +35,16 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, increasing."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(each.name) for each in self.folder.iterdir() if each.name.isdecimal() and each.name.isascii())
+        """Steps of which there is a whole checkpoint, increasing."""
+        return checkpoint_steps(self.folder)
 
     def save(self, step: int, policy: Policy, training_state: dict[str, Any], best: Sequence[int] = ()) -> Path:
-        """Write a checkpoint, let ``last`` point to it, and remove what is older than the newest ``keep`` and not among the best.
+        """Write a checkpoint, let ``last`` name it, and remove what is older than the newest ``keep`` and not among the best.
 
         Args:
             policy: what will act: the averaged weights, where there is an average.
             training_state: everything that the loop needs to go on.
-            best: steps that are kept however old, the best first; ``best`` points to that.
+            best: steps that are kept however old, the best first; ``best`` names that.
 
         Raises:
             DoprError: it could not be written (a full disk); what was there before is untouched.
@@ -58,15 +56,16 @@ class Checkpoints:
                 save_policy(policy, beside)
                 save_state(training_state, beside / "training_state" / "state")
                 write_json(beside / CHECKSUMS, _checksums(beside))
-            point_link(self.folder / LAST, str(step))
         except (OSError, SafetensorError) as error:
             left = f"checkpoint {max(before)} is untouched" if (before := self.steps()) else "there is none yet"
             raise DoprError(
                 f"the checkpoint of step {step} can not be written ({error}); {left}: make room in {self.folder}, then --resume"
             ) from None
+        point_to(self.folder / LAST, str(step))
         if best and (self.folder / str(best[0])).is_dir():
-            point_link(self.folder / BEST, str(best[0]))
-        for old in set(self.steps()[: -self.keep]) - set(best):
+            point_to(self.folder / BEST, str(best[0]))
+        oldest = self.steps()[-self.keep :][0]
+        for old in {each for each in numbered(self.folder) if each < oldest} - set(best):
             shutil.rmtree(self.folder / str(old))
         return place
 
@@ -81,7 +80,7 @@ class Checkpoints:
         Raises:
             DamagedError: there are checkpoints, and not one is whole.
         """
-        steps = self.steps()
+        steps = numbered(self.folder)
         for step in reversed(steps):
             damage = find_damage(self.folder / str(step))
             if damage is None:

@@ -1,29 +1,14 @@
-"""The configuration of a training run: dataclass schemas, composed by Hydra from ``dopr_robot/configs``."""
+"""The configuration of a training run: what each setting means, and which values it takes."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.errors import UserError
 from dopr_robot.files import replacing
-from dopr_robot.optim import optimizer_names, optimizer_options
-from dopr_robot.policies import POLICIES
-from dopr_robot.policies.checkpoint import of_former_release
-from dopr_robot.reading import read_yaml
-from dopr_robot.training.schedule import SCHEDULES
+from dopr_robot.settings import plain, read_yaml, to_yaml, typed
 
+SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 AT_LEAST = {
     "steps": 1,
     "batch_size": 1,
@@ -68,6 +53,10 @@ class DataConfig:
     action: str = "action"
     validation_fraction: float = 0.05
     max_episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.store is not None and self.store.startswith("~/"):  # no shell opens that after data.store=
+            self.store = str(Path(self.store).expanduser())
 
 
 @dataclass
@@ -174,7 +163,7 @@ class RunConfig:
             raise UserError("training.early_stop=validation_loss needs held-out episodes: set data.validation_fraction")
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return to_yaml(asdict(self))
 
 
 def write_config(config: RunConfig, folder: Path) -> None:
@@ -183,166 +172,25 @@ def write_config(config: RunConfig, folder: Path) -> None:
         beside.write_text(config.to_yaml(), encoding="utf-8")
 
 
-def experiment_names() -> list[str]:
-    """Names that ``dopr train`` takes."""
-    files = resources.files("dopr_robot").joinpath("configs", "experiment").iterdir()
-    return sorted(Path(file.name).stem for file in files if file.name.endswith(".yaml"))
-
-
 def load_config(path: Path) -> RunConfig:
-    """The configuration that a run folder's ``config.yaml`` holds."""
-    return _typed(OmegaConf.create(_read(path)), str(path))
+    """The configuration that a run folder's ``config.yaml`` holds. Raises UserError where it is none."""
+    try:
+        return typed(RunConfig, read_config(path))
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    values = read_yaml(path, f"configuration: a mapping with {', '.join(f.name for f in fields(RunConfig))}")
-    # A run of a release before goes on as it began. A run's file has every option, so what it lacks was none yet.
-    if (path.parent / "checkpoints").is_dir() and isinstance(values.get("policy"), dict):
-        values["policy"] = of_former_release(values["policy"])
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of settings, its values as they stand there. Raises UserError where there is none.
+
+    A run of a release before goes on as it began: a run's file has every option, so what it lacks was none yet.
+    """
+    values = read_yaml(path, "configuration", [each.name for each in fields(RunConfig)])
+    if (path.parent / "checkpoints").is_dir():
+        from dopr_robot.optim import saved_options
+        from dopr_robot.policies.checkpoint import of_former_release
+
+        for group, today in (("policy", of_former_release), ("optimizer", saved_options)):
+            if isinstance(values.get(group), dict):
+                values[group] = today(plain(values[group]))
     return values
-
-
-def compose_config(experiment: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration of an experiment, or of a YAML file, with ``key=value`` overrides.
-
-    >>> compose_config("pick_place", ["optimizer.lr=1e-3", "policy=flow_unet"]).optimizer["lr"]   # doctest: +SKIP
-    0.001
-
-    Raises:
-        UnknownNameError: no such experiment, policy, optimizer or key; the message names the closest.
-        UserError: a value of the wrong type or outside its range.
-    """
-    parsed = _parse(overrides)
-    chosen: dict[str, str] = {group: str(parsed.pop(group)) for group in ("policy", "optimizer") if group in parsed}
-    if experiment is not None and experiment.endswith((".yaml", ".yml")):
-        config = config_from({**_read(Path(experiment)), **chosen})
-        return _typed(_override(OmegaConf.create(asdict(config)), parsed), experiment)
-    if experiment is not None and experiment not in experiment_names():
-        raise UnknownNameError("experiment", experiment, experiment_names())
-    config = _typed(_override(_composed(experiment, chosen), parsed), "the configuration")
-    config.name = config.name or experiment
-    return config
-
-
-def config_from(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration that plain values give over the defaults of the policy and optimizer that they name.
-
-    >>> config_from({"policy": "flow_unet", "optimizer": {"name": "adamw", "lr": 1e-3}}).optimizer["lr"]   # doctest: +SKIP
-    0.001
-
-    Raises:
-        UnknownNameError, UserError: as :func:`compose_config`.
-    """
-    chosen, rest = {}, dict(values)
-    for group in ("policy", "optimizer"):
-        given = rest.get(group)
-        if isinstance(given, str):
-            chosen[group] = given
-            del rest[group]
-        elif isinstance(given, Mapping) and "name" in given:
-            chosen[group] = str(given["name"])
-    known = [each.name for each in fields(RunConfig)]
-    for key in rest:
-        if key not in known:
-            raise UnknownNameError("config key", str(key), known)
-    composed = _composed(None, chosen)
-    return _typed(_override(composed, _flat(rest, composed)), "the configuration")
-
-
-def _composed(experiment: str | None, chosen: Mapping[str, str]) -> DictConfig:
-    """Defaults, experiment, and the groups chosen by name."""
-    groups: dict[str, list[str]] = {"policy": list(POLICIES), "optimizer": optimizer_names()}
-    for group, name in chosen.items():
-        if name not in groups[group]:
-            raise UnknownNameError(group, name, groups[group])
-    _fill_config_store(experiment, chosen)
-    selections = [f"+experiment={experiment}"] if experiment else []
-    selections += [f"{group}={name}" for group, name in chosen.items()]
-    try:
-        with initialize_config_module("dopr_robot.configs", version_base="1.3"):
-            return compose("train", selections)
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
-
-
-def _flat(values: Mapping[str, Any], beside: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key, as deep as the configuration beside them is nested."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = beside.get(key) if isinstance(beside, DictConfig) else None
-        if isinstance(value, Mapping) and value and isinstance(inner, DictConfig):
-            flat |= _flat(value, inner, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _parse(overrides: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts by Hydra's grammar; later ones win."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from None
-    for override in parsed:
-        if override.type is not OverrideType.CHANGE or override.is_sweep_override():
-            raise UserError(f"{override.input_line!r} is not of the form key=value")
-    return {override.key_or_group: override.value() for override in parsed}
-
-
-def _override(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Values set over a composed config; only keys that it has."""
-    known = _leaves(OmegaConf.to_container(config, resolve=True))
-    for key, value in values.items():
-        if key not in known:
-            raise UnknownNameError("config key", key, ["experiment", "policy", "optimizer", *known])
-        try:
-            OmegaConf.update(config, key, value, merge=False)  # a mapping takes the place of the one before
-        except OmegaConfBaseException as error:
-            raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
-    return config
-
-
-def _typed(config: DictConfig, where: str) -> RunConfig:
-    known = [each.name for each in fields(RunConfig)]
-    for key in config:
-        if key not in known:
-            raise UnknownNameError(f"config key in {where}:", str(key), known)
-    try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
-    except OmegaConfBaseException as error:
-        full_key = getattr(error, "full_key", None)
-        message = str(error).splitlines()[0]
-        raise UserError(f"{full_key}: {message}" if full_key else f"{where}: {message}") from None
-    assert isinstance(made, RunConfig)
-    return made
-
-
-def _leaves(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix[:-1]]
-    inner = [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")]
-    return inner if node else [prefix[:-1]]
-
-
-def _fill_config_store(experiment: str | None, chosen: Mapping[str, str]) -> None:
-    """Give Hydra what is composed: the schemas, and of the many policies and optimizers those that are named, since each costs time."""
-    store = ConfigStore.instance()
-    named = [*_named_in("train"), *(_named_in(f"experiment/{experiment}") if experiment else ()), *chosen.items()]
-    for group, name in named:
-        if group == "policy":
-            store.store(group=group, name=name, node=POLICIES[name].default_config(name))
-        else:
-            store.store(group=group, name=name, node={"name": name, **optimizer_options(name)})
-    for group, schema in {"data": DataConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}.items():
-        store.store(group=group, name="default", node=schema)
-
-
-@cache
-def _named_in(file: str) -> tuple[tuple[str, str], ...]:
-    """Policy and optimizer in the defaults list of one of our YAML files."""
-    values = yaml.safe_load(
-        resources.files("dopr_robot").joinpath("configs", f"{file}.yaml").read_text(encoding="utf-8")
-    )
-    pairs = (pair for entry in values.get("defaults", []) if isinstance(entry, dict) for pair in entry.items())
-    named = ((key.removeprefix("override ").lstrip("/"), name) for key, name in pairs)
-    return tuple((group, name) for group, name in named if group in ("policy", "optimizer"))

@@ -92,11 +92,23 @@ def load_data(config: RunConfig) -> TrainingData:
                 f"{store.path} holds NaN or inf in {key!r}: dopr info {store.path} --check names the episodes"
             )
     if len(data.train) < config.training.batch_size:
+        short = short_episodes(data.train)
         raise UserError(
             f"training.batch_size={config.training.batch_size} is more than the {len(data.train)} windows of {store.path}: "
-            "lower it or collect more"
+            + (f"{short}. Lower policy.horizon or training.batch_size" if short else "lower it or collect more")
         )
     return data
+
+
+def short_episodes(windows: Windows) -> str:
+    """How many episodes are too short for the windows asked for, in words; empty where none is."""
+    if not len(windows.short):
+        return ""
+    least = windows.horizon - windows.n_obs_steps - windows.n_action_steps + 2
+    return (
+        f"{len(windows.short)} of {len(windows.episodes)} episodes have fewer than {least} steps, which policy.horizon={windows.horizon} "
+        "asks for: they give one window each, their last step repeated"
+    )
 
 
 def task_id(name: str | None) -> str | None:

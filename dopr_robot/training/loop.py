@@ -29,11 +29,11 @@ from dopr_robot.training.average import WeightAverage
 from dopr_robot.training.checkpoints import Checkpoints
 from dopr_robot.training.config import RunConfig, write_config
 from dopr_robot.training.course import Course, episodes_text
-from dopr_robot.training.data import load_data, to_tensors, validation_loss, whole_split
+from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss, whole_split
 from dopr_robot.training.fingerprint import START, fingerprint
 from dopr_robot.training.metrics import MetricsLog
 from dopr_robot.training.noise import PartOfBatch, step_seed
-from dopr_robot.training.processes import agree, check_device, explained_memory, shared
+from dopr_robot.training.processes import agree, alone, check_device, explained_memory, shared
 from dopr_robot.training.schedule import make_schedule
 from dopr_robot.training.signals import Interrupted, deferred_signals
 
@@ -57,7 +57,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
         The newest checkpoint.
 
     Raises:
-        UserError: the configuration does not fit the store, the device or the number of processes.
+        UserError: the configuration does not fit the store, the device or the number of processes; or the folder's run is being trained.
         Interrupted: SIGINT or SIGTERM came; the state was saved first.
         DoprError: ``training.max_bad_steps`` in a row had to be left out, memory ran out, or a checkpoint can not be written.
     """
@@ -77,14 +77,21 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
             reset_partial_state=True
         )  # another run of this process may have had another device or precision
     accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
-    device, main = accelerator.device, accelerator.is_main_process
     parts = options.accumulate * accelerator.num_processes
     if options.batch_size % parts:
         raise UserError(
             f"training.batch_size={options.batch_size} can not be shared by {accelerator.num_processes} processes with "
             f"training.accumulate={options.accumulate}: take a multiple of {parts}"
         )
+    with alone(folder, cpu=options.device == "cpu"):
+        return _train(config, folder, rollout, data, accelerator)
 
+
+def _train(
+    config: RunConfig, folder: Path, rollout: Rollout | None, data: TrainingData, accelerator: Accelerator
+) -> Path:
+    options, device, main = config.training, accelerator.device, accelerator.is_main_process
+    parts = options.accumulate * accelerator.num_processes
     torch.manual_seed(options.seed)
     policy = make_policy(config.policy, data.spec)
     policy.fit_normalizer(data.statistics)

@@ -1,7 +1,9 @@
 """Several processes of one run (`torchrun`, `accelerate launch`): what the first decides, and what all have to know."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from dopr_robot.errors import DoprError, UserError
+from dopr_robot.locks import held
 
 T = TypeVar("T")
 
@@ -33,6 +36,14 @@ def from_main(make: Callable[[], T], *, cpu: bool) -> T:
     if told[1] is not None:
         raise UserError(str(told[1]))
     return told[0]  # type: ignore[return-value]
+
+
+@contextmanager
+def alone(folder: Path, *, cpu: bool) -> Iterator[None]:
+    """A run folder that no other run is trained in meanwhile. Raises UserError, in all processes, where one is."""
+    with ExitStack() as stack:
+        from_main(lambda: stack.enter_context(held(folder)), cpu=cpu)
+        yield
 
 
 def agree(accelerator: Accelerator, loss: torch.Tensor, signum: int, late: bool) -> tuple[float, int, bool]:

@@ -1,11 +1,10 @@
-"""Learning rates over a run: a linear warm-up, then one of :data:`SCHEDULES`, as in diffusers, whose import costs seconds."""
+"""Learning rates over a run: a linear warm-up, then one of :data:`~dopr_robot.training.config.SCHEDULES`, as in diffusers, whose import costs seconds."""
 
 import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 POLYNOMIAL_END = 1e-7
 """The rate at which ``polynomial`` (of power 1) ends."""
 

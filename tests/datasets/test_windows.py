@@ -1,5 +1,7 @@
+import multiprocessing
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +25,19 @@ def store(tmp_path):
 
 
 def slow_windows(store, episodes, To, H, Ta):
-    """The definition, one window at a time: pad the episode with its first and last step, then cut."""
+    """The definition, one window at a time: pad the episode with its first and last step, then cut; a short one to one window."""
     for index in episodes:
         arrays = store.episode(index)
+        after = max(Ta - 1, H - (To - 1) - len(arrays["action"]))
         padded = {
-            key: np.concatenate([value[:1]] * (To - 1) + [value] + [value[-1:]] * (Ta - 1))
+            key: np.concatenate([value[:1]] * (To - 1) + [value] + [value[-1:]] * after)
             for key, value in arrays.items()
         }
         for start in range(len(padded["action"]) - H + 1):
             yield padded["state"][start : start + To], padded["action"][start : start + H]
 
 
-@pytest.mark.parametrize(("To", "H", "Ta"), [(1, 1, 1), (2, 4, 3), (3, 5, 2), (2, 8, 4)])
+@pytest.mark.parametrize(("To", "H", "Ta"), [(1, 1, 1), (2, 4, 3), (3, 5, 2), (2, 8, 4), (2, 16, 8), (1, 20, 1)])
 def test_windows_equal_their_definition(store, To, H, Ta):
     for episodes in ([0, 1, 2], [2], [2, 0]):
         windows = Windows(store, ["state"], n_obs_steps=To, horizon=H, n_action_steps=Ta, episodes=episodes)
@@ -72,8 +75,8 @@ def images(tmp_path, monkeypatch):
     return Store.open(tmp_path / "i.zarr")
 
 
-def image_windows(store, **options):
-    return Windows(store, ["image", "state"], n_obs_steps=2, horizon=5, n_action_steps=3, **options)
+def image_windows(store, horizon=5, **options):
+    return Windows(store, ["image", "state"], n_obs_steps=2, horizon=horizon, n_action_steps=3, **options)
 
 
 def assert_alike(first, second):
@@ -83,9 +86,38 @@ def assert_alike(first, second):
         assert value.dtype == second["observation"][key].dtype
 
 
-def test_streamed_windows_equal_those_in_memory(images):
-    held, streamed = image_windows(images), image_windows(images, memory_bytes=10_000)
-    assert held.streamed == [] and streamed.streamed == ["image"]
+def diffusion_policys_rows(ends, horizon, before, after):
+    """``create_indices`` of Diffusion Policy's sampler: rows ``[windows, horizon]``, repeated at both ends of an episode."""
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        for start in range(-before, end - begin - horizon + after + 1):
+            yield np.clip(np.arange(start, start + horizon) + begin, begin, end - 1)
+
+
+@pytest.mark.parametrize(("To", "H", "Ta"), [(2, 4, 3), (2, 8, 4), (2, 16, 8)])
+def test_windows_are_diffusion_policys_and_one_of_each_episode_that_it_leaves_out(store, To, H, Ta):
+    windows = Windows(store, ["state"], n_obs_steps=To, horizon=H, n_action_steps=Ta)
+    short = np.isin(windows.episode_of(np.arange(len(windows))), windows.short)
+    assert windows.short.tolist() == [e for e, length in enumerate((6, 1, 9)) if length < H - To - Ta + 2]
+    assert short.sum() == len(windows.short)
+    rows = np.array(list(diffusion_policys_rows(store.episode_ends.tolist(), H, To - 1, Ta - 1)))
+    found = windows.batch(np.flatnonzero(~short))
+    np.testing.assert_array_equal(found["action"], store.read(["action"])["action"][rows])
+    np.testing.assert_array_equal(found["observation"]["state"], store.read(["state"])["state"][rows[:, :To]])
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_streamed_windows_travel_to_processes_that_are_not_forked(images, method):
+    windows = image_windows(images, memory_bytes=10_000)
+    stream = windows.ahead(iter(batch_indices(len(windows), 16, 0, 0)))
+    next(stream)  # half-way through an epoch
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        assert_alike(pool.submit(windows.batch, np.arange(8)).result(timeout=120), windows.batch(np.arange(8)))
+
+
+@pytest.mark.parametrize("horizon", [5, 12])
+def test_streamed_windows_equal_those_in_memory(images, horizon):
+    held, streamed = image_windows(images, horizon), image_windows(images, horizon, memory_bytes=10_000)
+    assert held.streamed == [] and streamed.streamed == ["image"] and len(held.short) == (horizon == 12)
     for indices in batch_indices(len(held), 16, 0, 0):
         assert_alike(held.batch(indices), streamed.batch(indices))
 

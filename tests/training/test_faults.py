@@ -1,6 +1,7 @@
 """Bad numbers, full disks, no memory, kills: what is left afterwards."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -9,9 +10,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from filelock import SoftFileLock
 
+from dopr_robot.cli import main
 from dopr_robot.datasets import Store
 from dopr_robot.errors import DoprError, UserError
+from dopr_robot.locks import held
+from dopr_robot.policies import checkpoint_steps, find_checkpoint, load_policy
 from dopr_robot.training import Checkpoints, find_damage, load_data, train
 from dopr_robot.training.course import WINDOW, Course
 from dopr_robot.training.processes import explained_memory
@@ -166,3 +171,76 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(store, co
     assert not list((tmp_path / "killed" / "checkpoints").glob(".*"))
     for step in Checkpoints(tmp_path / "killed" / "checkpoints").steps():
         assert find_damage(tmp_path / "killed" / "checkpoints" / str(step)) is None
+
+
+def refuse(*_args, **_kwargs):
+    raise OSError(95, "Operation not supported")
+
+
+def test_without_symbolic_links_a_run_trains_resumes_and_is_found(store, config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.symlink", refuse)
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    rates = iter([0.5, 0.9, 0.1, 0.2])
+    run, options = tmp_path / "run", ["training.rollout_every=3", "training.steps=9"]
+    train(config(store, *options), run, lambda policy: {"success_rate": next(rates)})
+    train(config(store, "training.rollout_every=3"), run, lambda policy: {"success_rate": next(rates)})
+    assert (run / "checkpoints" / "last").read_text() == "12\n" and (run / "checkpoints" / "best").read_text() == "6\n"
+    assert find_checkpoint(run) == run / "checkpoints" / "12" == find_checkpoint(run / "checkpoints" / "last")
+    assert find_checkpoint(run / "checkpoints" / "best") == run / "checkpoints" / "6"
+    assert main(["info", str(run)]) == 0 and "run, step 12" in capsys.readouterr().out
+
+
+def test_the_newest_whole_checkpoint_is_found_without_last_and_best(store, config, tmp_path):
+    train(config(store), tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "last").unlink()
+    (checkpoints / "013").mkdir()
+    shutil.copytree(checkpoints / "12", checkpoints / "99")
+    (checkpoints / "99" / "training_state" / "state.json").unlink()  # a copy that was cut short
+    assert checkpoint_steps(checkpoints) == [10, 12] == Checkpoints(checkpoints).steps()
+    assert find_checkpoint(tmp_path) == checkpoints / "12" and load_policy(tmp_path).n_obs_steps == 2
+    for step in ("10", "12", "99"):
+        (checkpoints / step / "policy.json").unlink()
+    with pytest.raises(UserError, match="has no checkpoint yet: dopr train --resume"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_run_that_is_being_trained_is_left_alone(store, config, tmp_path, monkeypatch, native, capsys):
+    if not native:  # a file system without locks of its own
+        monkeypatch.setattr("dopr_robot.locks.FileLock.acquire", lambda *_, **__: refuse())
+    run = tmp_path / "run"
+    train(config(store), run)
+    with held(run), pytest.raises(UserError, match=rf"{run} is being worked on by process {os.getpid()} on "):
+        train(config(store, "training.steps=20"), run)
+    capsys.readouterr()
+    with held(run):
+        assert main(["train", "--resume", str(run), "training.steps=20", "--force"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert train(config(store, "training.steps=14"), run).name == "14"  # the lock has gone with its holder
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+import dopr_robot.locks as locks
+if sys.argv[2] == "soft":
+    locks.FileLock = locks.SoftFileLock
+with locks.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["native", "soft"])
+def test_a_lock_ends_with_its_holder(tmp_path, kind, monkeypatch):
+    if kind == "soft":
+        monkeypatch.setattr("dopr_robot.locks.FileLock", SoftFileLock)
+    command = [sys.executable, "-P", "-c", HOLDER, str(tmp_path), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on "), held(tmp_path):
+            pass
+        process.kill()
+    with held(tmp_path):
+        pass

@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from dopr_robot.training.schedule import SCHEDULES, make_schedule
+from dopr_robot.training.config import SCHEDULES
+from dopr_robot.training.schedule import make_schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
