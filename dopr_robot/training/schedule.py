@@ -1,4 +1,4 @@
-"""Learning rates over a run: a linear warm-up, then one of :data:`~dopr_robot.training.config.SCHEDULES`, as in diffusers, whose import costs seconds."""
+"""Learning rates over a run: a linear warm-up, then one of ``config.SCHEDULES``, as in diffusers, whose import costs seconds."""
 
 import math
 
