@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dopr_robot.optim import ActivationPreconditioner
+from dopr_robot.optim.factors import Backward
 
 pytestmark = [
     pytest.mark.sim,
@@ -23,6 +24,13 @@ class Known:
 
     def __bool__(self) -> bool:
         return False
+
+
+@pytest.fixture
+def backward_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every output gets its gradient as soon as it is there."""
+    monkeypatch.setattr(torch.Tensor, "register_hook", lambda tensor, hook: hook(torch.empty_like(tensor)))
+    monkeypatch.setattr(Backward, "running", classmethod(lambda cls: cls()))
 
 
 def to_fake_cuda(module: nn.Module) -> None:
@@ -50,11 +58,15 @@ def steps(preconditioner: ActivationPreconditioner, policy: nn.Module, number: i
     [
         ("unet", {"channels": [16, 32, 192], "groups": 4}, {}),
         ("unet", {"channels": [16, 32], "groups": 4}, {"conv": "unfold", "include_bias": True}),
+        ("unet", {"channels": [16, 32, 192], "groups": 4}, {"form": "batch"}),
         ("transformer", {"dim": 160, "layers": 1}, {}),
-        ("transformer", {"dim": 32, "layers": 1}, {"update_every": 1, "stat_decay": 0.0}),
+        ("transformer", {"dim": 160, "layers": 1}, {"form": "low_rank"}),
+        ("transformer", {"dim": 32, "layers": 1}, {"form": "average", "update_every": 1}),
         ("mlp", {"dim": 256, "blocks": 1}, {"max_tokens": 64}),
+        ("mlp", {"dim": 256, "blocks": 1}, {"form": "batch"}),
     ],
 )
+@pytest.mark.usefixtures("backward_at_once")
 def test_no_ordinary_step_waits_for_the_device(name, network, options):
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -73,3 +85,23 @@ def test_no_ordinary_step_waits_for_the_device(name, network, options):
         assert preconditioner.found_inf.device.type == "cuda"
         with pytest.raises(DataDependentOutputException):  # bad steps are counted there, and read now and then
             steps(preconditioner, policy, 9)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.usefixtures("backward_at_once")
+def test_a_base_that_can_not_look_on_the_device_is_given_the_answer():
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake_cuda(model)
+        preconditioner = ActivationPreconditioner(model, form="batch")
+        for wait in (False, True):
+            model(torch.empty(4, 8, device="cuda"))
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter)
+            if wait:
+                with pytest.raises(DataDependentOutputException):
+                    preconditioner.precondition_(wait=True)
+            else:
+                assert preconditioner.precondition_()

@@ -572,3 +572,17 @@ def test_spectrum_is_logged_to_tensorboard(tmp_path):
     event = events.Scalars("dopr/condition_number/4.weight")[0]
     assert event.step == 7
     assert event.value == pytest.approx(optimizer.spectrum()["4.weight"].condition_number, rel=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_answer_is_waited_for_unless_the_base_looks_on_the_device_itself(fused, monkeypatch):
+    """Zero gradients would not hold a base back that has momentum and decay."""
+    model = make_model()
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused), model)
+    asked = []
+    precondition = optimizer.preconditioner.precondition_
+    monkeypatch.setattr(
+        optimizer.preconditioner, "precondition_", lambda *, wait: asked.append(wait) or precondition(wait=wait)
+    )
+    train(model, optimizer, range(1))
+    assert asked == [not fused]
