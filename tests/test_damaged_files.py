@@ -347,8 +347,8 @@ def make_run(folder: Path) -> Path:
 def read_run(path: Path, chance: random.Random, hows: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> int | None:
     import torch
 
-    from dopr_robot.cli.compare import method_labels
     from dopr_robot.evaluation.compare import compare, load_evaluated
+    from dopr_robot.evaluation.naming import method_labels
     from dopr_robot.policies import load_policy
     from dopr_robot.training import Checkpoints, load_config, read_metrics
     from dopr_robot.training.course import Course
@@ -418,8 +418,6 @@ def read_study(path: Path, chance: random.Random) -> int | None:
     return None
 
 
-FOREIGN = ("robomimic", "lerobot", "d4rl", "minari", "dapg", "robosuite")
-OTHERS = pytest.mark.xfail(strict=False, reason="this reader is being hardened")
 TARGETS = {
     "store": Target(make_store, read_store),
     "store-zip": Target(converted("diffusion_policy", "dp.zarr.zip"), read_store),
@@ -502,7 +500,7 @@ def run_cases(target: Target, example: Path, seeds: list[str]) -> Iterator[tuple
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=OTHERS) if name in FOREIGN else name for name in TARGETS])
+@pytest.mark.parametrize("name", TARGETS)
 def test_a_spoiled_file_ends_in_a_line(name, tmp_path, request):
     cases, seed = request.config.getoption("--fuzz-cases"), request.config.getoption("--fuzz-seed")
     target = TARGETS[name]

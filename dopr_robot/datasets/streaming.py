@@ -129,6 +129,6 @@ class Shards:
 
 def _read_at(descriptor: int, length: int, offset: int) -> bytes:
     if hasattr(os, "pread"):
-        return _read_at(descriptor, length, offset)
+        return os.pread(descriptor, length, offset)
     os.lseek(descriptor, offset, os.SEEK_SET)  # Windows; nobody else has the descriptor
     return os.read(descriptor, length)

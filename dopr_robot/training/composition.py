@@ -141,7 +141,7 @@ def _built(experiment: str | None, values: Mapping[str, Any], words: Mapping[str
     from dopr_robot.policies import POLICIES
 
     policy = tree["policy"]
-    tree["policy"] = asdict(typed(POLICIES[str(policy["name"])].config, policy, "policy"))
+    tree["policy"] = asdict(typed(POLICIES[str(policy["name"])].schema, policy, "policy"))
     standard = _defaults("optimizer", str(tree["optimizer"]["name"]))
     tree["optimizer"] = {
         key: value if value == standard[key] else like(standard[key], value, f"optimizer.{key}")

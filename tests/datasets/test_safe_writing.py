@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 from dopr_robot.datasets import Store, check, repair
+from dopr_robot.datasets.check import Replayed
 from dopr_robot.errors import DamagedError, UserError
 
 
@@ -211,9 +212,11 @@ def test_a_replay_that_drifts_is_a_warning(tmp_path):
 
     def replay(episode):
         asked.append(episode.seed)
-        return {"state": 0.5 if episode.seed == 5 else 1e-9}
+        return Replayed({"state": 0.5 if episode.seed == 5 else 1e-9}, success=bool(episode.success))
 
-    assert [str(f) for f in check(path, replay=replay).warnings] == ["state: a replay drifts by 0.5 (episode 5)"]
+    assert [str(f) for f in check(path, replay=replay, replay_episodes=3).warnings] == [
+        "state: a replay drifts by 0.5 (episode 5)"
+    ]
     assert asked == [0, 2, 5]
 
 

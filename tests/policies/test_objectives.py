@@ -72,7 +72,7 @@ def test_two_ways_of_doing_it_are_both_kept_and_not_mixed(name, objective, small
     policy = small(name, objective, {"dim": 128, "blocks": 2})
     policy.fit([two_ways])
     observation = {key: torch.cat([value] * 4) for key, value in two_ways["observation"].items()}
-    fit(policy, {"observation": observation, "action": torch.cat([two_ways["action"]] * 4)}, 300, lr=3e-3)
+    fit(policy, {"observation": observation, "action": torch.cat([two_ways["action"]] * 4)}, 400, lr=3e-3)
     actions = drawn(policy, two_ways, known)
     assert (np.abs(np.abs(actions) - 0.8) < 0.3).mean() > 0.9
     right = actions > 0
