@@ -96,7 +96,9 @@ def lengths_figure(store: Store) -> Figure:
         lengths = store.episode_lengths
         width = -(-(int(np.ptp(lengths)) + 1) // 40)  # whole steps
         axes.hist(
-            lengths, bins=np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5, color=plots.COLOURS[0]
+            lengths,
+            bins=np.tolist().arange(lengths.min(), lengths.max() + width + 1, width) - 0.5,
+            color=plots.COLOURS[0],
         )
         axes.set_xlim(lengths.min() - 1.5 * width, lengths.max() + 1.5 * width)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))

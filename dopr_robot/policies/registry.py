@@ -66,7 +66,10 @@ class PolicyEntry:
         """The options in full, as plain values."""
         made = self.config(name=name) if isinstance(self.config, type) else replace(self.config, name=name)
         defaults = dict(self.defaults or {})
-        return asdict(made) | {key: asdict(each) if is_dataclass(each) else each for key, each in defaults.items()}
+        return asdict(made) | {
+            key: asdict(each) if is_dataclass(each) and not isinstance(each, type) else each
+            for key, each in defaults.items()
+        }
 
 
 class _Policies(Registry[PolicyEntry]):
@@ -81,7 +84,7 @@ class _Policies(Registry[PolicyEntry]):
         registered = super()._known()
         if taken := sorted(pairs.keys() & registered.keys()):
             raise UserError(f"policy {taken[0]!r} is an objective and a network already: choose another name")
-        return pairs | registered
+        return {**pairs, **registered}
 
 
 @cache
