@@ -95,11 +95,8 @@ def lengths_figure(store: Store) -> Figure:
         axes = figure.add_subplot()
         lengths = store.episode_lengths
         width = -(-(int(np.ptp(lengths)) + 1) // 40)  # whole steps
-        axes.hist(
-            lengths,
-            bins=np.tolist().arange(lengths.min(), lengths.max() + width + 1, width) - 0.5,
-            color=plots.COLOURS[0],
-        )
+        edges = np.arange(lengths.min(), lengths.max() + width + 1, width) - 0.5
+        axes.hist(lengths, bins=edges.tolist(), color=plots.COLOURS[0])
         axes.set_xlim(lengths.min() - 1.5 * width, lengths.max() + 1.5 * width)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
