@@ -24,7 +24,8 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import dopr_robot.envs  # noqa: F401 - registers the tasks
-from dopr_robot.envs import TaskSpec, demonstrations, get_task
+from dopr_robot.collection import demonstrations
+from dopr_robot.envs import TaskSpec, get_task
 from dopr_robot.evaluation import EpisodeRecord, Evaluation
 from dopr_robot.policies import ArraySpec, Policy, PolicySpec, load_policy, make_policy
 from dopr_robot.training import compose_config

@@ -12,7 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from dopr_robot.envs import get_task, list_tasks, measure_expert
+from dopr_robot.collection import measure_expert
+from dopr_robot.envs import get_task, list_tasks
 
 
 def main() -> None:

@@ -1,24 +1,90 @@
 """dopr_robot: robot imitation learning under double preconditioning, judged by success versus horizon.
 
-Importing this package loads nothing of weight: the names below are found when they are asked for.
+The names below are the public interface. Importing this package loads nothing of weight: they are found when they are asked for.
+
+>>> import dopr_robot as dopr                                                          # doctest: +SKIP
+>>> dopr.collect("PickPlace", 250, "data/pick_place.zarr")                             # doctest: +SKIP
+>>> run = dopr.train("pick_place")                                                     # doctest: +SKIP
+>>> dopr.evaluate(run, episodes=100).curve                                             # doctest: +SKIP
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dopr_robot.collection.collect import collect
+    from dopr_robot.collection.convert import convert
+    from dopr_robot.collection.edit import edit
+    from dopr_robot.datasets import Store, Windows
+    from dopr_robot.envs import make, make_vec
+    from dopr_robot.errors import DoprError, UserError
+    from dopr_robot.evaluation.compare import Comparison, compare
+    from dopr_robot.evaluation.evaluate import evaluate
+    from dopr_robot.evaluation.feedback import Feedback, feedback
+    from dopr_robot.evaluation.render import render
+    from dopr_robot.evaluation.results import Results
+    from dopr_robot.experiment import train
+    from dopr_robot.optim import DoPr
+    from dopr_robot.policies import load_policy
+    from dopr_robot.study.run import StudyResult, run_study
+    from dopr_robot.training import Run
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "DoPr": "dopr_robot.optim",
-    "Store": "dopr_robot.datasets",
-    "load_policy": "dopr_robot.policies",
+    "Comparison": "evaluation.compare",
+    "DoPr": "optim",
+    "DoprError": "errors",
+    "Feedback": "evaluation.feedback",
+    "Results": "evaluation.results",
+    "Run": "training",
+    "Store": "datasets",
+    "StudyResult": "study.run",
+    "UserError": "errors",
+    "Windows": "datasets",
+    "collect": "collection.collect",
+    "compare": "evaluation.compare",
+    "convert": "collection.convert",
+    "edit": "collection.edit",
+    "evaluate": "evaluation.evaluate",
+    "feedback": "evaluation.feedback",
+    "load_policy": "policies",
+    "make": "envs",
+    "make_vec": "envs",
+    "render": "evaluation.render",
+    "run_study": "study.run",
+    "train": "experiment",
 }
-__all__ = ["DoPr", "Store", "__version__", "load_policy"]
+__all__ = [
+    "Comparison",
+    "DoPr",
+    "DoprError",
+    "Feedback",
+    "Results",
+    "Run",
+    "Store",
+    "StudyResult",
+    "UserError",
+    "Windows",
+    "__version__",
+    "collect",
+    "compare",
+    "convert",
+    "edit",
+    "evaluate",
+    "feedback",
+    "load_policy",
+    "make",
+    "make_vec",
+    "render",
+    "run_study",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        return getattr(import_module(f"dopr_robot.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

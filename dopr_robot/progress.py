@@ -64,3 +64,8 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter
     )
     with Progress(*columns, console=console) as bar:
         yield Meter(label, total, unit, done, bar)
+
+
+def tell(line: str) -> None:
+    """A line about the work that begins, on stderr, where its progress is shown."""
+    print(escaped(line), file=sys.stderr, flush=True)  # noqa: T201

@@ -300,9 +300,9 @@ def make_robosuite(folder: Path) -> Path:
 
 
 def make_run(folder: Path) -> Path:
-    from dopr_robot.evaluation.records import EpisodeRecord
-    from dopr_robot.evaluation.seeds import block
+    from dopr_robot.evaluation.rollouts.records import EpisodeRecord
     from dopr_robot.evaluation.statistics import summary
+    from dopr_robot.seeds import block
 
     words = [
         "training.steps=2",
@@ -348,7 +348,7 @@ def read_run(path: Path, chance: random.Random, hows: tuple[int, ...] = (0, 1, 2
     import torch
 
     from dopr_robot.evaluation.compare import compare, load_evaluated
-    from dopr_robot.evaluation.naming import method_labels
+    from dopr_robot.evaluation.reports.naming import method_labels
     from dopr_robot.policies import load_policy
     from dopr_robot.training import Checkpoints, load_config, read_metrics
     from dopr_robot.training.course import Course

@@ -21,8 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.cli.eval import evaluate_run, integers
-from dopr_robot.errors import UserError
+from dopr_robot.cli.eval import integers
 
 PAIRS = 3
 """Of more pairs than these the terminal shows the longest horizon alone."""
@@ -61,110 +60,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.evaluation.compare import compare, load_evaluated, write_comparison
-    from dopr_robot.evaluation.naming import method_labels
-    from dopr_robot.policies import find_checkpoint
-
     if args.runs[0].suffix in (".yaml", ".yml"):
         return _study(args)
-    args.out = args.out or Path("comparison")
-    if len(args.runs) < 2:
-        raise UserError("a comparison needs at least two runs")
-    for path in args.runs:  # before anything is evaluated
-        if not (path / "results.json").is_file():
-            find_checkpoint(path)
-    labels = method_labels(args.runs, args.labels)
-    decision: dict[str, Any] | None = None
-    if args.sequential:
-        folders, decision = _sequential(args, [label for label, _ in labels])
-    else:
-        folders = [_evaluated(path, args) for path in args.runs]
-    runs = [load_evaluated(folder, *label) for folder, label in zip(folders, labels, strict=True)]
-    result = compare(runs, args.horizons)
-    result["sequential"] = decision
-    write_comparison(result, runs, args.out)
-    print_comparison(result)
-    print(args.out)
+    from dopr_robot import compare
+
+    found = compare(
+        args.runs,
+        episodes=args.episodes,
+        horizons=args.horizons,
+        seed=args.seed,
+        labels=args.labels,
+        num_envs=args.num_envs,
+        sequential=args.sequential,
+        block=args.block,
+        out=args.out or "comparison",
+    )
+    print_comparison(found.content)
+    print(found.folder)
     return 0
 
 
 def _study(args: argparse.Namespace) -> int:
-    from dopr_robot.study import load_study, run_study
+    from dopr_robot import run_study
 
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers {args.workers} has to be at least 1")
-    path, *overrides = args.runs
-    study = load_study(path, [str(each) for each in overrides])
-    out = run_study(study, args.out or Path("studies") / path.stem, workers=args.workers, ray=args.ray)
-    print_study(out, study)
-    print(out)
+    path, *settings = args.runs
+    found = run_study(path, *map(str, settings), out=args.out, workers=args.workers, ray=args.ray)
+    print_table(*found.summary)
+    print(f"every horizon: {found.folder / 'table.csv'}; curves: {found.folder / 'report.html'}")
+    print(found.folder)
     return 0
-
-
-def print_study(out: Path, study: Any) -> None:
-    """A study's result on stdout: every method at the longest horizon, and its difference in points."""
-    from dopr_robot.study.table import read_summary
-
-    head, rows = read_summary(out, study)
-    print_table(head, rows)
-    print(f"every horizon: {out / 'table.csv'}; curves: {out / 'report.html'}")
-
-
-def _evaluated(path: Path, args: argparse.Namespace) -> Path:
-    """The evaluation folder of a run: itself, one that is there, or a new one."""
-    from dopr_robot.evaluation import read_results
-    from dopr_robot.evaluation.plan import describe_checkpoint
-    from dopr_robot.evaluation.provenance import run_of
-    from dopr_robot.policies import find_checkpoint
-
-    if (path / "results.json").is_file():
-        return path
-    checkpoint = find_checkpoint(path).resolve()
-    described, home = describe_checkpoint(checkpoint), run_of(checkpoint)
-    assert described is not None
-    for folder in sorted((home / "eval").glob("*/")) if home else []:
-        if not (folder / "results.json").is_file():
-            continue
-        found = read_results(folder)
-        reach = max(args.horizons or [0]) <= max(found["horizons"])
-        same = found["checkpoint"] and found["checkpoint"]["sha256"] == described["sha256"]
-        use = found["seed"] == args.seed and found["use"] == "final" and not found["env_options"]
-        if same and use and reach and not found["partial"] and found["episodes"] >= args.episodes:
-            return folder
-    return evaluate_run(
-        path, episodes=args.episodes, horizons=args.horizons, seed=args.seed, num_envs=args.num_envs, video=0
-    )
-
-
-def _sequential(args: argparse.Namespace, labels: list[str]) -> tuple[list[Path], dict[str, Any]]:
-    """Evaluate two runs block by block until the test at the longest horizon decides, or there are enough episodes."""
-    from dopr_robot.evaluation import read_results
-    from dopr_robot.evaluation.compare import look
-
-    if len(args.runs) != 2:
-        raise UserError(f"--sequential compares two runs, not {len(args.runs)}")
-    if args.block < 1:
-        raise UserError(f"--block {args.block} has to be at least 1")
-    folders = [args.out / name for name in ("first", "second")]
-    there = [read_results(folder)["episodes"] for folder in folders if (folder / "results.json").is_file()]
-    episodes = max(there, default=0)  # the same call goes on where it stopped
-    while True:
-        episodes = min(max(episodes, args.block), args.episodes)
-        for path, folder in zip(args.runs, folders, strict=True):
-            evaluate_run(
-                path,
-                episodes=episodes,
-                horizons=args.horizons,
-                seed=args.seed,
-                num_envs=args.num_envs,
-                video=0,
-                out=folder,
-                resume=True,
-            )
-        decision = look(folders, labels)
-        if decision["decided"] or episodes >= args.episodes:
-            return folders, decision
-        episodes += args.block
 
 
 def print_comparison(result: dict[str, Any]) -> None:

@@ -12,9 +12,6 @@ written back. SOURCE is never modified, and OUT is there only when it is whole.
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-from dopr_robot.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,32 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.datasets.formats import convert
-    from dopr_robot.envs import get_task, recorded_task
+    from dopr_robot import convert
 
     count = convert(
         args.source,
         args.out,
         read_as=args.read_as,
         write_as=args.write_as,
-        task=get_task(args.task) if args.task else None,
-        find_task=recorded_task,
-        success_key=args.success_from,
-        **_known(args),
+        task=args.task,
+        hz=args.hz,
+        observations=args.observations.split(",") if args.observations else None,
+        absolute=args.absolute if args.absolute or args.relative else None,
+        success_from=args.success_from,
     )
     print(f"{args.out}: {count} episodes")
     return 0
-
-
-def _known(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says about the demonstrations."""
-    known: dict[str, Any] = {}
-    if args.hz is not None:
-        if args.hz <= 0:
-            raise UserError(f"--hz {args.hz:g} has to be above 0")
-        known["control_hz"] = args.hz
-    if args.observations:
-        known["observations"] = tuple(args.observations.split(","))
-    if args.absolute or args.relative:
-        known["absolute"] = args.absolute
-    return known

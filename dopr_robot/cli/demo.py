@@ -22,9 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.cli.collect import collect
-    from dopr_robot.cli.eval import evaluate_run, print_results
-    from dopr_robot.cli.train import start, train_run
+    from dopr_robot import collect, evaluate, train
+    from dopr_robot.cli.eval import print_results
     from dopr_robot.training import compose_config
 
     config = compose_config(args.experiment, [f"name={args.out.name}"])
@@ -32,15 +31,13 @@ def run(args: argparse.Namespace) -> int:
     _headline(1, f"{args.demonstrations} demonstrations of {config.task} into {store}")
     collect(config.task or "", args.demonstrations, store)
     _headline(2, f"{config.policy['name']} under {config.optimizer['name']} into {args.out}")
-    if not (args.out / "config.yaml").exists():
-        start(config, args.out)
-    train_run(config, args.out)
+    train(config, out=args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
-    folder = evaluate_run(args.out)
-    print_results(folder)
+    results = evaluate(args.out)
+    print_results(results.content)
     for name in ("report.html", "horizon.png", "rollouts.mp4"):
-        print(f"{name}: {folder / name}", file=sys.stderr)
-    print(folder)
+        print(f"{name}: {results.folder / name}", file=sys.stderr)
+    print(results.folder)
     return 0
 
 

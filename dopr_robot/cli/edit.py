@@ -14,7 +14,6 @@ writes OUT's name with -train and -validation, P of the episodes in the second.
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dopr_robot.errors import UserError
 
@@ -55,127 +54,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.datasets import Store, split_episodes
-    from dopr_robot.datasets.editing import select, subset
+    from dopr_robot import edit
 
-    stores = [Store.open(path) for path in args.stores]
-    length, known = _length(args.length), _success(args, stores)
-    chosen = [
-        (index, int(e))
-        for index, store in enumerate(stores)
-        for e in select(store, success=args.success, length=length, known=known[index])
-    ]
-    if args.subset is not None:
-        import numpy as np
-
-        chosen = [chosen[n] for n in subset(np.arange(len(chosen)), args.subset, args.seed)]
-    if not chosen:
-        raise UserError("no episode is left: nothing was written")
-    if args.split is None:
-        _write(args, stores, known, chosen, args.out)
-        return 0
-    if len(chosen) < 2 or not 0 < args.split < 1:
-        raise UserError(
-            f"--split {args.split:g} of {len(chosen)} episodes: it has to lie between 0 and 1, and two episodes be there"
-        )
-    outs = [args.out.with_name(f"{args.out.stem}-{name}{args.out.suffix}") for name in ("train", "validation")]
-    for out in outs:
-        if out.exists():
-            raise UserError(f"{out}: exists already; choose another path")
-    for out, part in zip(outs, split_episodes(len(chosen), args.split, args.seed), strict=True):
-        _write(args, stores, known, [chosen[n] for n in part], out)
+    stores = edit(
+        args.stores,
+        args.out,
+        success_from=args.success_from,
+        set_success=args.set_success,
+        success=args.success,
+        length=_length(args.length),
+        subset=args.subset,
+        keep=_words(args.keep),
+        drop=_words(args.drop),
+        rename=_names(args.rename),
+        uint8=_words(args.uint8),
+        absolute=True if args.absolute else False if args.relative else None,
+        hz=args.hz,
+        rate=args.rate,
+        task=args.task,
+        split=args.split,
+        seed=args.seed,
+    )
+    for store in stores:
+        print(f"{store.path}: {store.num_episodes} episodes")
     return 0
-
-
-def _write(
-    args: argparse.Namespace, stores: list[Any], known: list[Any], chosen: list[tuple[int, int]], out: Path
-) -> None:
-    from dopr_robot.datasets import Recording, write_store
-    from dopr_robot.datasets.editing import as_uint8, merge, rename_keys, resample, with_action, with_success
-
-    parts = [(store, [e for which, e in chosen if which == index]) for index, store in enumerate(stores)]
-    recording = merge(parts)
-    if args.success_from or args.set_success:
-        recording = with_success(recording, [known[index][e] for index, (_, part) in enumerate(parts) for e in part])
-    filters = [text for text, on in _filters(args).items() if on]
-    about = with_action(recording.attributes, True if args.absolute else False if args.relative else None)
-    recording = Recording(about.with_provenance("; ".join(filters)) if filters else about, recording.episodes)
-    if args.keep or args.drop or args.rename:
-        keep, drop = _words(args.keep), _words(args.drop)
-        recording = rename_keys(recording, stores[0].keys, keep=keep, drop=drop, names=_names(args.rename))
-    if args.uint8:
-        names = _names(args.rename)
-        recording = as_uint8(recording, [names.get(key, key) for key in _words(args.uint8)])
-    if args.hz is not None:
-        if args.hz <= 0:
-            raise UserError(f"--hz {args.hz:g} has to be above 0")
-        about = recording.attributes.with_provenance(f"recorded at {args.hz:g} Hz", control_hz=args.hz)
-        recording = Recording(about, recording.episodes)
-    if args.rate is not None:
-        recording = resample(recording, args.rate)
-    if args.task:
-        recording = _of_task(recording, args.task)
-    written = write_store(recording, out)
-    print(f"{out}: {written.num_episodes} episodes")
-
-
-def _of_task(recording: Any, name: str) -> Any:
-    from dopr_robot.datasets import Recording
-    from dopr_robot.datasets.tasks import as_task, looked_at
-    from dopr_robot.envs import get_task
-
-    if name == "none":
-        return Recording(recording.attributes.with_provenance("of no task", task=None), recording.episodes)
-    task = get_task(name)
-    recording, first = looked_at(recording)
-    recording = as_task(recording, first, task)
-    return Recording(recording.attributes.with_provenance(f"as {task.id}"), recording.episodes)
-
-
-def _success(args: argparse.Namespace, stores: list[Any]) -> list[Any]:
-    """Of every store, success of its episodes as int8: what is said here, else what the store says."""
-    import numpy as np
-
-    from dopr_robot.datasets.editing import succeeded
-
-    if args.success_from:
-        return [succeeded(store, args.success_from) for store in stores]
-    if args.set_success is None:
-        return [store.success for store in stores]
-    counts = [store.num_episodes for store in stores]
-    if args.set_success in FLAGS:
-        return [np.full(count, FLAGS[args.set_success], np.int8) for count in counts]
-    words = _lines(Path(args.set_success))
-    if len(words) != sum(counts):
-        raise UserError(f"--set-success {args.set_success}: has {len(words)} words for {sum(counts)} episodes")
-    return np.split(np.array([FLAGS[word] for word in words], np.int8), np.cumsum(counts)[:-1])
-
-
-FLAGS = {"true": 1, "false": 0, "1": 1, "0": 0}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        words = path.read_text(encoding="utf-8").lower().split()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(
-            f"--set-success {path}: true, false or a text file of them is expected, one an episode"
-        ) from None
-    wrong = next((word for word in words if word not in FLAGS), None)
-    if wrong is not None:
-        raise UserError(f"--set-success {path}: holds {wrong!r}: true or false is expected, one an episode")
-    return words
-
-
-def _filters(args: argparse.Namespace) -> dict[str, bool]:
-    return {
-        f"success: {args.success_from} above 0 at any step": args.success_from is not None,
-        f"success: {args.set_success}": args.set_success is not None,
-        "successful episodes": args.success,
-        f"length {args.length}": args.length is not None,
-        f"subset of {args.subset}, seed {args.seed}": args.subset is not None,
-        f"split {args.split}, seed {args.seed}": args.split is not None,
-    }
 
 
 def _words(values: Iterable[str]) -> list[str]:

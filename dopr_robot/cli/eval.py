@@ -19,11 +19,13 @@ the policy strays from the demonstrations, and how far its plans are from what i
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
+
+WAYS = ("task", "episodes", "horizons", "seed", "num_envs", "workers", "out", "resume")
+"""Arguments that an evaluation and a measurement of feedback share."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,126 +68,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dopr_robot.settings import parse_words
+
+    ways = {name: getattr(args, name) for name in WAYS}
     if args.feedback:
-        folder = feedback(args)
-        print_feedback(folder)
-        print(folder)
-        return 0
-    folder = evaluate_run(
-        args.run,
-        task=args.task,
-        episodes=args.episodes,
-        horizons=args.horizons,
-        lengths=args.lengths,
-        seed=args.seed,
-        num_envs=args.num_envs,
-        workers=args.workers,
-        video=args.video,
-        acting=args.acting,
-        out=args.out,
-        resume=args.resume,
-    )
-    print_results(folder)
-    print(folder)
+        return _feedback(args, ways)
+    from dopr_robot import evaluate
+
+    results = evaluate(args.run, lengths=args.lengths, video=args.video, acting=parse_words(args.acting), **ways)
+    print_results(results.content)
+    print(results.folder)
     return 0
 
 
-def evaluate_run(
-    run: Path,
-    *,
-    task: str | None = None,
-    episodes: int | None = None,
-    horizons: list[int] | None = None,
-    lengths: list[int] | None = None,
-    seed: int = 0,
-    num_envs: int | None = None,
-    workers: int | None = None,
-    video: int | None = None,
-    acting: Sequence[str] = (),
-    out: Path | None = None,
-    resume: bool = False,
-) -> Path:
-    """Evaluate a run's last checkpoint, or the checkpoint given, and return the evaluation's folder.
-
-    What is None is taken from the run's ``config.yaml``, or from its defaults for a checkpoint without one.
-
-    Raises:
-        UserError: no checkpoint there, or something asked for that can not be.
-    """
-    from dopr_robot.evaluation import Evaluation, evaluate
-    from dopr_robot.evaluation.lengths import evaluate_lengths
-    from dopr_robot.policies import find_checkpoint, load_policy
-    from dopr_robot.settings import parse_words
-
-    checkpoint = find_checkpoint(run).resolve()
-    policy = load_policy(checkpoint, acting=parse_words(acting))
-    config = _config_of(checkpoint)
-    name = task or policy.task
-    if name is None:
-        raise UserError(f"{run} does not say which task it was trained for: --task NAME (see dopr tasks)")
-    evaluation = Evaluation(
-        policy,
-        name,
-        episodes=config.evaluation.episodes if episodes is None else episodes,
-        seed=seed,
-        horizons=horizons,
-        checkpoint=checkpoint,
-    )
-    folder = out or _default_folder(checkpoint, seed, resume)
-    options: dict[str, Any] = {
-        "num_envs": num_envs,
-        "workers": workers,
-        "video": config.evaluation.video if video is None else video,
-        "validation_loss": _validation_loss(policy, config),
-        "resume": resume,
-    }
-    if lengths:
-        evaluate_lengths(evaluation, folder, lengths, **options)
-    else:
-        evaluate(evaluation, folder, **options)
-    return folder
-
-
-def feedback(args: argparse.Namespace) -> Path:
-    """Measure test-time feedback over a run's checkpoints, or of the one given, and return the folder."""
-    from dopr_robot.evaluation.feedback import Plan, measure_feedback
-    from dopr_robot.evaluation.provenance import run_of
-    from dopr_robot.policies import find_checkpoint, load_policy
-    from dopr_robot.training import Checkpoints
+def _feedback(args: argparse.Namespace, ways: dict[str, Any]) -> int:
+    from dopr_robot import feedback
 
     for option in ("lengths", "video", "acting"):
         if getattr(args, option):
             raise UserError(f"--feedback goes without --{option}")
-    checkpoint = find_checkpoint(args.run).resolve()
-    home = run_of(checkpoint)
-    if home is None:
-        raise UserError(
-            f"{args.run} lies in no run folder: --feedback needs the run's config.yaml and its demonstrations"
-        )
-    config = _config_of(checkpoint)
-    if config.data.store is None or not Path(config.data.store).exists():
-        raise UserError(f"the run's demonstrations are not there: {config.data.store} (run from where it was trained)")
-    name = args.task or load_policy(checkpoint).task
-    if name is None:
-        raise UserError(f"{args.run} does not say which task it was trained for: --task NAME (see dopr tasks)")
-    whole_run = args.run.resolve() == home.resolve()
-    steps = Checkpoints(home / "checkpoints").steps() if whole_run else []
-    plan = Plan(
-        name, args.episodes or config.evaluation.episodes, args.seed, args.horizons, args.num_envs, args.workers
-    )
-    folder = args.out or _free_folder(home / "eval" / f"feedback-seed{args.seed}", args.resume)
-    checkpoints = [home / "checkpoints" / str(step) for step in steps] or [checkpoint]
-    measure_feedback(checkpoints, config, plan, folder, resume=args.resume)
-    return folder
+    found = feedback(args.run, **ways)
+    print_feedback(found.content)
+    print(found.folder)
+    return 0
 
 
-def print_feedback(folder: Path) -> None:
+def print_feedback(result: dict[str, Any]) -> None:
     """A measurement of test-time feedback as tables on stdout."""
-    import json
+    from dopr_robot.evaluation import MEASURES
 
-    from dopr_robot.evaluation.feedback import MEASURES, RESULT
-
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     longest = result["horizons"][-1]
     print(f"{result['task']} ({result['kind']}), {result['episodes']} initial states for selection, horizon {longest}")
     print(
@@ -207,12 +118,10 @@ def print_feedback(folder: Path) -> None:
         print("fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)")
 
 
-def print_results(folder: Path) -> None:
+def print_results(results: dict[str, Any]) -> None:
     """The curve of an evaluation as a table on stdout."""
     from dopr_robot.envs import get_task
-    from dopr_robot.evaluation import read_results
 
-    results = read_results(folder)
     hz = get_task(results["task"]).control_hz
     print(f"{results['task']} ({results['kind']}), {results['episodes']} episodes")
     print(f"{'horizon':>8} {'seconds':>8} {'success':>8}   95 % interval")
@@ -244,48 +153,3 @@ def integers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 50,100,200") from None
-
-
-def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, or None."""
-    run = checkpoint.parent.parent
-    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
-
-
-def _config_of(checkpoint: Path) -> Any:
-    from dopr_robot.evaluation.provenance import run_of
-    from dopr_robot.training import RunConfig, load_config
-
-    run = run_of(checkpoint)
-    return load_config(run / "config.yaml") if run else RunConfig()
-
-
-def _validation_loss(policy: Any, config: Any) -> float | None:
-    """On the held-out episodes of the run's store, where it is there."""
-    from dopr_robot.training import load_data, validation_loss
-
-    if config.data.store is None or not Path(config.data.store).exists():
-        return None
-    data = load_data(config)
-    return None if data.validation is None else validation_loss(policy, data.validation)
-
-
-def _default_folder(checkpoint: Path, seed: int, resume: bool) -> Path:
-    from dopr_robot.evaluation.provenance import run_of
-
-    run = run_of(checkpoint)
-    if run is None:
-        raise UserError(f"{checkpoint} lies in no run folder: --out DIR says where the evaluation goes")
-    return _free_folder(run / "eval" / f"{checkpoint.name}-seed{seed}", resume)
-
-
-def _free_folder(first: Path, resume: bool) -> Path:
-    """``first``, or ``first-2``, ... where that is taken; with ``resume`` the last one that is."""
-    folders = [
-        first,
-        *sorted(first.parent.glob(f"{first.name}-[0-9]*"), key=lambda path: int(path.name.rsplit("-", 1)[1])),
-    ]
-    taken = [folder for folder in folders if folder.exists()]
-    if not taken:
-        return first
-    return taken[-1] if resume else first.with_name(f"{first.name}-{len(taken) + 1}")

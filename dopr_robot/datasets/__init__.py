@@ -3,6 +3,7 @@
 from dopr_robot.datasets.attributes import ActionAttributes, Attributes
 from dopr_robot.datasets.check import Finding, Report, check, repair
 from dopr_robot.datasets.layout import KeyInfo
+from dopr_robot.datasets.opening import is_store
 from dopr_robot.datasets.recording import Episode, Recording, read_store, write_store
 from dopr_robot.datasets.sampling import batch_indices, split_episodes
 from dopr_robot.datasets.statistics import statistics
@@ -22,6 +23,7 @@ __all__ = [
     "Windows",
     "batch_indices",
     "check",
+    "is_store",
     "read_store",
     "repair",
     "split_episodes",

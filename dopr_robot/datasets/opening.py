@@ -66,6 +66,19 @@ def _is_described(group: zarr.Group, name: str) -> bool:
     return any(sync((group.store_path / name / file).exists()) for file in files)
 
 
+def is_store(path: str) -> bool:
+    """Whether a path is for :class:`~dopr_robot.datasets.Store` to open, rather than a run or a checkpoint.
+
+    Raises UserError where nothing is there.
+    """
+    if "://" in path:
+        return True
+    where = Path(path)
+    if not where.exists():
+        raise UserError(f"{path} does not exist: give a store, a run folder or a checkpoint folder")
+    return where.is_file() or any((where / name).exists() for name in ("zarr.json", ".zgroup"))
+
+
 def open_group(path: str) -> zarr.Group:
     try:
         if "://" in path or "::" in path:

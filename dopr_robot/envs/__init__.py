@@ -1,21 +1,22 @@
-"""Tasks: Gymnasium environments with demonstrations' experts. Importing this registers every task and loads no simulator."""
+"""Tasks: Gymnasium environments, and what each says of itself. Importing this registers every task and loads no simulator."""
 
 from dopr_robot.envs import specs
 from dopr_robot.envs.adapters import aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite
-from dopr_robot.envs.demonstrations import Demonstration, Expert, demonstrations, measure_expert
+from dopr_robot.envs.contract import check_start
+from dopr_robot.envs.expert import Expert, RememberingExpert
+from dopr_robot.envs.faults import SimulatorError
+from dopr_robot.envs.loading import load_expert, load_segments
+from dopr_robot.envs.making import make, make_vec
 from dopr_robot.envs.registration import (
     TASKS,
     ActionSpec,
     TaskSpec,
     get_task,
     list_tasks,
-    load_expert,
-    load_segments,
-    make,
-    make_vec,
     recorded_task,
     register_task,
 )
+from dopr_robot.envs.segments import Arrays, Floats, Segment, SegmentedTask, poses
 
 specs.register()
 for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite):
@@ -24,17 +25,22 @@ for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, 
 __all__ = [
     "TASKS",
     "ActionSpec",
-    "Demonstration",
+    "Arrays",
     "Expert",
+    "Floats",
+    "RememberingExpert",
+    "Segment",
+    "SegmentedTask",
+    "SimulatorError",
     "TaskSpec",
-    "demonstrations",
+    "check_start",
     "get_task",
     "list_tasks",
     "load_expert",
     "load_segments",
     "make",
     "make_vec",
-    "measure_expert",
+    "poses",
     "recorded_task",
     "register_task",
 ]

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from dopr_robot.envs.contract import check_start
 from dopr_robot.envs.faults import ask, describe
-from dopr_robot.envs.registration import TaskSpec, load_expert, make, make_vec
+from dopr_robot.envs.loading import load_expert
+from dopr_robot.envs.making import make, make_vec
+from dopr_robot.envs.registration import TaskSpec
 from dopr_robot.errors import UserError
 
 STEPS = 1_000

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.envs.registration import TaskSpec, list_tasks, load, load_expert, make, make_vec
+from dopr_robot.envs.loading import load, load_expert
+from dopr_robot.envs.making import make, make_vec
+from dopr_robot.envs.registration import TaskSpec, list_tasks
 
 WIDTH, HEIGHT = 240, 180
 PICTURES = "images/tasks"

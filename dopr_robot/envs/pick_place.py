@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from dopr_robot.envs.arm_task import OPEN, RELEASED, REST, ArmExpert, ArmVectorEnv, draw_goal, home, pose, quarter_turn
 from dopr_robot.envs.batched import Initial, Verdict
-from dopr_robot.envs.generation import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.envs.rotations import rotation_matrices
+from dopr_robot.envs.segments import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.envs.single import MujocoEnv
 from dopr_robot.envs.specs import PICK_PLACE
 from dopr_robot.errors import UserError

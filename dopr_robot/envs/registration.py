@@ -1,17 +1,12 @@
-"""Tasks by name: what a task means, how it is made, and which package it needs. Importing this loads no simulator."""
+"""Tasks by name: what a task is, and which package it needs. How it is made: :mod:`dopr_robot.envs.making`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import gymnasium
-import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
 
-from dopr_robot.envs.faults import START_S, SimulatorError, ask, describe
-from dopr_robot.envs.rendering import load_mujoco
 from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError
 from dopr_robot.registry import Registry
 
@@ -63,12 +58,12 @@ class TaskSpec:
         vector_entry_point: ``module:callable`` that makes the batched one, or None: copies of the single one in worker processes.
         in_process: without a batched one, step the copies in this process: for simulators so light that a worker would cost more, and for
             experts that read the simulator's own state. What crashes or hangs outside Python then takes the program along.
-        expert: ``module:class`` of the expert (:class:`~dopr_robot.envs.demonstrations.Expert`), or None.
+        expert: ``module:class`` of the expert (:class:`~dopr_robot.envs.expert.Expert`), or None.
         expert_success: share of the seeds below ``expert_seeds`` on which it succeeded under the noise of collection, as
             ``benchmarks/expert_success.py`` measures it; None: not measured.
         expert_seeds: see ``expert_success``.
         expert_fault: where it fails, and why; "": nothing is known.
-        segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.generation`), or None.
+        segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.segments`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
         package: module that has to be importable, and the extra that brings it.
@@ -170,79 +165,3 @@ def recorded_task(name: str) -> TaskSpec | None:
     package, _, theirs = name.partition("/")
     own = (spec for spec in list_tasks() if spec.package == package and spec.arguments.get("package_name") == theirs)
     return TASKS[name] if name in TASKS else next(own, None)
-
-
-def make(name: str, **kwargs: Any) -> gymnasium.Env:
-    """One environment of a task, with Dict observations and ``success`` in every info.
-
-    Raises:
-        UnknownNameError, MissingExtraError: no such task, or its package is not installed.
-        UserError: it does not keep to the contract, see :func:`dopr_robot.envs.contract.admit`.
-        SimulatorError: it can not be made.
-    """
-    from dopr_robot.envs.contract import admit
-
-    spec = get_task(name)
-    spec.check_installed()
-    return admit(ask(load(spec.entry_point), seconds=START_S, **{**spec.arguments, **kwargs}), spec)
-
-
-def make_vec(
-    name: str, num_envs: int, *, autoreset_mode: AutoresetMode = AutoresetMode.DISABLED, **kwargs: Any
-) -> VectorEnv:
-    """``num_envs`` copies of a task as one vector environment.
-
-    With the default mode a finished copy waits for ``reset(seed=[...], options={"reset_mask": bool[num_envs]})``.
-
-    Raises:
-        as :func:`make`. From then on a simulator's faults are :class:`~dopr_robot.envs.faults.SimulatorError`, wherever it runs.
-    """
-    from dopr_robot.envs.contract import admit
-
-    if num_envs < 1:
-        raise UserError(f"num_envs={num_envs} has to be at least 1")
-    spec = get_task(name)
-    spec.check_installed()
-    if spec.vector_entry_point is not None:
-        batched = load(spec.vector_entry_point)
-        return admit(ask(batched, num_envs=num_envs, autoreset_mode=autoreset_mode, seconds=START_S, **kwargs), spec)
-    from dopr_robot.envs.workers import WorkerVectorEnv
-
-    arguments: dict[str, Any] = {"workers": 0} if spec.in_process else {}
-    arguments |= {**spec.arguments, **kwargs}
-    return admit(WorkerVectorEnv(spec, num_envs, autoreset_mode=autoreset_mode, **arguments), spec)
-
-
-def load_expert(spec: TaskSpec) -> Any:
-    """The expert's class. Raises UserError where the task has none, or one without ``noise``: a replay reads it without making one."""
-    if spec.expert is None:
-        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
-    expert, size = load(spec.expert), len(spec.action.low)
-    shape = np.asarray(getattr(expert, "noise", None)).shape
-    if shape != (size,):
-        has = f"noise of shape {list(shape)}" if shape else "no noise"
-        raise UserError(
-            f"{spec.expert} has {has}: the class names the standard deviation of the noise that is injected on each of the {size} "
-            f"entries of an action (noise = np.full({size}, 0.05); zeros: none)"
-        )
-    return expert
-
-
-def load_segments(spec: TaskSpec) -> Any:
-    """The task's :class:`~dopr_robot.envs.generation.SegmentedTask`. Raises UserError, naming those that have one, where it has none."""
-    if spec.segments is None:
-        able = ", ".join(other.id for other in list_tasks() if other.segments)
-        raise UserError(f"{spec.id} does not say how its demonstrations fall into segments (these do: {able})")
-    return load(spec.segments)
-
-
-def load(entry_point: str) -> Any:
-    """What ``module:name`` names. Raises UserError where it can not be loaded."""
-    module, _, name = entry_point.partition(":")
-    try:
-        return getattr(ask(import_module, module, seconds=START_S), name)
-    except (AttributeError, SimulatorError) as error:
-        cause = error.__cause__ or error
-        if not isinstance(cause, ModuleNotFoundError):
-            load_mujoco()  # where that is what failed, it says why
-        raise UserError(f"{entry_point!r} can not be loaded ({describe(cause)}): it has to be module:name") from cause

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from dopr_robot.envs.contract import need_dict
 from dopr_robot.envs.faults import START_S, STEP_S, SimulatorError, ask
-from dopr_robot.envs.registration import TaskSpec, load
+from dopr_robot.envs.loading import load
+from dopr_robot.envs.registration import TaskSpec
 from dopr_robot.errors import UserError
 
 

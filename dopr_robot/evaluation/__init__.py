@@ -1,21 +1,42 @@
 """Rollouts, success versus horizon, and what can be said of it.
 
-The names below are found when they are asked for, so that the ranges of seeds cost no import of torch.
+``rollouts`` has a policy in its environments, ``statistics`` what can be said of the records, ``reports`` what people look at; the files
+here put them together. The names below are found when they are asked for, since most of them need torch.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dopr_robot.evaluation.evaluator import run_evaluation
+    from dopr_robot.evaluation.feedback import MEASURES
+    from dopr_robot.evaluation.results import Results
+    from dopr_robot.evaluation.rollouts.plan import Evaluation
+    from dopr_robot.evaluation.rollouts.records import EpisodeRecord, RecordWriter, read_records, read_results
+    from dopr_robot.evaluation.rollouts.rollout import Rollout
 
 _LAZY = {
-    "EpisodeRecord": "records",
-    "Evaluation": "plan",
-    "RecordWriter": "records",
-    "Rollout": "rollout",
-    "evaluate": "evaluator",
-    "read_records": "records",
-    "read_results": "records",
+    "EpisodeRecord": "rollouts.records",
+    "Evaluation": "rollouts.plan",
+    "MEASURES": "feedback",
+    "RecordWriter": "rollouts.records",
+    "Results": "results",
+    "Rollout": "rollouts.rollout",
+    "read_records": "rollouts.records",
+    "read_results": "rollouts.records",
+    "run_evaluation": "evaluator",
 }
-__all__ = ["EpisodeRecord", "Evaluation", "RecordWriter", "Rollout", "evaluate", "read_records", "read_results"]
+__all__ = [
+    "MEASURES",
+    "EpisodeRecord",
+    "Evaluation",
+    "RecordWriter",
+    "Results",
+    "Rollout",
+    "read_records",
+    "read_results",
+    "run_evaluation",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,284 +1,112 @@
-"""Evaluated runs beside each other: from their folders to a comparison."""
+"""Whether one run beats another: runs evaluated on common initial states, compared, and the comparison written down."""
 
-import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import comparison, naming, plots, seeds, statistics
-from dopr_robot.evaluation.evaluator import RECORDS
-from dopr_robot.evaluation.provenance import home_of, training_rows
-from dopr_robot.evaluation.records import EpisodeRecord, read_records, read_results
-from dopr_robot.evaluation.report import write_comparison_report
-from dopr_robot.files import shown, write_json
-from dopr_robot.progress import progress
-
-SIZES = (0.05, 0.1, 0.2)
-"""Differences for which the number of episodes needed is told."""
+from dopr_robot.evaluation.comparison import compare_evaluated, load_evaluated, look, write_comparison
+from dopr_robot.evaluation.evaluate import evaluate, evaluated
+from dopr_robot.evaluation.reports.naming import method_labels
+from dopr_robot.evaluation.rollouts.records import RESULTS, read_results
+from dopr_robot.policies import find_checkpoint
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The evaluation of one run.
+class Comparison:
+    """A comparison and where it lies.
 
     Attributes:
-        folder: of the evaluation.
-        label: what the run's method is called, see :mod:`dopr_robot.evaluation.naming`; runs of one label differ in the training seed.
-        training_seed: None where it is not known.
-        results, records: content of the folder.
+        folder: with ``comparison.json``, ``horizon.png``, ``difference.png`` and ``report.html``.
+        content: ``comparison.json``, see :func:`~dopr_robot.evaluation.comparison.compare_evaluated`.
     """
 
-    folder: Path
-    label: str
-    training_seed: int | None
-    results: dict[str, Any]
-    records: list[EpisodeRecord]
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        self.folder, self.content = folder, content
+
+    @property
+    def methods(self) -> list[dict[str, Any]]:
+        """Label, runs and curve of each method."""
+        return list(self.content["methods"])
+
+    @property
+    def pairs(self) -> list[dict[str, Any]]:
+        """For each two methods the differences at every horizon, with intervals and p-values."""
+        return list(self.content["pairs"])
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        named = " against ".join(method["label"] for method in self.methods)
+        return f"Comparison({str(self.folder)!r}: {named}, {self.content['episodes']} common initial states)"
 
 
-@dataclass(frozen=True)
-class Method:
-    """Runs that differ in the training seed alone, on common episodes.
+def compare(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    episodes: int = 100,
+    horizons: Sequence[int] | None = None,
+    seed: int = 0,
+    labels: Sequence[str] | None = None,
+    num_envs: int | None = None,
+    sequential: bool = False,
+    block: int = 20,
+    out: str | os.PathLike[str] = "comparison",
+) -> Comparison:
+    """Compare runs on common initial states, as ``dopr compare`` does; runs that differ in the training seed alone are one method.
 
-    Attributes:
-        label: see :class:`Evaluated`.
-        runs: one a training seed.
-        success: bool ``[training seeds, episodes, horizons]``.
-    """
-
-    label: str
-    runs: tuple[Evaluated, ...]
-    success: np.ndarray
-
-
-def load_evaluated(folder: Path, label: str, training_seed: int | None) -> Evaluated:
-    """Read an evaluation folder. Raises UserError where it is none, or one on seeds that are not for final figures."""
-    results = read_results(folder)
-    records = read_records(folder / RECORDS)
-    seeds.require_use((record.seed for record in records), "final")
-    return Evaluated(folder, label, training_seed, results, records)
-
-
-def compare(runs: Sequence[Evaluated], horizons: Sequence[int] | None = None) -> dict[str, Any]:
-    """Compare methods on the episodes that all their runs have in common.
+    >>> compare(["runs/adamw", "runs/dopr"], episodes=200).pairs                # doctest: +SKIP
 
     Args:
-        runs: at least two, of at least two labels.
-        horizons: control steps; None: those of the first evaluation.
-
-    Returns:
-        The content of ``comparison.json``: ``methods`` (curve and restricted mean of each), ``pairs`` (for each two methods and each
-        horizon the difference with interval, band and p-value, plain and after Holm's correction over all pairs and horizons, and the
-        episodes needed to see differences of a given size), ``about`` (what each method is, ``{name: [a text a method]}``) and
-        ``settings`` (those in which methods differ, likewise).
+        runs: runs, run folders, checkpoints or evaluation folders; those without such an evaluation are evaluated.
+        episodes: initial states; with ``sequential`` at most.
+        horizons: control steps; None: 8 equal ones up to the task's longest.
+        seed: block of initial states.
+        labels: what the methods are called, in their order.
+        num_envs: copies of the environment.
+        sequential: two runs, ``block`` episodes between two looks, until an anytime-valid test decides.
+        out: where it goes.
 
     Raises:
-        UserError: fewer than two methods, different tasks, no episode in common, or initial states that differ for one seed.
+        UserError: fewer than two runs or methods, or runs that can not be compared.
     """
-    common = common_seeds(runs)
-    kind, longest = runs[0].results["kind"], min(max(run.results["horizons"]) for run in runs)
-    asked = sorted(set(horizons or runs[0].results["horizons"]))
-    if asked[-1] > longest:
-        raise UserError(
-            f"horizon {asked[-1]} is beyond {longest}, which all runs were rolled out to: evaluate again with --horizons"
-        )
-    methods = group(runs, common, kind, asked)
-    if len(methods) < 2:
-        raise UserError("the runs differ in the training seed alone: compare runs of at least two methods")
-    pairs = []
-    with progress("compare", math.comb(len(methods), 2), "pairs") as meter:
-        for first, second in combinations(methods, 2):
-            pairs.append(_pair(first, second, asked))
-            meter.advance()
-    cells = [cell for pair in pairs for cell in pair["curve"]]
-    for cell, adjusted in zip(cells, comparison.holm([cell["p_value"] for cell in cells]), strict=True):
-        cell["p_holm"] = adjusted
-    return {
-        "task": runs[0].results["task"],
-        "kind": kind,
-        "episodes": len(common),
-        "horizons": asked,
-        "methods": [_describe(method, kind, asked) for method in methods],
-        "pairs": pairs,
-        "about": _about(methods),
-        "settings": naming.details({method.label: naming.settings(method.runs[0].folder) for method in methods}),
-    }
-
-
-def _about(methods: Sequence[Method]) -> dict[str, list[str]]:
-    """What :func:`training_rows` says of each method's first run, ``{name: [a text a method]}``; the seeds are those of all its runs."""
-    rows = [dict(training_rows(home_of(method.runs[0].folder))) for method in methods]
-    found = {name: [row.get(name, "") for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
-    if "training seed" in found:
-        found["training seed"] = [
-            ", ".join(str(run.training_seed) for run in method.runs if run.training_seed is not None)
-            for method in methods
-        ]
-    return found
-
-
-def common_seeds(runs: Sequence[Evaluated]) -> list[int]:
-    """Seeds that every run was evaluated on, from the same initial states."""
-    if len(runs) < 2:
+    paths, out = [Path(run) for run in runs], Path(out)
+    if len(paths) < 2:
         raise UserError("a comparison needs at least two runs")
-    first = runs[0]
-    for run in runs[1:]:
-        for key in ("task", "kind", "env_options"):
-            if run.results.get(key) != first.results.get(key):
-                raise UserError(
-                    f"{run.folder} is of another {key} ({run.results.get(key)}) than {first.folder} ({first.results.get(key)})"
-                )
-    states = [{record.seed: record.initial_state_sha256 for record in run.records} for run in runs]
-    common = sorted(set.intersection(*(set(of_run) for of_run in states)))
-    if not common:
-        raise UserError(
-            f"{runs[0].folder} and {runs[1].folder} have no initial state in common: evaluate with the same --seed"
-        )
-    for run, of_run in zip(runs, states, strict=True):
-        for seed in common:
-            known = {state for state in (of_run[seed], states[0][seed]) if state is not None}
-            if len(known) > 1:
-                raise UserError(
-                    f"seed {seed} began from another state in {run.folder}: evaluate both with one version of the task"
-                )
-    return common
+    for path in paths:  # before anything is evaluated
+        if not (path / RESULTS).is_file():
+            find_checkpoint(path)
+    named = method_labels(paths, labels)
+    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs}
+    decision: dict[str, Any] | None = None
+    if sequential:
+        folders, decision = _sequentially(paths, [label for label, _ in named], episodes, block, out, ways)
+    else:
+        folders = [evaluated(path, episodes=episodes, **ways) for path in paths]
+    found = [load_evaluated(folder, *label) for folder, label in zip(folders, named, strict=True)]
+    result = compare_evaluated(found, horizons)
+    result["sequential"] = decision
+    write_comparison(result, found, out)
+    return Comparison(out, result)
 
 
-def group(runs: Sequence[Evaluated], common: Sequence[int], kind: str, horizons: Sequence[int]) -> list[Method]:
-    """Methods in the order in which they were named, each with the runs of its training seeds."""
-    chosen = set(common)
-    methods = []
-    for label in dict.fromkeys(run.label for run in runs):
-        members = tuple(sorted((run for run in runs if run.label == label), key=lambda run: run.training_seed or 0))
-        success = np.stack(
-            [
-                statistics.success_matrix(
-                    sorted((record for record in run.records if record.seed in chosen), key=lambda record: record.seed),
-                    kind,
-                    horizons,
-                )
-                for run in members
-            ]
-        )
-        methods.append(Method(label, members, success))
-    return methods
-
-
-def _describe(method: Method, kind: str, horizons: Sequence[int]) -> dict[str, Any]:
-    rates = method.success.mean(axis=(0, 1))
-    own = comparison.difference_curve(method.success, np.zeros_like(method.success))
-    points = []
-    for h, horizon in enumerate(horizons):
-        successes, episodes = int(method.success[:, :, h].sum()), method.success[:, :, h].size
-        point = {"horizon": horizon, "episodes": episodes, "successes": successes, "success_rate": float(rates[h])}
-        # Episodes of several training seeds are no independent draws.
-        one = len(method.runs) == 1
-        interval = statistics.wilson(successes, episodes) if one else (max(0.0, float(own.low[h])), float(own.high[h]))
-        points.append(point | {"ci95": list(interval)})
-    return {
-        "label": method.label,
-        "runs": [shown(run.folder) for run in method.runs],
-        "training_seeds": [run.training_seed for run in method.runs],
-        "curve": points,
-        "restricted_mean_steps": [statistics.restricted_mean(run.records, kind, max(horizons)) for run in method.runs],
-    }
-
-
-def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, Any]:
-    found = comparison.difference_curve(first.success, second.success)
-    single = len(first.runs) == len(second.runs) == 1
-    cells: list[dict[str, Any]] = []
-    for h, horizon in enumerate(horizons):
-        test: dict[str, Any]
-        if single:
-            test = {"test": "McNemar, exact", **comparison.mcnemar(first.success[0, :, h], second.success[0, :, h])}
-        else:
-            rates = first.success[:, :, h].mean(axis=1), second.success[:, :, h].mean(axis=1)
-            test = {"test": "permutation of training seeds, exact", "p_value": comparison.seeds_test(*rates)}
-        cells.append(
-            {
-                "horizon": horizon,
-                "difference": float(found.difference[h]),
-                "ci95": [float(found.low[h]), float(found.high[h])],
-                "band95": [float(found.band_low[h]), float(found.band_high[h])],
-                **test,
-            }
-        )
-    seeds_in_common = min(len(first.runs), len(second.runs))
-    discordant = float((first.success[:seeds_in_common, :, -1] ^ second.success[:seeds_in_common, :, -1]).mean())
-    return {
-        "first": first.label,
-        "second": second.label,
-        "curve": cells,
-        "discordant": discordant,
-        "episodes_needed": {str(size): comparison.episodes_needed(size, discordant) for size in SIZES},
-    }
-
-
-def look(folders: Sequence[Path], labels: Sequence[str], level: float = 0.05) -> dict[str, Any]:
-    """The anytime-valid test of two evaluations at their longest horizon; one may look after every episode.
-
-    Returns:
-        ``{decided, verdict, episodes, horizon, only_first, only_second, evidence, level}``.
-    """
-    # The folders' positions stand for the labels, which need not differ.
-    runs = [load_evaluated(folder, str(i), None) for i, folder in enumerate(folders)]
-    common, horizon = common_seeds(runs), max(runs[0].results["horizons"])
-    methods = group(runs, common, runs[0].results["kind"], [horizon])
-    found = comparison.mcnemar(methods[0].success[0, :, 0], methods[1].success[0, :, 0])
-    value = float(comparison.evidence(found["only_first"], found["only_second"]))
-    decided = value >= 1 / level
-    better = labels[0] if found["only_first"] > found["only_second"] else labels[1]
-    state = f"decided: {better} is better" if decided else "undecided"
-    verdict = (
-        f"{state} at horizon {horizon} after {len(common)} episodes (evidence {value:.3g}; {1 / level:.0f} decides)"
-    )
-    return {
-        "decided": decided,
-        "verdict": verdict,
-        "episodes": len(common),
-        "horizon": horizon,
-        "only_first": found["only_first"],
-        "only_second": found["only_second"],
-        "evidence": value,
-        "level": level,
-    }
-
-
-def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Path) -> None:
-    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``."""
-    write_json(out / "comparison.json", result)
-    curves = curves_figure(result, runs)
-    hz = get_task(result["task"]).control_hz
-    difference = plots.difference_figure(result["pairs"], hz)
-    plots.save(curves, out / "horizon.png")
-    plots.save(difference, out / "difference.png")
-    write_comparison_report(out / "report.html", result, hz, curves, difference)
-
-
-def curves_figure(result: dict[str, Any], runs: Sequence[Evaluated]) -> Figure:
-    """Every method's curve; of several training seeds the mean, and thin lines for the single runs."""
-    common = set(common_seeds(runs))
-    drawn = []
-    looks = plots.looks(len(result["methods"]))
-    for method, (colour, dashes) in zip(result["methods"], looks, strict=True):
-        members = [run for run in runs if run.label == method["label"]]
-        shared = [[record for record in run.records if record.seed in common] for run in members]
-        single = len(members) == 1
-        if not single:
-            drawn += [
-                plots.Run("", records, result["horizons"], colour, dashes, band=False, thin=True) for records in shared
-            ]
-        pooled = [record for records in shared for record in records]
-        # More bands than these over one another show nothing.
-        band = single and len(result["methods"]) <= plots.BANDS
-        bars = [point["ci95"] for point in method["curve"]] if not single else None
-        drawn.append(plots.Run(method["label"], pooled, result["horizons"], colour, dashes, band, intervals=bars))
-    title = f"{get_task(result['task']).name}: {result['episodes']} common initial states"
-    return plots.horizon_figure(drawn, result["kind"], get_task(result["task"]).control_hz, title)
+def _sequentially(
+    runs: Sequence[Path], labels: Sequence[str], most: int, block: int, out: Path, ways: dict[str, Any]
+) -> tuple[list[Path], dict[str, Any]]:
+    """Evaluate two runs block by block until the test at the longest horizon decides, or there are enough episodes."""
+    if len(runs) != 2:
+        raise UserError(f"--sequential compares two runs, not {len(runs)}")
+    if block < 1:
+        raise UserError(f"--block {block} has to be at least 1")
+    folders = [out / name for name in ("first", "second")]
+    there = [read_results(folder)["episodes"] for folder in folders if (folder / RESULTS).is_file()]
+    episodes = max(there, default=0)  # the same call goes on where it stopped
+    while True:
+        episodes = min(max(episodes, block), most)
+        for run, folder in zip(runs, folders, strict=True):
+            evaluate(run, episodes=episodes, video=0, out=folder, resume=True, **ways)
+        decision = look(folders, labels)
+        if decision["decided"] or episodes >= most:
+            return folders, decision
+        episodes += block

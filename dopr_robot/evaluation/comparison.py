@@ -1,206 +1,286 @@
-"""Does one policy beat another? Statistics of paired evaluations: the same initial states, one success each at every horizon.
-
-Arrays of successes are bool ``[training seeds, episodes, horizons]``, episode e from the same initial state for both sides.
-"""
+"""Evaluated runs beside each other: from their folders to a comparison."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from matplotlib.figure import Figure
 
-from dopr_robot.evaluation.statistics import wilson
+from dopr_robot import seeds
+from dopr_robot.envs import get_task
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation import statistics
+from dopr_robot.evaluation.reports import naming, plots
+from dopr_robot.evaluation.reports.evaluation import write_comparison_report
+from dopr_robot.evaluation.reports.provenance import training_rows
+from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_records, read_results
+from dopr_robot.files import shown, write_json
+from dopr_robot.progress import progress
+from dopr_robot.training import Run
 
-RESAMPLES = 4000
-CONFIDENCE = 0.95
+SIZES = (0.05, 0.1, 0.2)
+"""Differences for which the number of episodes needed is told."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Difference of two success curves, first minus second.
+class Evaluated:
+    """The evaluation of one run.
 
     Attributes:
-        difference: ``[horizons]``.
-        low, high: 95 % bootstrap interval at each horizon (percentiles).
-        band_low, band_high: 95 % bootstrap band that holds the whole curve (sup-t; of one width where a side has several seeds).
+        folder: of the evaluation.
+        label: what the run's method is called, see :mod:`~dopr_robot.evaluation.reports.naming`; runs of one differ in the seed.
+        training_seed: None where it is not known.
+        results, records: content of the folder.
     """
 
-    difference: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    band_low: np.ndarray
-    band_high: np.ndarray
+    folder: Path
+    label: str
+    training_seed: int | None
+    results: dict[str, Any]
+    records: list[EpisodeRecord]
 
 
-def difference_curve(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
-    """The paired difference with bootstrap intervals over episodes, and over training seeds where a side has several.
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in the training seed alone, on common episodes.
 
-    Seeds are the outer level (each side's are drawn on their own, unless both have the same number, when they are pairs: one
-    data order and initialisation each), episodes the inner one, drawn once for all runs because they start from common states. A
-    bootstrap of three or five seeds is too narrow (at a nominal 5 %, 16 and 12 % false alarms in simulation), so what the seeds add is
-    widened as Student's t is, by t(S - 1) / z * sqrt(S / (S - 1)). Where nothing differs between episodes the interval is Wilson's for
-    none of them.
+    Attributes:
+        label: see :class:`Evaluated`.
+        runs: one a training seed.
+        success: bool ``[training seeds, episodes, horizons]``.
+    """
+
+    label: str
+    runs: tuple[Evaluated, ...]
+    success: np.ndarray
+
+
+def load_evaluated(folder: Path, label: str, training_seed: int | None) -> Evaluated:
+    """Read an evaluation folder. Raises UserError where it is none, or one on seeds that are not for final figures."""
+    results = read_results(folder)
+    records = read_records(folder / RECORDS)
+    seeds.require_use((record.seed for record in records), "final")
+    return Evaluated(folder, label, training_seed, results, records)
+
+
+def compare_evaluated(runs: Sequence[Evaluated], horizons: Sequence[int] | None = None) -> dict[str, Any]:
+    """Compare methods on the episodes that all their runs have in common.
 
     Args:
-        first, second: successes ``[seeds, episodes, horizons]``.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; equal records give equal intervals.
-    """
-    difference = first.mean(axis=(0, 1)) - second.mean(axis=(0, 1))
-    paired = first.mean(axis=0) - second.mean(axis=0)  # [E, H]
-    rates = first.mean(axis=1), second.mean(axis=1)  # [S, H] each
-    sides = (rates[0] - rates[1],) if len(rates[0]) == len(rates[1]) else rates
-    over_episodes, *over_seeds = _weights(
-        (len(paired), *(len(side) for side in sides if len(side) > 1)), resamples, seed
-    )
-    replicates = over_episodes @ paired / len(paired)
-    for side, sign in zip(sides, (1, -1), strict=False):
-        if (seeds := len(side)) > 1:
-            wider = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / stats.norm.ppf((1 + CONFIDENCE) / 2)
-            drawn = over_seeds.pop(0) @ side / seeds - side.mean(axis=0)
-            replicates = replicates + sign * drawn * wider * math.sqrt(seeds / (seeds - 1))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.clip(np.quantile(replicates, [tail, 1 - tail], axis=0), -1, 1)
-    # The band is as many standard errors wide, everywhere, as the worst horizon of 95 % of the replicates needs. A handful of seeds may
-    # agree by chance at one horizon: their band has one width, which no such chance decides.
-    error = replicates.std(axis=0) if len(first) == len(second) == 1 else np.ones(len(difference))
-    centred = np.abs(replicates - difference)
-    scaled = np.divide(centred, error, out=np.zeros_like(centred), where=error > 0)
-    width = np.quantile(scaled.max(axis=1), CONFIDENCE) * error
-    # Where all episodes of all seeds agree the bootstrap sees no spread, but the next one may be another.
-    unseen = np.where(replicates.std(axis=0) == 0, wilson(0, first.shape[0] * first.shape[1])[1], 0.0)
-    low, high, width = np.maximum(low - unseen, -1), np.minimum(high + unseen, 1), np.maximum(width, unseen)
-    return Difference(difference, low, high, np.maximum(difference - width, -1), np.minimum(difference + width, 1))
-
-
-@lru_cache(maxsize=4)
-def _weights(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """For each size N how often N draws with replacement take each of N values: ``[resamples, N]``. All pairs of a comparison have
-    them in common, and drawing is most of the work."""
-    rng = np.random.default_rng(seed)
-    return [rng.multinomial(size, np.full(size, 1 / size), size=resamples) for size in sizes]
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
-    """McNemar's exact test of two runs at one horizon, from their successes ``[episodes]``.
+        runs: at least two, of at least two labels.
+        horizons: control steps; None: those of the first evaluation.
 
     Returns:
-        ``{only_first, only_second, p_value}``: episodes in which just one of the two succeeded, and the two-sided p-value of
-        their being as likely one way as the other (1 where there are none).
+        The content of ``comparison.json``: ``methods`` (curve and restricted mean of each), ``pairs`` (for each two methods and each
+        horizon the difference with interval, band and p-value, plain and after Holm's correction over all pairs and horizons, and the
+        episodes needed to see differences of a given size), ``about`` (what each method is, ``{name: [a text a method]}``) and
+        ``settings`` (those in which methods differ, likewise).
+
+    Raises:
+        UserError: fewer than two methods, different tasks, no episode in common, or initial states that differ for one seed.
     """
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    common = common_seeds(runs)
+    kind, longest = runs[0].results["kind"], min(max(run.results["horizons"]) for run in runs)
+    asked = sorted(set(horizons or runs[0].results["horizons"]))
+    if asked[-1] > longest:
+        raise UserError(
+            f"horizon {asked[-1]} is beyond {longest}, which all runs were rolled out to: evaluate again with --horizons"
+        )
+    methods = group(runs, common, kind, asked)
+    if len(methods) < 2:
+        raise UserError("the runs differ in the training seed alone: compare runs of at least two methods")
+    pairs = []
+    with progress("compare", math.comb(len(methods), 2), "pairs") as meter:
+        for first, second in combinations(methods, 2):
+            pairs.append(_pair(first, second, asked))
+            meter.advance()
+    cells = [cell for pair in pairs for cell in pair["curve"]]
+    for cell, adjusted in zip(cells, statistics.holm([cell["p_value"] for cell in cells]), strict=True):
+        cell["p_holm"] = adjusted
     return {
-        "only_first": only_first,
-        "only_second": only_second,
-        "p_value": float(mcnemar_p_value(only_first, only_second)),
+        "task": runs[0].results["task"],
+        "kind": kind,
+        "episodes": len(common),
+        "horizons": asked,
+        "methods": [_describe(method, kind, asked) for method in methods],
+        "pairs": pairs,
+        "about": _about(methods),
+        "settings": naming.details({method.label: naming.settings(method.runs[0].folder) for method in methods}),
     }
 
 
-def mcnemar_p_value(only_first: ArrayLike, only_second: ArrayLike) -> NDArray[np.float64]:
-    """The p-value of :func:`mcnemar` from its two counts, of any shape: twice the smaller tail of a fair coin."""
-    fewer, discordant = np.minimum(only_first, only_second), np.add(only_first, only_second)
-    return np.minimum(1.0, 2 * stats.binom.cdf(fewer, discordant, 0.5))
+def _about(methods: Sequence[Method]) -> dict[str, list[str]]:
+    """What :func:`training_rows` says of each method's first run, ``{name: [a text a method]}``; the seeds are those of all its runs."""
+    rows = [dict(training_rows(Run.of(method.runs[0].folder))) for method in methods]
+    found = {name: [row.get(name, "") for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    if "training seed" in found:
+        found["training seed"] = [
+            ", ".join(str(run.training_seed) for run in method.runs if run.training_seed is not None)
+            for method in methods
+        ]
+    return found
 
 
-def seeds_test(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p-value for several training seeds a side, from success rates ``[seeds]``: a training run is the unit.
-
-    An exact permutation test: sign flips where the two sides' seeds are pairs, relabelling where their numbers differ. With
-    few seeds it can not be small (4 pairs: 0.125 at best), which is the truth about few seeds.
-    """
-    if len(first) == len(second):
-        outcome = stats.permutation_test(
-            (first, second), _mean_difference, permutation_type="samples", n_resamples=np.inf
+def common_seeds(runs: Sequence[Evaluated]) -> list[int]:
+    """Seeds that every run was evaluated on, from the same initial states."""
+    if len(runs) < 2:
+        raise UserError("a comparison needs at least two runs")
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("task", "kind", "env_options"):
+            if run.results.get(key) != first.results.get(key):
+                raise UserError(
+                    f"{run.folder} is of another {key} ({run.results.get(key)}) than {first.folder} ({first.results.get(key)})"
+                )
+    states = [{record.seed: record.initial_state_sha256 for record in run.records} for run in runs]
+    common = sorted(set.intersection(*(set(of_run) for of_run in states)))
+    if not common:
+        raise UserError(
+            f"{runs[0].folder} and {runs[1].folder} have no initial state in common: evaluate with the same --seed"
         )
-    else:
-        outcome = stats.permutation_test(
-            (first, second), _mean_difference, permutation_type="independent", n_resamples=np.inf
+    for run, of_run in zip(runs, states, strict=True):
+        for seed in common:
+            known = {state for state in (of_run[seed], states[0][seed]) if state is not None}
+            if len(known) > 1:
+                raise UserError(
+                    f"seed {seed} began from another state in {run.folder}: evaluate both with one version of the task"
+                )
+    return common
+
+
+def group(runs: Sequence[Evaluated], common: Sequence[int], kind: str, horizons: Sequence[int]) -> list[Method]:
+    """Methods in the order in which they were named, each with the runs of its training seeds."""
+    chosen = set(common)
+    methods = []
+    for label in dict.fromkeys(run.label for run in runs):
+        members = tuple(sorted((run for run in runs if run.label == label), key=lambda run: run.training_seed or 0))
+        success = np.stack(
+            [
+                statistics.success_matrix(
+                    sorted((record for record in run.records if record.seed in chosen), key=lambda record: record.seed),
+                    kind,
+                    horizons,
+                )
+                for run in members
+            ]
         )
-    return float(outcome.pvalue)
+        methods.append(Method(label, members, success))
+    return methods
 
 
-def _mean_difference(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
-    return first.mean(axis=axis) - second.mean(axis=axis)
+def _describe(method: Method, kind: str, horizons: Sequence[int]) -> dict[str, Any]:
+    rates = method.success.mean(axis=(0, 1))
+    own = statistics.difference_curve(method.success, np.zeros_like(method.success))
+    points = []
+    for h, horizon in enumerate(horizons):
+        successes, episodes = int(method.success[:, :, h].sum()), method.success[:, :, h].size
+        point = {"horizon": horizon, "episodes": episodes, "successes": successes, "success_rate": float(rates[h])}
+        # Episodes of several training seeds are no independent draws.
+        one = len(method.runs) == 1
+        interval = statistics.wilson(successes, episodes) if one else (max(0.0, float(own.low[h])), float(own.high[h]))
+        points.append(point | {"ci95": list(interval)})
+    return {
+        "label": method.label,
+        "runs": [shown(run.folder) for run in method.runs],
+        "training_seeds": [run.training_seed for run in method.runs],
+        "curve": points,
+        "restricted_mean_steps": [statistics.restricted_mean(run.records, kind, max(horizons)) for run in method.runs],
+    }
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Scand. J. Statist. 6, 1979): each below 0.05 is significant among all of them at 5 %."""
-    order = np.argsort(p_values)
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted = np.minimum(1.0, np.maximum.accumulate(factors * np.asarray(p_values, float)[order]))
-    result = np.empty(len(p_values))
-    result[order] = adjusted
-    return [float(value) for value in result]
-
-
-def power(difference: float, discordant: float, episodes: int, level: float = 0.05) -> float:
-    """Exact power of McNemar's exact test.
-
-    Args:
-        difference: true difference of the two success rates.
-        discordant: probability that just one of the two succeeds; at least ``abs(difference)``.
-        episodes: initial states.
-        level: two-sided.
-    """
-    if not abs(difference) <= discordant <= 1:
-        raise ValueError(
-            f"a difference of {difference} needs between {abs(difference)} and 1 discordant pairs, not {discordant}"
+def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, Any]:
+    found = statistics.difference_curve(first.success, second.success)
+    single = len(first.runs) == len(second.runs) == 1
+    cells: list[dict[str, Any]] = []
+    for h, horizon in enumerate(horizons):
+        test: dict[str, Any]
+        if single:
+            test = {"test": "McNemar, exact", **statistics.mcnemar(first.success[0, :, h], second.success[0, :, h])}
+        else:
+            rates = first.success[:, :, h].mean(axis=1), second.success[:, :, h].mean(axis=1)
+            test = {"test": "permutation of training seeds, exact", "p_value": statistics.seeds_test(*rates)}
+        cells.append(
+            {
+                "horizon": horizon,
+                "difference": float(found.difference[h]),
+                "ci95": [float(found.low[h]), float(found.high[h])],
+                "band95": [float(found.band_low[h]), float(found.band_high[h])],
+                **test,
+            }
         )
-    share = (discordant + difference) / (2 * discordant) if discordant else 0.5
-    # Numbers of discordant pairs that occur at all: what lies further out weighs less than 1e-20 (Bernstein's inequality).
-    mean, reach = episodes * discordant, 10 * math.sqrt(episodes * discordant * (1 - discordant)) + 60
-    counts = np.arange(max(0, math.floor(mean - reach)), min(episodes, math.ceil(mean + reach)) + 1)
-    weights = stats.binom.pmf(counts, episodes, discordant)
-    critical = _critical(level, 1 << episodes.bit_length())[counts]
-    rejects = stats.binom.cdf(critical, counts, share) + stats.binom.sf(counts - critical - 1, counts, share)
-    return float(weights @ np.where(critical >= 0, np.minimum(rejects, 1.0), 0.0))
+    seeds_in_common = min(len(first.runs), len(second.runs))
+    discordant = float((first.success[:seeds_in_common, :, -1] ^ second.success[:seeds_in_common, :, -1]).mean())
+    return {
+        "first": first.label,
+        "second": second.label,
+        "curve": cells,
+        "discordant": discordant,
+        "episodes_needed": {str(size): statistics.episodes_needed(size, discordant) for size in SIZES},
+    }
 
 
-@lru_cache(maxsize=32)
-def _critical(level: float, number: int) -> NDArray[np.float64]:
-    """For each number of discordant pairs below ``number`` the largest count of the rarer kind that rejects; -1 where none does."""
-    counts = np.arange(number)
-    critical = stats.binom.ppf(level / 2, counts, 0.5)
-    return critical - (2 * stats.binom.cdf(critical, counts, 0.5) > level)
+def look(folders: Sequence[Path], labels: Sequence[str], level: float = 0.05) -> dict[str, Any]:
+    """The anytime-valid test of two evaluations at their longest horizon; one may look after every episode.
 
-
-@lru_cache(maxsize=1024)
-def episodes_needed(difference: float, discordant: float, wanted: float = 0.8, limit: int = 20_000) -> int | None:
-    """The fewest initial states with which McNemar's exact test sees a difference with probability ``wanted``; None above
-    ``limit``."""
-    discordant = min(1.0, max(discordant, abs(difference)))
-    if power(difference, discordant, limit) < wanted:
-        return None
-    low, high = 1, limit
-    while low < high:  # power rises with the number of episodes but for the saw-teeth of a discrete test
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(difference, discordant, middle) >= wanted else (middle + 1, high)
-    return low
-
-
-def evidence(only_first: ArrayLike, only_second: ArrayLike) -> NDArray[np.float64]:
-    """Evidence against "neither is better" that stays valid however often one looks: an e-value, 1 where there is none.
-
-    Robbins' mixture (Ann. Math. Statist. 41(5), 1970) over McNemar's discordant pairs: the likelihood ratio of p ~ Beta(1/2,
-    1/2) against p = 1/2. Under no difference the chance that it ever reaches 20 is at most 1 in 20 (Ville).
-
-    It is written out because nothing that keeps has it: sequentialized-barnard-tests 0.0.9 takes the two sides for independent, which
-    throws the common initial states away, and may not be used commercially; confseq 0.0.11 (2023) has the mixture in C++ that no
-    longer builds everywhere. scipy has the beta function, and the tests hold the result against the mixture's integral.
-
-    Args:
-        only_first, only_second: counts of any shape.
+    Returns:
+        ``{decided, verdict, episodes, horizon, only_first, only_second, evidence, level}``.
     """
-    only_first, only_second = np.asarray(only_first), np.asarray(only_second)
-    log_ratio = special.betaln(only_first + 0.5, only_second + 0.5) - special.betaln(0.5, 0.5)
-    return np.exp(np.minimum(700.0, log_ratio + (only_first + only_second) * math.log(2)))
+    # The folders' positions stand for the labels, which need not differ.
+    runs = [load_evaluated(folder, str(i), None) for i, folder in enumerate(folders)]
+    common, horizon = common_seeds(runs), max(runs[0].results["horizons"])
+    methods = group(runs, common, runs[0].results["kind"], [horizon])
+    found = statistics.mcnemar(methods[0].success[0, :, 0], methods[1].success[0, :, 0])
+    value = float(statistics.evidence(found["only_first"], found["only_second"]))
+    decided = value >= 1 / level
+    better = labels[0] if found["only_first"] > found["only_second"] else labels[1]
+    state = f"decided: {better} is better" if decided else "undecided"
+    verdict = (
+        f"{state} at horizon {horizon} after {len(common)} episodes (evidence {value:.3g}; {1 / level:.0f} decides)"
+    )
+    return {
+        "decided": decided,
+        "verdict": verdict,
+        "episodes": len(common),
+        "horizon": horizon,
+        "only_first": found["only_first"],
+        "only_second": found["only_second"],
+        "evidence": value,
+        "level": level,
+    }
 
 
-def sequential_decision(first: np.ndarray, second: np.ndarray, level: float = 0.05) -> int | None:
-    """After how many episodes the anytime-valid test had decided, from successes ``[episodes]`` in their order, or None."""
-    decided = evidence(np.cumsum(first & ~second), np.cumsum(second & ~first)) >= 1 / level
-    return int(np.argmax(decided)) + 1 if decided.any() else None
+def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Path) -> None:
+    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``."""
+    write_json(out / "comparison.json", result)
+    curves = curves_figure(result, runs)
+    hz = get_task(result["task"]).control_hz
+    difference = plots.difference_figure(result["pairs"], hz)
+    plots.save(curves, out / "horizon.png")
+    plots.save(difference, out / "difference.png")
+    write_comparison_report(out / "report.html", result, hz, curves, difference)
+
+
+def curves_figure(result: dict[str, Any], runs: Sequence[Evaluated]) -> Figure:
+    """Every method's curve; of several training seeds the mean, and thin lines for the single runs."""
+    common = set(common_seeds(runs))
+    drawn = []
+    looks = plots.looks(len(result["methods"]))
+    for method, (colour, dashes) in zip(result["methods"], looks, strict=True):
+        members = [run for run in runs if run.label == method["label"]]
+        shared = [[record for record in run.records if record.seed in common] for run in members]
+        single = len(members) == 1
+        if not single:
+            drawn += [
+                plots.Run("", records, result["horizons"], colour, dashes, band=False, thin=True) for records in shared
+            ]
+        pooled = [record for records in shared for record in records]
+        # More bands than these over one another show nothing.
+        band = single and len(result["methods"]) <= plots.BANDS
+        bars = [point["ci95"] for point in method["curve"]] if not single else None
+        drawn.append(plots.Run(method["label"], pooled, result["horizons"], colour, dashes, band, intervals=bars))
+    title = f"{get_task(result['task']).name}: {result['episodes']} common initial states"
+    return plots.horizon_figure(drawn, result["kind"], get_task(result["task"]).control_hz, title)

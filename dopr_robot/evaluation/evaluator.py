@@ -11,25 +11,34 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dopr_robot import seeds
 from dopr_robot.errors import DoprError, UserError
-from dopr_robot.evaluation import plots, seeds, statistics
-from dopr_robot.evaluation.group import Observer
-from dopr_robot.evaluation.plan import Evaluation
-from dopr_robot.evaluation.records import RESULTS, EpisodeRecord, RecordWriter, read_records, read_results
-from dopr_robot.evaluation.report import write_evaluation_report
-from dopr_robot.evaluation.rollout import group_sizes
-from dopr_robot.evaluation.showcase import show
-from dopr_robot.evaluation.video import rendered
+from dopr_robot.evaluation import statistics
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.evaluation import write_evaluation_report
+from dopr_robot.evaluation.reports.showcase import show
+from dopr_robot.evaluation.reports.video import rendered
+from dopr_robot.evaluation.rollouts.group import Observer
+from dopr_robot.evaluation.rollouts.plan import Evaluation
+from dopr_robot.evaluation.rollouts.records import (
+    RECORDS,
+    RESULTS,
+    EpisodeRecord,
+    RecordWriter,
+    read_records,
+    read_results,
+)
+from dopr_robot.evaluation.rollouts.rollout import group_sizes
 from dopr_robot.files import shown, write_json
 from dopr_robot.progress import progress
 
-RECORDS, FIGURE, REPORT = "episodes.jsonl", "horizon.png", "report.html"
+FIGURE, REPORT = "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
 LENGTHS = "lengths.png"
 logger = logging.getLogger(__name__)
 
 
-def evaluate(
+def run_evaluation(
     evaluation: Evaluation,
     out: str | Path,
     *,
@@ -44,7 +53,7 @@ def evaluate(
     """Roll a policy out and write records, results, curve and video to ``out``.
 
     >>> policy = load_policy("runs/pick_place")                                                  # doctest: +SKIP
-    >>> results = evaluate(Evaluation(policy, policy.task, episodes=100), "runs/pick_place/eval/final")   # doctest: +SKIP
+    >>> results = run_evaluation(Evaluation(policy, policy.task, episodes=100), "runs/pick_place/eval/final")   # doctest: +SKIP
 
     Args:
         evaluation: what is evaluated.

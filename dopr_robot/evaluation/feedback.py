@@ -1,10 +1,11 @@
 """Test-time feedback of a run: does validation loss foretell success, and what happens between the two?
 
 Every checkpoint is rolled out from initial states for selection (never those of final figures), and beside its validation loss stand
-its success, its divergence from the demonstrations and its action gap (see :mod:`dopr_robot.evaluation.divergence`). Over
+its success, its divergence from the demonstrations and its action gap (see :mod:`dopr_robot.evaluation.rollouts.divergence`). Over
 checkpoints, rank correlations say which of them goes with success, at every horizon.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,12 @@ from scipy import stats
 
 from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import plots, statistics
-from dopr_robot.evaluation.divergence import (
+from dopr_robot.evaluation import statistics
+from dopr_robot.evaluation.evaluate import task_of
+from dopr_robot.evaluation.evaluator import run_evaluation, versions
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.evaluation import write_feedback_report
+from dopr_robot.evaluation.rollouts.divergence import (
     Demonstrations,
     Floats,
     Foreseeing,
@@ -25,15 +30,12 @@ from dopr_robot.evaluation.divergence import (
     gaps_on_demonstrations,
     quartiles,
 )
-from dopr_robot.evaluation.evaluator import RECORDS, evaluate, versions
-from dopr_robot.evaluation.plan import Evaluation
-from dopr_robot.evaluation.provenance import run_of
-from dopr_robot.evaluation.records import EpisodeRecord, read_records
-from dopr_robot.evaluation.report import write_feedback_report
+from dopr_robot.evaluation.rollouts.plan import Evaluation
+from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_records
 from dopr_robot.files import write_json
-from dopr_robot.policies import load_policy
+from dopr_robot.policies import find_checkpoint, load_policy
 from dopr_robot.reading import read_json
-from dopr_robot.training import RunConfig, load_data, validation_loss
+from dopr_robot.training import Run, RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"
 MEASURES = {"validation_loss": "validation loss", "divergence": "divergence", "action_gap": "action gap"}
@@ -48,7 +50,7 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """How every checkpoint is rolled out; see :class:`~dopr_robot.evaluation.plan.Evaluation`."""
+    """How every checkpoint is rolled out; see :class:`~dopr_robot.evaluation.rollouts.plan.Evaluation`."""
 
     task: str
     episodes: int
@@ -56,6 +58,62 @@ class Plan:
     horizons: Sequence[int] | None = None
     num_envs: int | None = None
     workers: int | None = None
+
+
+class Feedback:
+    """A measurement of test-time feedback and where it lies.
+
+    Attributes:
+        folder: with ``feedback.json``, ``feedback.png`` and ``report.html``.
+        content: ``feedback.json``, see :func:`measure_feedback`.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        self.folder, self.content = folder, content
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Feedback({str(self.folder)!r}: {len(self.content['checkpoints'])} checkpoints)"
+
+
+def feedback(
+    run: str | os.PathLike[str],
+    task: str | None = None,
+    *,
+    episodes: int | None = None,
+    horizons: Sequence[int] | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+    workers: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> Feedback:
+    """Measure test-time feedback over a run's checkpoints, or of the checkpoint given, as ``dopr eval --feedback`` does.
+
+    Args:
+        run: a run folder (keep its checkpoints when training: ``training.keep_checkpoints=20``) or one of its checkpoints.
+        task, episodes, horizons, seed, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the initial
+            states are of the range for selection.
+        out: where it goes; None: ``RUN/eval/feedback-seed<seed>``.
+
+    Raises:
+        UserError: no run folder, or its demonstrations are not there.
+    """
+    checkpoint = find_checkpoint(run).resolve()
+    home = Run.of(checkpoint)
+    if home is None:
+        raise UserError(f"{run} lies in no run folder: --feedback needs the run's config.yaml and its demonstrations")
+    config = home.config
+    if config.data.store is None or not Path(config.data.store).exists():
+        raise UserError(f"the run's demonstrations are not there: {config.data.store} (run from where it was trained)")
+    name = task or task_of(load_policy(checkpoint), run)
+    steps = home.checkpoints.steps() if Path(run).resolve() == home.folder.resolve() else []
+    plan = Plan(name, episodes or config.evaluation.episodes, seed, horizons, num_envs, workers)
+    folder = Path(out) if out is not None else home.evaluation_folder(f"feedback-seed{seed}", resume=resume)
+    checkpoints = [home.checkpoints.folder / str(step) for step in steps] or [checkpoint]
+    return Feedback(folder, measure_feedback(checkpoints, config, plan, folder, resume=resume))
 
 
 def measure_feedback(
@@ -100,7 +158,7 @@ def measure_feedback(
             loss = None if data.validation is None else validation_loss(policy, data.validation)
             tracer = Tracer(demonstrations)
             ways: dict[str, Any] = {"num_envs": plan.num_envs, "workers": plan.workers}
-            results = evaluate(
+            results = run_evaluation(
                 evaluation, folder, video=0, validation_loss=loss, resume=resume, observer=tracer, **ways
             )
             # Episodes that an earlier call had recorded were not run by this one; they run again for their traces.
@@ -145,7 +203,7 @@ def measure_feedback(
             [f"{each['step']:,}" for each in measured],
         )
         plots.save(against, out / VALIDATION)
-    write_feedback_report(out / "report.html", result, spec.description, figure, against, run_of(checkpoints[0]))
+    write_feedback_report(out / "report.html", result, spec.description, figure, against, Run.of(checkpoints[0]))
     return result
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.evaluation.evaluator import earlier, evaluate
-from dopr_robot.evaluation.plan import Evaluation
+from dopr_robot.evaluation.evaluator import earlier, run_evaluation
+from dopr_robot.evaluation.rollouts.plan import Evaluation
 
 FOLDER = "lengths"
 
@@ -31,7 +31,7 @@ def evaluate_lengths(
         out: the folder of the longest one; the others lie below it.
         lengths: of the task.
         resume: go on with what ``out`` holds.
-        video, validation_loss, more: see :func:`~dopr_robot.evaluation.evaluator.evaluate`; the video shows the longest.
+        video, validation_loss, more: see :func:`~dopr_robot.evaluation.evaluator.run_evaluation`; the video shows the longest.
 
     Returns:
         The content of ``results.json`` of the longest, with ``lengths``: for each the success at the longest horizon.
@@ -46,5 +46,7 @@ def evaluate_lengths(
     for other in others:
         assert other.length is not None
         folders[other.length] = out / FOLDER / str(other.length)
-        evaluate(other, folders[other.length], video=0, resume=resume, **more)
-    return evaluate(longest, out, video=video, validation_loss=validation_loss, resume=resume, lengths=folders, **more)
+        run_evaluation(other, folders[other.length], video=0, resume=resume, **more)
+    return run_evaluation(
+        longest, out, video=video, validation_loss=validation_loss, resume=resume, lengths=folders, **more
+    )

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.envs import get_task
-from dopr_robot.evaluation import EpisodeRecord, plots
-from dopr_robot.evaluation.comparison import difference_curve
-from dopr_robot.evaluation.pages import svg, write_page
-from dopr_robot.evaluation.provenance import store_text
-from dopr_robot.evaluation.statistics import success_matrix
+from dopr_robot.evaluation import EpisodeRecord
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.pages import svg, write_page
+from dopr_robot.evaluation.reports.provenance import store_text
+from dopr_robot.evaluation.statistics import difference_curve, success_matrix
 from dopr_robot.files import replacing
 from dopr_robot.study.config import Arm, Study, file_name, label, short_labels
 from dopr_robot.study.table import TABLE, Method, Record, answers, methods, rows, summary, to_csv

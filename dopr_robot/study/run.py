@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from typing import Any
 from dopr_robot.envs import get_task
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord, read_records
-from dopr_robot.evaluation.rollout import cores
-from dopr_robot.evaluation.statistics import check_horizons, default_horizons
+from dopr_robot.evaluation.rollouts.horizons import check_horizons, default_horizons
+from dopr_robot.evaluation.rollouts.rollout import cores
 from dopr_robot.files import naming, replacing, write_json
 from dopr_robot.locks import held
 from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
 from dopr_robot.reading import read_json, read_json_lines
-from dopr_robot.study.config import Arm, Study, label
-from dopr_robot.study.table import TABLE
+from dopr_robot.study.config import Arm, Study, label, load_study
+from dopr_robot.study.table import TABLE, read_summary
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
 from dopr_robot.training import load_data
@@ -45,8 +45,35 @@ FORM = {
 """Of a line of ``arms.jsonl``, see :mod:`dopr_robot.reading`."""
 
 
-def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str | None = None) -> Path:
-    """Run what is missing of a study and write its table and report to ``out``.
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study.
+
+    Attributes:
+        folder: with ``table.csv`` (every method at every horizon), ``report.html`` and the records.
+        study: what was run.
+    """
+
+    folder: Path
+    study: Study
+
+    @property
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows: every method at the longest horizon, and its difference in points."""
+        return read_summary(self.folder, self.study)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+def run_study(
+    study: Study | str | os.PathLike[str],
+    *words: str,
+    out: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+) -> StudyResult:
+    """Run what is missing of a study and write its table and report to ``out``, as ``dopr compare STUDY.yaml`` does.
 
     1. Every arm is trained, and rolled out on selection seeds.
     2. The arms of one task, policy and seed are checked to have shared weights, data, noise and initial states.
@@ -54,13 +81,12 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
     4. The chosen arms are rolled out on test seeds: all figures are of these.
 
     Args:
-        out: gets ``study.yaml``, ``arms.jsonl``, ``runs/<arm>/``, ``policies/<arm>/``, ``test/<arm>/episodes.jsonl``, ``table.csv``,
-            ``curves-*.png`` and ``report.html``.
+        study: a study file, or what was read from one.
+        words: ``key=value`` over the file.
+        out: None: ``studies/<the file's name>``. It gets ``study.yaml``, ``arms.jsonl``, ``runs/<arm>/``, ``policies/<arm>/``,
+            ``test/<arm>/episodes.jsonl``, ``table.csv``, ``curves-*.png`` and ``report.html``.
         workers: processes on this machine; None: one a core and ``training.threads``.
         ray: address of a Ray cluster instead, see :func:`~dopr_robot.study.workers.answers`.
-
-    Returns:
-        ``out``.
 
     Raises:
         UserError: the study does not fit its stores, or ``out`` holds arms of other settings.
@@ -68,6 +94,15 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
     """
     from dopr_robot.study.report import write_report
 
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers} has to be at least 1")
+    if isinstance(study, Study):
+        if words or out is None:
+            raise UserError("a study that was read before takes no more settings, and out says where it goes")
+    else:
+        path = Path(study)
+        study, out = load_study(path, words), out or Path("studies") / path.stem
+    out = Path(out)
     arms = study.arms()
     horizons = {entry.task: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
     threads = study.training["threads"]
@@ -87,7 +122,7 @@ def run_study(study: Study, out: Path, *, workers: int | None = None, ray: str |
         }
         check_states(tests)
         write_report(study, chosen, done, tests, horizons, out)
-    return out
+    return StudyResult(out, study)
 
 
 def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dopr_robot.envs import get_task
-from dopr_robot.evaluation import EpisodeRecord, comparison
+from dopr_robot.evaluation import EpisodeRecord, statistics
 from dopr_robot.evaluation.statistics import metrics, success_matrix, wilson
 from dopr_robot.study.config import Arm, Study, entry_name, label, short_labels
 
@@ -106,8 +106,8 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
     made: list[dict[str, Any]] = []
     for method in all_methods:
         reference = by_name.get((method.task, method.policy, against.get(method.optimizer, "")))
-        own = comparison.difference_curve(method.success, np.zeros_like(method.success))
-        pair = comparison.difference_curve(method.success, reference.success) if reference else None
+        own = statistics.difference_curve(method.success, np.zeros_like(method.success))
+        pair = statistics.difference_curve(method.success, reference.success) if reference else None
         figures = _figures(method.tests)
         losses = [record["validation_loss"] for record in method.records]
         known = [loss for loss in losses if loss is not None]
@@ -145,7 +145,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                 }
             )
     tested = [row for row in made if row["p"] is not None]
-    for row, adjusted in zip(tested, comparison.holm([row["p"] for row in tested]), strict=True):
+    for row, adjusted in zip(tested, statistics.holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = adjusted
     return made
 
@@ -164,8 +164,8 @@ def _figures(tests: Sequence[Sequence[EpisodeRecord]]) -> dict[str, dict[str, fl
 def _p(first: np.ndarray, second: np.ndarray) -> float:
     """p-value of equal success, from successes ``[seeds, episodes]``."""
     if len(first) == 1:
-        return comparison.mcnemar(first[0], second[0])["p_value"]
-    return comparison.seeds_test(first.mean(axis=1), second.mean(axis=1))
+        return statistics.mcnemar(first[0], second[0])["p_value"]
+    return statistics.seeds_test(first.mean(axis=1), second.mean(axis=1))
 
 
 def summary(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,10 +12,10 @@ import torch
 
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord
+from dopr_robot.evaluation.selection import SelectionRollout, rolled_out
 from dopr_robot.evaluation.statistics import succeeded
 from dopr_robot.policies import load_policy
 from dopr_robot.reading import read_json
-from dopr_robot.study.selection import SelectionRollout, rolled_out
 from dopr_robot.training import Interrupted, config_from, read_metrics, train
 from dopr_robot.training.metrics import FIGURES
 

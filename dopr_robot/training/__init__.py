@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dopr_robot.training.checkpoints import Checkpoints, find_damage
-    from dopr_robot.training.composition import compose_config, config_from, experiment_names
+    from dopr_robot.training.composition import compose_config, config_from, experiment_names, whole_keys
     from dopr_robot.training.config import RunConfig, load_config, write_config
     from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss
+    from dopr_robot.training.folder import Run
     from dopr_robot.training.loop import build_optimizer, train
     from dopr_robot.training.metrics import import_tracker, read_metrics
     from dopr_robot.training.processes import from_main
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Checkpoints": "checkpoints",
     "Interrupted": "signals",
+    "Run": "folder",
     "RunConfig": "config",
     "TrainingData": "data",
     "build_optimizer": "loop",
@@ -35,11 +37,13 @@ _LAZY = {
     "to_tensors": "data",
     "train": "loop",
     "validation_loss": "data",
+    "whole_keys": "composition",
     "write_config": "config",
 }
 __all__ = [
     "Checkpoints",
     "Interrupted",
+    "Run",
     "RunConfig",
     "TrainingData",
     "build_optimizer",
@@ -56,6 +60,7 @@ __all__ = [
     "to_tensors",
     "train",
     "validation_loss",
+    "whole_keys",
     "write_config",
 ]
 

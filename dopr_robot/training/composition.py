@@ -29,8 +29,8 @@ def experiment_names() -> list[str]:
     return sorted(Path(file.name).stem for file in files if file.name.endswith(".yaml"))
 
 
-def compose_config(experiment: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration of an experiment, or of a YAML file, with ``key=value`` overrides.
+def compose_config(experiment: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
+    """The configuration of an experiment, or of a YAML file, with ``key=value`` overrides, or a mapping of them.
 
     Where ``policy=NAME`` or ``optimizer=NAME`` takes the place of the one that the experiment or file has, settings of that one which the
     new one has too are kept, and a line of the log says so.
@@ -42,7 +42,7 @@ def compose_config(experiment: str | None = None, overrides: Sequence[str] = ())
         UnknownNameError: no such experiment, policy, optimizer or key; the message names the closest.
         UserError: a value of the wrong type or outside its range.
     """
-    words: dict[str, Any] = dict(parse_words(overrides))
+    words: dict[str, Any] = dict(overrides if isinstance(overrides, Mapping) else parse_words(overrides))
     chosen = {}
     for group in GROUPS:
         for key in (f"{group}.name", group):
@@ -119,6 +119,29 @@ def _check(values: Mapping[str, Any]) -> None:
             _unknown(key, [each for each in known if each.startswith(f"{section}.")] or [*known, *USUAL])
         if section in SECTIONS:
             typed_part(SECTIONS[section], {name: value}, section)
+
+
+def whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their whole keys, where they are named by the last part (``steps``) or nested (``policy={"network": {"dim": 64}}``).
+
+    Raises:
+        UnknownNameError: no key ends so.
+        UserError: several do.
+    """
+    known = [f"{section}.{each.name}" for section, schema in SECTIONS.items() for each in fields(schema)] + USUAL
+    own = [each.name for each in fields(RunConfig)]
+    found = {}
+    for key, value in leaves(settings):
+        ends = [each for each in known if each.rpartition(".")[2] == key]
+        if "." in key or key in own:
+            found[key] = value
+        elif len(ends) == 1:
+            found[ends[0]] = value
+        elif ends:
+            raise UserError(f"{key} could be {' or '.join(ends)}: name the whole key")
+        else:
+            raise UnknownNameError("config key", key, [*own, *known])
+    return found
 
 
 def _unknown(key: str, known: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import zarr
 
 from dopr_robot.cli import main
 from dopr_robot.datasets import Attributes, Store
-from dopr_robot.evaluation.video import Clip
+from dopr_robot.evaluation.reports.video import Clip
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dopr_robot.cli import main
+from dopr_robot.collection.replay import executed_actions, replaying
 from dopr_robot.datasets import ActionAttributes, Attributes, Episode, Store, check
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.replay import executed_actions, replaying
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from dopr_robot.cli import main
+from dopr_robot.collection import demonstrations
 from dopr_robot.datasets import Store
-from dopr_robot.envs import TASKS, ActionSpec, demonstrations, faults, load_expert, make, make_vec
+from dopr_robot.envs import TASKS, ActionSpec, faults, load_expert, make, make_vec
 from dopr_robot.envs.conformance import check_task
 from dopr_robot.envs.contract import check_start
 from dopr_robot.envs.faults import SimulatorError, SimulatorHang, ask, note_stops
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.episode import Job
-from dopr_robot.evaluation.plan import Evaluation
-from dopr_robot.evaluation.rollout import Rollout
+from dopr_robot.evaluation.rollouts.episode import Job
+from dopr_robot.evaluation.rollouts.plan import Evaluation
+from dopr_robot.evaluation.rollouts.rollout import Rollout
 
 
 class Homing:

@@ -8,13 +8,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dopr_robot.cli import main
+from dopr_robot.collection import demonstrations
+from dopr_robot.collection.replay import COLLECTED
+from dopr_robot.collection.transformation import Piece, Segment, SegmentExpert, _Plan, cut, poses, straight_way
 from dopr_robot.datasets import Attributes, Store
 from dopr_robot.datasets.formats import convert
-from dopr_robot.envs import demonstrations, make_vec
+from dopr_robot.envs import make_vec
 from dopr_robot.envs.adapters.robosuite import LiftSegments
-from dopr_robot.envs.generation import Piece, Segment, SegmentExpert, _Plan, cut, poses, straight_way
 from dopr_robot.envs.pick_place import PickPlaceSegments
-from dopr_robot.evaluation.replay import COLLECTED
 
 THREE = range(2**16, 2**16 + 3)
 

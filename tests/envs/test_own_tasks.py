@@ -4,7 +4,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dopr_robot.envs import demonstrations, get_task, list_tasks, make, make_vec
+from dopr_robot.collection import demonstrations
+from dopr_robot.envs import get_task, list_tasks, make, make_vec
 from dopr_robot.errors import UserError
 
 OWN = [spec.id for spec in list_tasks() if spec.id.startswith("dopr_robot/")]

@@ -6,7 +6,8 @@ import sys
 import pytest
 from scipy.stats import binom
 
-from dopr_robot.envs import get_task, list_tasks, measure_expert
+from dopr_robot.collection import measure_expert
+from dopr_robot.envs import get_task, list_tasks
 
 pytestmark = pytest.mark.sim
 QUICK = ("metaworld/assembly-v3", "metaworld/drawer-open-v3", "metaworld/pick-place-v3")
@@ -26,7 +27,8 @@ def test_the_versions_that_live_together():
 
 
 def test_our_tasks_work_on_the_oldest_mujoco():
-    from dopr_robot.envs import demonstrations, list_tasks
+    from dopr_robot.collection import demonstrations
+    from dopr_robot.envs import list_tasks
 
     ours = [spec for spec in list_tasks() if spec.source == "ours"]
     assert len(ours) == 7

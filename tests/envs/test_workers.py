@@ -64,8 +64,8 @@ def test_a_dead_simulator_is_an_exception_in_the_records():
 
     from dopr_robot.envs import TASKS
     from dopr_robot.envs.workers import WorkerVectorEnv
-    from dopr_robot.evaluation.episode import Job
-    from dopr_robot.evaluation.rollout import Rollout
+    from dopr_robot.evaluation.rollouts.episode import Job
+    from dopr_robot.evaluation.rollouts.rollout import Rollout
 
     class Still:
         n_obs_steps, n_action_steps, action_dim = 1, 4, 3

@@ -6,8 +6,9 @@ import pytest
 
 from dopr_robot.cli import main
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import plots, read_records
-from dopr_robot.evaluation.naming import details, method_labels, settings
+from dopr_robot.evaluation import read_records
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.naming import details, method_labels, settings
 from dopr_robot.training import compose_config, write_config
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dopr_robot.evaluation import comparison
+from dopr_robot.evaluation.statistics import paired as comparison
 from dopr_robot.evaluation.statistics import wilson
 
 

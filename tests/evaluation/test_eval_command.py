@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dopr_robot.cli import main
-from dopr_robot.evaluation import Evaluation, evaluate, read_records
+from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
 from dopr_robot.policies import load_policy
 
 
@@ -23,7 +23,7 @@ def test_1_7_and_32_copies_give_the_same_bits(tmp_path, make_run, name):
     contents = set()
     for copies, workers in ((1, 1), (7, 2), (32, 2)):
         evaluation = Evaluation(policy, policy.task, episodes=34, horizons=[24])
-        evaluate(evaluation, tmp_path / str(copies), num_envs=copies, workers=workers, video=0)
+        run_evaluation(evaluation, tmp_path / str(copies), num_envs=copies, workers=workers, video=0)
         contents.add((tmp_path / str(copies) / "episodes.jsonl").read_bytes())
     assert len(contents) == 1
     assert len({record.return_ for record in read_records(tmp_path / "1" / "episodes.jsonl")}) == 34

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from dopr_robot import seeds
 from dopr_robot.errors import DamagedError, UserError
-from dopr_robot.evaluation import seeds
-from dopr_robot.evaluation.records import EpisodeRecord, RecordWriter, read_records
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord, RecordWriter, read_records
 
 
 def record(episode):

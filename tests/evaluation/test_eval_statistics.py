@@ -6,7 +6,7 @@ from scipy import stats
 
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import statistics
-from dopr_robot.evaluation.records import EpisodeRecord
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 
 
 def record(episode=0, outcome="success", step=None, kind="attain", length=10, **kwargs):

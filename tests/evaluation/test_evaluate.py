@@ -9,9 +9,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+from dopr_robot import seeds
 from dopr_robot.errors import DoprError, UserError
-from dopr_robot.evaluation import Evaluation, evaluate, read_records, seeds
-from dopr_robot.evaluation.showcase import choose
+from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
+from dopr_robot.evaluation.reports.showcase import choose
 
 FILES = {"episodes.jsonl", "results.json", "horizon.png", "rollouts.mp4", "failures.png", "report.html"}
 
@@ -23,7 +24,7 @@ def reach(policy, point_tasks):
 
 @pytest.fixture
 def results(reach, tmp_path):
-    return evaluate(reach, tmp_path / "whole", num_envs=5, video=0)
+    return run_evaluation(reach, tmp_path / "whole", num_envs=5, video=0)
 
 
 def lines(folder):
@@ -32,7 +33,7 @@ def lines(folder):
 
 @pytest.mark.parametrize("kind", [0, 1])
 def test_a_whole_evaluation(policy, point_tasks, tmp_path, kind):
-    results = evaluate(
+    results = run_evaluation(
         Evaluation(policy, point_tasks[kind], episodes=30), tmp_path / "e", video=6, validation_loss=0.25
     )
     assert {path.name for path in (tmp_path / "e").iterdir()} == FILES
@@ -64,7 +65,7 @@ def test_a_whole_evaluation(policy, point_tasks, tmp_path, kind):
 
 
 def test_the_video_shows_how_episodes_ended(reach, tmp_path):
-    evaluate(reach, tmp_path / "e", video=6)
+    run_evaluation(reach, tmp_path / "e", video=6)
     records = {record.episode: record for record in read_records(tmp_path / "e" / "episodes.jsonl")}
     chosen = choose(list(records.values()), "attain", 6)
     assert list(chosen.values()) == ["best"] * 2 + ["worst"] * 2 + ["random"] * 2
@@ -82,7 +83,9 @@ def test_the_video_shows_how_episodes_ended(reach, tmp_path):
 
 
 def test_rollouts_stop_at_the_longest_horizon_asked_for(policy, point_tasks, results, tmp_path):
-    short = evaluate(Evaluation(policy, point_tasks[0], episodes=40, horizons=[6, 12]), tmp_path / "short", video=0)
+    short = run_evaluation(
+        Evaluation(policy, point_tasks[0], episodes=40, horizons=[6, 12]), tmp_path / "short", video=0
+    )
     records = read_records(tmp_path / "short" / "episodes.jsonl")
     assert max(record.length for record in records) == 12
     at_12 = next(point for point in results["curve"] if point["horizon"] == 12)
@@ -104,7 +107,9 @@ def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_
 
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Evaluation(Interrupting(), reach.task, episodes=40), tmp_path / "e", num_envs=6, workers=2, video=0)
+        run_evaluation(
+            Evaluation(Interrupting(), reach.task, episodes=40), tmp_path / "e", num_envs=6, workers=2, video=0
+        )
     assert threading.active_count() == before
     partial = json.loads((tmp_path / "e" / "results.json").read_text())
     assert f"{partial['episodes']} of 40 episodes are kept: the same call with --resume" in caplog.text
@@ -117,7 +122,7 @@ def test_interrupted_work_is_kept_and_resumed(reach, point_policy, results, tmp_
     kept = lines(tmp_path / "e")
     with (tmp_path / "e" / "episodes.jsonl").open("a") as file:
         file.write(kept[0][:50])  # as a kill in the middle of a line would leave it
-    resumed = evaluate(reach, tmp_path / "e", video=0, resume=True)
+    resumed = run_evaluation(reach, tmp_path / "e", video=0, resume=True)
     assert set(kept) <= set(lines(tmp_path / "e")) and lines(tmp_path / "e") == lines(tmp_path / "whole")
     assert resumed["curve"] == results["curve"] and resumed["partial"] is False
 
@@ -129,13 +134,13 @@ def test_a_full_disk_keeps_what_fitted(reach, results, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
     try:
         with pytest.raises(DoprError, match=r"too large; \d+ of 40 episodes are kept: make room"):
-            evaluate(reach, out, video=0)
+            run_evaluation(reach, out, video=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     kept = read_records(out / "episodes.jsonl")
     assert 0 < len(kept) < 40
     assert json.loads((out / "results.json").read_text())["partial"] is True
-    evaluate(reach, out, video=0, resume=True)
+    run_evaluation(reach, out, video=0, resume=True)
     assert lines(out) == lines(tmp_path / "whole")
 
 
@@ -143,7 +148,7 @@ def test_exceptions_count_as_failures_in_every_rate(reach, policy, point_tasks, 
     whole = read_records(tmp_path / "whole" / "episodes.jsonl")
     broken = [record.seed for record in whole if record.length >= 5][:10]
     evaluation = Evaluation(policy, point_tasks[0], episodes=40, env_options={"broken_seeds": broken})
-    found = evaluate(evaluation, tmp_path / "e", num_envs=4, video=3)
+    found = run_evaluation(evaluation, tmp_path / "e", num_envs=4, video=3)
     assert found["outcomes"]["exception"] == 10 and found["causes"]["RuntimeError"] == 10
     spared = [record for record in whole if record.seed not in broken]
     assert found["curve"][-1]["successes"] == sum(record.outcome == "success" for record in spared)
@@ -153,7 +158,7 @@ def test_exceptions_count_as_failures_in_every_rate(reach, policy, point_tasks, 
 def test_figures_that_are_no_numbers_are_told_and_do_not_stop_the_work(policy, point_tasks, tmp_path):
     seed = seeds.block("final", 0, 1)[0]
     evaluation = Evaluation(policy, point_tasks[0], episodes=3, env_options={"blurred_seeds": [seed]})
-    found = evaluate(evaluation, tmp_path / "e", video=0, validation_loss=float("nan"))
+    found = run_evaluation(evaluation, tmp_path / "e", video=0, validation_loss=float("nan"))
     assert found["validation_loss"] is None and found["faults"] == ["the validation loss is nan"]
     first = read_records(tmp_path / "e" / "episodes.jsonl")[0]
     assert first.outcome == "exception" and first.error == "FloatingPointError: the task's closeness is nan at step 3"
@@ -164,7 +169,7 @@ def test_a_policy_that_never_acts_is_evaluated_to_the_end(point_policy, point_ta
         def act(self, observation, generator):
             return super().act(observation, generator) * float("nan")
 
-    found = evaluate(Evaluation(Broken(), point_tasks[0], episodes=3), tmp_path / "e", video=3)
+    found = run_evaluation(Evaluation(Broken(), point_tasks[0], episodes=3), tmp_path / "e", video=3)
     assert found["outcomes"]["exception"] == 3 and found["curve"][-1]["success_rate"] == 0
     assert {path.name for path in (tmp_path / "e").iterdir()} == FILES - {"rollouts.mp4", "failures.png"}
 
@@ -172,7 +177,7 @@ def test_a_policy_that_never_acts_is_evaluated_to_the_end(point_policy, point_ta
 def test_an_evaluation_is_not_overwritten(reach, results, tmp_path):
     before = (tmp_path / "whole" / "results.json").read_bytes()
     with pytest.raises(UserError, match="--resume goes on with it"):
-        evaluate(reach, tmp_path / "whole", video=0)
+        run_evaluation(reach, tmp_path / "whole", video=0)
     assert (tmp_path / "whole" / "results.json").read_bytes() == before
 
 
@@ -187,21 +192,21 @@ def test_an_evaluation_is_not_overwritten(reach, results, tmp_path):
 )
 def test_another_evaluation_is_not_resumed(policy, point_tasks, results, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        evaluate(
+        run_evaluation(
             Evaluation(policy, point_tasks[0], **({"episodes": 40} | change)), tmp_path / "whole", video=0, resume=True
         )
 
 
 def test_resume_can_ask_for_more_episodes(policy, point_tasks, results, tmp_path):
-    evaluate(Evaluation(policy, point_tasks[0], episodes=12), tmp_path / "e", video=0)
-    more = evaluate(Evaluation(policy, point_tasks[0], episodes=40), tmp_path / "e", video=0, resume=True)
+    run_evaluation(Evaluation(policy, point_tasks[0], episodes=12), tmp_path / "e", video=0)
+    more = run_evaluation(Evaluation(policy, point_tasks[0], episodes=40), tmp_path / "e", video=0, resume=True)
     assert lines(tmp_path / "e") == lines(tmp_path / "whole") and more["curve"] == results["curve"]
 
 
 def test_a_final_figure_is_never_made_from_selection_seeds(policy, point_tasks, tmp_path):
     from dopr_robot.evaluation.evaluator import figures
 
-    chosen = evaluate(Evaluation(policy, point_tasks[0], episodes=5, use="selection"), tmp_path / "e", video=0)
+    chosen = run_evaluation(Evaluation(policy, point_tasks[0], episodes=5, use="selection"), tmp_path / "e", video=0)
     assert chosen["use"] == "selection"
     records = read_records(tmp_path / "e" / "episodes.jsonl")
     assert {seeds.use_of(record.seed) for record in records} == {"selection"}
@@ -220,5 +225,5 @@ def test_a_final_figure_is_never_made_from_selection_seeds(policy, point_tasks, 
 )
 def test_bad_input_writes_nothing(policy, point_tasks, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        evaluate(Evaluation(**({"policy": policy, "task": point_tasks[0]} | change)), tmp_path / "e")
+        run_evaluation(Evaluation(**({"policy": policy, "task": point_tasks[0]} | change)), tmp_path / "e")
     assert not (tmp_path / "e").exists()

@@ -8,11 +8,12 @@ import pytest
 import torch
 from scipy import stats
 
+from dopr_robot import seeds
 from dopr_robot.cli import main
 from dopr_robot.datasets import Attributes, Store
-from dopr_robot.evaluation import Evaluation, evaluate, read_records, seeds
-from dopr_robot.evaluation.divergence import Demonstrations, Foreseeing, Tracer, gaps_on_demonstrations
+from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
 from dopr_robot.evaluation.feedback import rank_correlation
+from dopr_robot.evaluation.rollouts.divergence import Demonstrations, Foreseeing, Tracer, gaps_on_demonstrations
 from dopr_robot.policies import load_policy
 from dopr_robot.training import load_config, load_data
 
@@ -63,7 +64,7 @@ def test_held_out_demonstrations_are_one_away_and_shown_ones_none(demonstrations
 def test_a_policy_that_shows_its_plans_acts_as_before(run, tmp_path):
     policy = load_policy(run)
     for name, each in (("plain", policy), ("foreseeing", Foreseeing(policy))):
-        evaluate(Evaluation(each, policy.task, episodes=6), tmp_path / name, video=0)
+        run_evaluation(Evaluation(each, policy.task, episodes=6), tmp_path / name, video=0)
     plain, foreseeing = ((tmp_path / name / "episodes.jsonl").read_bytes() for name in ("plain", "foreseeing"))
     assert plain == foreseeing
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dopr_robot.cli import main
-from dopr_robot.evaluation import Evaluation, evaluate, read_records
+from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
 from dopr_robot.evaluation.lengths import evaluate_lengths
 
 
@@ -24,14 +24,14 @@ def test_every_length_is_an_evaluation_of_its_own(reach, tmp_path):
     page = (tmp_path / "e" / "report.html").read_text()
     assert "Against the length of the task" in page and f"{100 * rates[0]:.1f} %" in page
     # Length 1 is the task as it is without a length, on the same seeds.
-    evaluate(reach, tmp_path / "plain", video=0)
+    run_evaluation(reach, tmp_path / "plain", video=0)
     alone = (tmp_path / "plain" / "episodes.jsonl").read_bytes()
     assert (tmp_path / "e" / "lengths" / "1" / "episodes.jsonl").read_bytes() == alone
 
 
 def test_an_evaluation_over_lengths_goes_on_where_it_stopped(reach, tmp_path):
     whole = evaluate_lengths(reach, tmp_path / "whole", [1, 2], video=0)
-    evaluate(reach.at_length(1), tmp_path / "e" / "lengths" / "1", video=0)
+    run_evaluation(reach.at_length(1), tmp_path / "e" / "lengths" / "1", video=0)
     records = tmp_path / "e" / "lengths" / "1" / "episodes.jsonl"
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:9]))
     resumed = evaluate_lengths(reach, tmp_path / "e", [1, 2], video=0, resume=True)

@@ -9,9 +9,10 @@ import subprocess
 import pytest
 
 from dopr_robot.cli import main
-from dopr_robot.evaluation import Evaluation, evaluate, plots
+from dopr_robot.evaluation import Evaluation, run_evaluation
 from dopr_robot.evaluation.lengths import evaluate_lengths
-from dopr_robot.evaluation.report import write_feedback_report
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.evaluation import write_feedback_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
@@ -51,7 +52,7 @@ def look_at(page, width, folder):
 
 @pytest.fixture
 def evaluated(policy, point_tasks, tmp_path):
-    return evaluate(Evaluation(policy, point_tasks[0], episodes=40), tmp_path, video=6), tmp_path / "report.html"
+    return run_evaluation(Evaluation(policy, point_tasks[0], episodes=40), tmp_path, video=6), tmp_path / "report.html"
 
 
 def test_the_page_needs_nothing_beside_it(evaluated):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from dopr_robot import seeds
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import seeds
-from dopr_robot.evaluation.episode import Job
-from dopr_robot.evaluation.rollout import Rollout
+from dopr_robot.evaluation.rollouts.episode import Job
+from dopr_robot.evaluation.rollouts.rollout import Rollout
 
 EPISODES = 40
 

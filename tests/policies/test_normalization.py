@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from dopr_robot.cli import main
-from dopr_robot.cli.train import start
 from dopr_robot.datasets import Attributes, Store
+from dopr_robot.experiment import begin
 from dopr_robot.policies import ArraySpec, PolicySpec, load_policy, make_policy, save_policy
 from dopr_robot.policies.normalization import Normalizer
 from dopr_robot.policies.scaling import hardly_moved
@@ -149,7 +149,7 @@ def test_train_and_info_name_what_hardly_moved(tmp_path, capsys):
             store.append({"joints": joints.astype("f4"), "action": joints[:, ::2].astype("f4")}, seed=seed)
     assert main(["info", path]) == 0
     assert "still    joints[1] hardly move" in capsys.readouterr().out
-    start(
+    begin(
         compose_config(None, [f"data.store={path}", "policy=regression_mlp", "training.batch_size=8"]), tmp_path / "run"
     )
     assert "joints[1] hardly move in the demonstrations and are not stretched" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dopr_robot import collect
 from dopr_robot.cli import main
-from dopr_robot.cli.collect import collect
 from dopr_robot.errors import UserError
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.run import finished
@@ -32,7 +32,7 @@ evaluation: {{selection_episodes: 2, test_episodes: 4}}
 
 @pytest.fixture(scope="module")
 def out(path) -> Path:
-    return run_study(load_study(path), path.parent / "inline", workers=1)
+    return run_study(load_study(path), out=path.parent / "inline", workers=1).folder
 
 
 def records(out: Path) -> list[dict]:
@@ -73,18 +73,18 @@ def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeyp
     monkeypatch.setattr(run, "answers", lambda jobs, **options: (asked.extend(jobs), answers(jobs, **options))[1])
     before = (out / "arms.jsonl").read_bytes()
     (out / "arms.jsonl").write_bytes(before + b'{"task": "Quadr')  # what a kill leaves
-    run_study(load_study(path), out, workers=1)
+    run_study(load_study(path), out=out, workers=1)
     assert not asked
-    run_study(load_study(path, ["optimizers=[adamw, dopr_adamw, sgd]", "learning_rates=[3e-3]"]), out, workers=1)
+    run_study(load_study(path, ["optimizers=[adamw, dopr_adamw, sgd]", "learning_rates=[3e-3]"]), out=out, workers=1)
     assert [job.key["optimizer"] for job in asked if hasattr(job, "folder")] == ["sgd"]
     assert (out / "arms.jsonl").read_bytes().startswith(before) and len(records(out)) == 5
     with pytest.raises(UserError, match="of other settings"):
-        run_study(load_study(path, ["training.steps=9"]), out, workers=1)
+        run_study(load_study(path, ["training.steps=9"]), out=out, workers=1)
 
 
 def test_a_run_that_diverges_is_a_result(path, tmp_path):
     options = ["optimizers=[sgd]", "learning_rates=[1e12]", "training.max_bad_steps=2", "training.gradient_clip=null"]
-    out = run_study(load_study(path, options), tmp_path / "out", workers=1)
+    out = run_study(load_study(path, options), out=tmp_path / "out", workers=1).folder
     (arm,) = records(out)
     assert "had to be left out" in arm["error"] and arm["selection_successes"] == {"10": 0, "30": 0}
     rows = list(csv.DictReader((out / "table.csv").open()))
@@ -119,7 +119,7 @@ def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(path, out, 
     thread = threading.Thread(target=lose_a_node, daemon=True)
     thread.start()
     try:
-        run_study(load_study(path), tmp_path / "ray", ray=cluster.address)
+        run_study(load_study(path), out=tmp_path / "ray", ray=cluster.address)
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -158,8 +158,8 @@ def test_a_folder_that_is_in_use_is_seen_before_a_store_is_read(tmp_path):
         learning_rates=[1e-3],
     )
     with pytest.raises(UserError, match=r"nowhere.zarr"):
-        run_study(study, tmp_path / "new" / "out", workers=1)
+        run_study(study, out=tmp_path / "new" / "out", workers=1)
     assert not (tmp_path / "new").exists()
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="another process"):
-        run_study(study, tmp_path / "out", workers=1)
+        run_study(study, out=tmp_path / "out", workers=1)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
-from dopr_robot.envs.generation import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
+from dopr_robot.envs.segments import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.errors import UserError, errors_only
 
 _ONE_ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")

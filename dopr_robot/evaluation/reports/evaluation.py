@@ -6,11 +6,12 @@ from typing import Any
 import imageio.v3 as imageio
 from matplotlib.figure import Figure
 
-from dopr_robot.evaluation.pages import data_uri, svg, write_page
-from dopr_robot.evaluation.plots import PAIRS, training_figure
-from dopr_robot.evaluation.provenance import evaluation_command, home_of, metrics_of, run_of, training_rows
-from dopr_robot.evaluation.records import read_results
+from dopr_robot.evaluation.reports.pages import data_uri, svg, write_page
+from dopr_robot.evaluation.reports.plots import PAIRS, training_figure
+from dopr_robot.evaluation.reports.provenance import evaluation_command, metrics_of, training_rows
+from dopr_robot.evaluation.rollouts.records import read_results
 from dopr_robot.files import shown
+from dopr_robot.training import Run
 
 OUTCOME_COLOURS = {"success": "#00794a", "timeout": "#e69f00", "failure": "#b3261e", "exception": "#6a1b9a"}
 
@@ -49,14 +50,13 @@ def write_evaluation_report(
         stills=data_uri("image/png", stills.read_bytes()) if stills.exists() else None,
         lengths_svg=svg(lengths),
         command=evaluation_command(results),
-        **_training(run_of(Path(results["checkpoint"]["path"])) if results["checkpoint"] else None),
+        **_training(Run.of(results["checkpoint"]["path"]) if results["checkpoint"] else None),
     )
 
 
 def write_run_report(out: Path, path: Path, kind: str, step: int | None, description: dict[str, Any]) -> None:
     """Write a page about a run or a checkpoint at ``path`` to ``out``; ``description``: content of its ``policy.json``."""
-    run = home_of(path)
-    found = sorted((run or path).glob("eval/*/results.json"))
+    run = Run.of(path)
     write_page(
         out,
         "run.html.j2",
@@ -67,13 +67,13 @@ def write_run_report(out: Path, path: Path, kind: str, step: int | None, descrip
         observations=description["observations"],
         action=description["action"],
         steps=[description[key] for key in ("To", "H", "Ta")],
-        evaluations=[read_results(file.parent) | {"name": file.parent.name} for file in found],
-        settings=(run / "config.yaml").read_text(encoding="utf-8") if run else None,
+        evaluations=[read_results(folder) | {"name": folder.name} for folder in (run.evaluations if run else [])],
+        settings=(run.folder / "config.yaml").read_text(encoding="utf-8") if run else None,
         **_training(run),
     )
 
 
-def _training(run: Path | None) -> dict[str, Any]:
+def _training(run: Run | None) -> dict[str, Any]:
     """What ``about.html.j2`` shows of a run."""
     return {"about": dict(training_rows(run)), "training_svg": svg(training_figure(metrics_of(run)))}
 
@@ -100,7 +100,7 @@ def write_feedback_report(
     description: str,
     along: Figure,
     validation: Figure | None,
-    run: Path | None = None,
+    run: Run | None = None,
 ) -> None:
     """Write ``report.html`` of a measurement of test-time feedback to ``out``.
 
@@ -110,7 +110,7 @@ def write_feedback_report(
         description: what the task is.
         along: what happens along the rollouts.
         validation: validation loss against success; None without a validation split.
-        run: the run's folder.
+        run: the run.
     """
     write_page(
         out,

@@ -8,10 +8,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from dopr_robot.evaluation import plots
+from dopr_robot.evaluation.reports import plots
 from dopr_robot.files import replacing, shown
 
-TEMPLATES = "dopr_robot.evaluation"
+TEMPLATES = "dopr_robot.evaluation.reports"
 
 
 def write_page(out: Path, template: str, *, package: str = TEMPLATES, **context: Any) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.provenance import flat, home_of
-from dopr_robot.training import load_config
+from dopr_robot.evaluation.reports.provenance import flat
+from dopr_robot.training import Run
 
 NAMES = ("policy.name", "optimizer.name")
 Settings = dict[str, Any]
@@ -40,10 +40,10 @@ def method_labels(paths: Sequence[Path], labels: Sequence[str] | None = None) ->
 
 def settings(path: Path) -> Settings | None:
     """A run's configuration, flat, without what does not make a method; None where the path is of no run."""
-    home = home_of(path)
-    if home is None:
+    run = Run.of(path)
+    if run is None:
         return None
-    found = flat(load_config(home / "config.yaml"))
+    found = flat(run.config)
     return {key: value for key, value in found.items() if key != "name" and not key.startswith("evaluation.")}
 
 

@@ -3,33 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr_robot.envs.contract import check_start
-from dopr_robot.envs.registration import get_task, load_expert, make_vec
-
-
-class Expert(Protocol):
-    """What acts for every copy of a batched task, reading the simulator's state. Made from the environment."""
-
-    noise: NDArray[np.float64]
-    """Standard deviation of the noise injected on each entry of the action, ``[A]``."""
-
-    def act(self) -> NDArray[np.float64]:
-        """Clean actions, ``[N, A]``."""
-        ...
-
-
-@runtime_checkable
-class RememberingExpert(Protocol):
-    """An expert that has to be told when an episode begins."""
-
-    def begin(self, copy: int, seed: int) -> dict[str, Any]:
-        """Called after the copy's reset; what is to be noted about the episode."""
-        ...
+from dopr_robot.envs import Expert, RememberingExpert, check_start, get_task, load_expert, make_vec
 
 
 def measure_expert(name: str, seeds: Iterable[int], *, noise: float | None = None, **kwargs: Any) -> float:

@@ -12,7 +12,7 @@ from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.files import naming, replacing
 from dopr_robot.reading import Maybe, read_json, read_json_lines
 
-RESULTS = "results.json"
+RECORDS, RESULTS = "episodes.jsonl", "results.json"
 KINDS = ("attain", "sustain")
 _SHARE = {"success_rate": float, "ci95": (float, float)}
 _POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from dopr_robot.datasets import Attributes, Episode
+from dopr_robot.datasets import Attributes, Episode, Report, Store, check
 from dopr_robot.datasets.check import Replay, Replayed
-from dopr_robot.envs import get_task, make_vec
-from dopr_robot.envs.registration import load_expert, load_segments
-from dopr_robot.errors import UserError
+from dopr_robot.envs import get_task, load_expert, load_segments, make_vec
+from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.reading import Maybe, require
 
 COLLECTED = "collect"
@@ -87,3 +86,26 @@ def replaying(about: Attributes) -> Iterator[Replay]:
         yield replay
     finally:
         env.close()
+
+
+def check_store(path: str) -> Report:
+    """Everything in a store read, and ten episodes replayed where its task's simulator is installed and their seeds are known.
+
+    Raises UserError where it is no store. The report's ``replays.why_not`` says why nothing was replayed.
+    """
+    why_not, replay = "", None
+    with ExitStack() as stack:
+        try:
+            store = Store.open(path)
+            if (store.seeds >= 0).any():
+                replay = stack.enter_context(replaying(store.attributes))
+            else:
+                why_not = "no episode has a seed"
+        except DamagedError:
+            why_not = "it is damaged"
+        except DoprError as error:  # no such task, or a simulator that can not be made
+            why_not = str(error)
+        report = check(path, replay=replay)
+    if why_not:
+        report.replays.why_not = why_not
+    return report

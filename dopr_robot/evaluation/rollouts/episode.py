@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dopr_robot.evaluation.records import EpisodeRecord
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 
 INFERENCE_BATCH = 16
 """Rows of every inference call, and the most copies of a group. Part of the answer: another number may change the last bits."""

@@ -4,7 +4,7 @@ What makes an episode depend on its seed alone:
 
 - the environment promises it (``reset(seed=...)``, no state shared between copies);
 - the policy's noise comes from a generator of the episode's own, seeded by the episode's seed;
-- inference always runs on a padded batch of :data:`~dopr_robot.evaluation.episode.INFERENCE_BATCH` rows on one thread, and an
+- inference always runs on a padded batch of :data:`~dopr_robot.evaluation.rollouts.episode.INFERENCE_BATCH` rows on one thread, and an
   episode always sits in the same row. Matrix kernels choose their order of summation by shape, by number of threads and by
   position: none of the three changes.
 
@@ -26,9 +26,9 @@ from gymnasium.vector import VectorEnv
 
 from dopr_robot.envs.faults import describe
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.episode import INFERENCE_BATCH, Job, Queue
-from dopr_robot.evaluation.group import ActingPolicy, EnvironmentFault, Group, Observer
-from dopr_robot.evaluation.records import EpisodeRecord
+from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job, Queue
+from dopr_robot.evaluation.rollouts.group import ActingPolicy, EnvironmentFault, Group, Observer
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 
 logger = logging.getLogger(__name__)
 OnRecord = Callable[[EpisodeRecord], None]

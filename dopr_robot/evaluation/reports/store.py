@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.datasets import Store
-from dopr_robot.evaluation import plots
-from dopr_robot.evaluation.pages import data_uri, svg, write_page
-from dopr_robot.evaluation.video import fit
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.pages import data_uri, svg, write_page
+from dopr_robot.evaluation.reports.video import fit
 from dopr_robot.files import shown
 
 TRACES = 40

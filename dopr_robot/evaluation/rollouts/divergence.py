@@ -24,7 +24,7 @@ from scipy.spatial import KDTree
 
 from dopr_robot.datasets import Store
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.episode import Episode
+from dopr_robot.evaluation.rollouts.episode import Episode
 from dopr_robot.policies import Policy, make_policy
 from dopr_robot.training import RunConfig, TrainingData
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dopr_robot.errors import UserError
-from dopr_robot.evaluation.records import OUTCOMES, EpisodeRecord
+from dopr_robot.evaluation.rollouts.records import OUTCOMES, EpisodeRecord
 
 CONFIDENCE = 0.95
 
@@ -78,21 +77,6 @@ def curve(records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int]) 
             }
         )
     return points
-
-
-def default_horizons(max_steps: int, count: int = 8) -> list[int]:
-    """``count`` equal horizons up to the longest, in control steps."""
-    return sorted({math.ceil(max_steps * i / count) for i in range(1, count + 1)})
-
-
-def check_horizons(horizons: Sequence[int] | None, max_steps: int) -> list[int]:
-    """The horizons asked for, sorted, or the default ones. Raises UserError for one below 1 or beyond the task's longest."""
-    if not horizons:
-        return default_horizons(max_steps)
-    for horizon in horizons:
-        if not 1 <= horizon <= max_steps:
-            raise UserError(f"horizon {horizon} is outside 1..{max_steps}, the task's longest")
-    return sorted(set(horizons))
 
 
 def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, int]:

@@ -1,34 +1,15 @@
 """What a report says of where its figures come from: the run, how it was trained, on which demonstrations, and the call."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from dopr_robot.collection.replay import collection
 from dopr_robot.datasets import Store
 from dopr_robot.errors import DoprError
-from dopr_robot.evaluation.replay import collection
 from dopr_robot.files import shown
-from dopr_robot.training import RunConfig, load_config, read_metrics
-
-
-def run_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, or None."""
-    run = checkpoint.parent.parent
-    return run if checkpoint.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
-
-
-def home_of(path: Path) -> Path | None:
-    """The run folder that a run, one of its checkpoints or one of its evaluations, wherever that lies, is of; or None."""
-    for each in (path, *path.resolve().parents[:2]):
-        if (each / "config.yaml").is_file():
-            return each
-    try:
-        return run_of(Path(json.loads((path / "results.json").read_text(encoding="utf-8"))["checkpoint"]["path"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+from dopr_robot.training import Run, RunConfig
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -42,18 +23,18 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return {key[1:]: value for key, value in leaves(asdict(config), "").items()}
 
 
-def training_rows(run: Path | None) -> list[tuple[str, str]]:
+def training_rows(run: Run | None) -> list[tuple[str, str]]:
     """Name and value of what a run is: policy, optimizer, rate, training seed, length, demonstrations. Empty without a run folder."""
     if run is None:
         return []
     try:
-        config = load_config(run / "config.yaml")
+        config = run.config
     except (DoprError, OSError, ValueError):  # the figures do not depend on it
-        return [("run", shown(run))]
+        return [("run", shown(run.folder))]
     options, optimizer = config.training, config.optimizer
     rest = {key: value for key, value in optimizer.items() if key not in ("name", "lr", "conv") and value is not None}
     return [
-        ("run", shown(run)),
+        ("run", shown(run.folder)),
         ("policy", str(config.policy.get("name"))),
         ("optimizer", f"{optimizer.get('name')}: " + ", ".join(f"{key} {_text(value)}" for key, value in rest.items())),
         ("learning rate", f"{_text(optimizer.get('lr'))}, {options.schedule}, warm-up {options.warmup_steps:,} steps"),
@@ -63,7 +44,7 @@ def training_rows(run: Path | None) -> list[tuple[str, str]]:
             f"{options.steps:,} steps of {options.batch_size} windows, precision {options.precision.replace('no', 'fp32')}",
         ),
         ("demonstrations", demonstrations(config)),
-        ("trained by", f"dopr train {shlex.quote(shown(run / 'config.yaml'))}"),
+        ("trained by", f"dopr train {shlex.quote(shown(run.folder / 'config.yaml'))}"),
     ]
 
 
@@ -101,10 +82,10 @@ def evaluation_command(results: Mapping[str, Any]) -> str | None:
     return shlex.join(words)
 
 
-def metrics_of(run: Path | None) -> list[dict[str, Any]]:
+def metrics_of(run: Run | None) -> list[dict[str, Any]]:
     """Lines of a run's ``metrics.jsonl``; none where it can not be read."""
     try:
-        return read_metrics(run) if run is not None else []
+        return run.metrics if run is not None else []
     except (DoprError, OSError, ValueError):
         return []
 

@@ -1,9 +1,9 @@
 """Many demonstrations from few: segments of a demonstration, each carried over to where its object lies now, and replayed.
 
 The idea is that of MimicGen (Mandlekar et al., 2023, arXiv 2310.17596): while it works on an object, a hand moves alike relative
-to that object, wherever it lies. A task that allows it says in a :class:`SegmentedTask` which object each of its segments is
-relative to, where hand and objects are, and which action brings the hand to a pose. :class:`SegmentExpert` is then an expert like any
-other, made of few demonstrations: it follows, per copy,
+to that object, wherever it lies. A task that allows it says in a :class:`~dopr_robot.envs.segments.SegmentedTask` which object each of
+its segments is relative to, where hand and objects are, and which action brings the hand to a pose. :class:`SegmentExpert` is then an
+expert like any other, made of few demonstrations: it follows, per copy,
 
     target_t = P_now P_source^-1 target_t^source
 
@@ -12,19 +12,16 @@ looked at in every step until the segment's gripper command first changes (from 
 closed loop, the hand has to arrive before the gripper moves, and steps in which the source's hand rests are left out.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
+from dopr_robot.envs import Arrays, Floats, Segment, SegmentedTask, poses
 from dopr_robot.errors import UserError
-
-Floats = NDArray[np.float64]
-Arrays = Mapping[str, NDArray[Any]]
 
 REST_M, REST_RAD = 0.0005, 0.005
 """A hand rests until it has moved so far from where it last was said to be: a tenth of a slow step."""
@@ -33,67 +30,6 @@ GRASP_STEPS = 10
 WITHIN_M, PATIENCE = 0.01, 20
 """The gripper's command changes once the hand is so near to its target, in metres, or after so many steps of waiting. Without, noise makes
 the fingers close beside the object: 76 of 100 episodes of PickPlace succeeded, and 96 with it (three sources, the expert's noise)."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of every demonstration of a task.
-
-    Attributes:
-        object: what the hand's poses are relative to.
-        symmetry: how many turns about its own z axis leave the object as it was (4: a cube); the smallest one is taken.
-    """
-
-    object: str
-    symmetry: int = 1
-
-
-class SegmentedTask(ABC):
-    """What the transformation needs to know of a task. Poses are homogeneous matrices ``[n, 4, 4]``, in metres, in one fixed frame.
-
-    ``hand`` and ``objects`` read arrays of n rows: the steps of a source, or what the n copies of the environment show now.
-
-    Args:
-        env: a batch of copies.
-    """
-
-    keys: ClassVar[Mapping[str, tuple[int, ...]]]
-    """What a source has to hold, with the shape of a step."""
-    segments: ClassVar[tuple[Segment, ...]]
-    noise: ClassVar[Floats]
-    """As an expert's."""
-    gripper: ClassVar[slice]
-    """Entries of an action that are copied, not worked out."""
-    reach: ClassVar[float]
-    turn: ClassVar[float]
-    """Metres and radians a step, on the straight ways between segments."""
-    lead: ClassVar[int] = 0
-    """Steps by which a target is ahead of the hand that follows it, where ``targets`` are poses that the hand has reached."""
-
-    def __init__(self, env: Any) -> None:
-        self.env = env
-
-    @abstractmethod
-    def observe(self) -> Arrays:
-        """The environment's observations now, ``[N, ...]``."""
-
-    @abstractmethod
-    def hand(self, arrays: Arrays) -> Floats: ...
-
-    @abstractmethod
-    def objects(self, arrays: Arrays) -> dict[str, Floats]: ...
-
-    @abstractmethod
-    def action(self, target: Floats, gripper: Floats) -> Floats:
-        """Actions ``[N, A]`` that bring every hand to, or nearer to, a pose, with the gripper's entries as they are."""
-
-    def targets(self, arrays: Arrays) -> Floats:
-        """Poses that a source's actions brought the hand to."""
-        return self.hand(arrays)
-
-    def split(self, arrays: Arrays) -> tuple[slice, ...]:
-        """The steps of every segment. Raises UserError where the source has none of one."""
-        return (slice(None),)
 
 
 @dataclass(frozen=True)
@@ -232,13 +168,6 @@ def straight_way(start: Floats, end: Floats, reach: float, turn: float) -> Float
     shares = np.arange(1, parts + 1) / parts  # Slerp wants at least one
     positions = start[:3, 3] + shares[:, None] * (end - start)[:3, 3]
     return poses(positions, Slerp([0.0, 1.0], ends)(shares).as_matrix())[:-1]
-
-
-def poses(positions: Floats, rotations: Floats) -> Floats:
-    """Positions ``[n, 3]`` and rotations ``[n, 3, 3]`` as matrices ``[n, 4, 4]``."""
-    matrices = np.tile(np.eye(4), (len(positions), 1, 1))
-    matrices[:, :3, :3], matrices[:, :3, 3] = rotations, positions
-    return matrices
 
 
 def _moving(targets: Floats, gripper: Floats) -> NDArray[np.bool_]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from dopr_robot.evaluation.episode import Episode, Job
-from dopr_robot.evaluation.plan import Evaluation
-from dopr_robot.evaluation.records import EpisodeRecord
-from dopr_robot.evaluation.video import Clip, fit, rendered, still_sheet, stride_for, write_grid
+from dopr_robot.evaluation.reports.video import Clip, fit, rendered, still_sheet, stride_for, write_grid
+from dopr_robot.evaluation.rollouts.episode import Episode, Job
+from dopr_robot.evaluation.rollouts.plan import Evaluation
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 from dopr_robot.files import replacing
 
 logger = logging.getLogger(__name__)

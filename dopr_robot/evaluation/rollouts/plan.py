@@ -9,13 +9,14 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
+from dopr_robot import seeds
 from dopr_robot.envs import TaskSpec, get_task, list_tasks, make_vec
 from dopr_robot.envs.contract import check_start
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import seeds, statistics
-from dopr_robot.evaluation.episode import Job
-from dopr_robot.evaluation.group import ActingPolicy, Observer, check_fit
-from dopr_robot.evaluation.rollout import Rollout
+from dopr_robot.evaluation.rollouts.episode import Job
+from dopr_robot.evaluation.rollouts.group import ActingPolicy, Observer, check_fit
+from dopr_robot.evaluation.rollouts.horizons import check_horizons
+from dopr_robot.evaluation.rollouts.rollout import Rollout
 from dopr_robot.policies import Policy
 
 
@@ -50,7 +51,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise UserError(f"episodes={self.episodes} has to be at least 1")
-        object.__setattr__(self, "horizons", statistics.check_horizons(self.horizons, self.spec.max_steps))
+        object.__setattr__(self, "horizons", check_horizons(self.horizons, self.spec.max_steps))
         first = self.jobs[0]
         env = self.make_env(1)
         try:

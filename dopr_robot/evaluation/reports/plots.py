@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dopr_robot.envs import TaskSpec
-from dopr_robot.evaluation.records import EpisodeRecord
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 from dopr_robot.evaluation.statistics import curve, dkw_half_width, succeeded, success_matrix
 from dopr_robot.files import replacing
 
@@ -172,7 +172,7 @@ def lengths_figure(
 
     Args:
         records: ``{length: records}``.
-        points: of :func:`~dopr_robot.evaluation.statistics.by_length`.
+        points: of :func:`~dopr_robot.evaluation.statistics.curves.by_length`.
         spec: the task.
     """
     with matplotlib.rc_context(STYLE):

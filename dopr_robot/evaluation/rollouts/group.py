@@ -11,8 +11,8 @@ from gymnasium.vector import VectorEnv
 
 from dopr_robot.envs.faults import describe
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.episode import INFERENCE_BATCH, Episode, Job, Queue
-from dopr_robot.evaluation.records import EpisodeRecord
+from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Episode, Job, Queue
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 
 
 class ActingPolicy(Protocol):
@@ -74,7 +74,7 @@ class Group:
     Args:
         env: n <= :data:`INFERENCE_BATCH` copies, autoreset disabled.
         policy: who acts.
-        kind, horizon, metrics, stages: see :class:`~dopr_robot.evaluation.episode.Episode`.
+        kind, horizon, metrics, stages: see :class:`~dopr_robot.evaluation.rollouts.episode.Episode`.
         observer: sees every reset and step.
     """
 

@@ -1,0 +1,64 @@
+"""Demonstrations from one format to another, their task by its name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.datasets.formats import convert as convert_as
+from dopr_robot.envs import get_task, recorded_task
+from dopr_robot.errors import UserError
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    read_as: str | None = None,
+    write_as: str | None = None,
+    task: str | None = None,
+    hz: float | None = None,
+    observations: Sequence[str] | None = None,
+    absolute: bool | None = None,
+    success_from: str | None = None,
+) -> int:
+    """Bring demonstrations from one format to another, as ``dopr convert`` does.
+
+    >>> convert("low_dim_v141.hdf5", "data/lift.zarr", task="robosuite/Lift-v0")      # doctest: +SKIP
+
+    Args:
+        source: a store, or a file or folder of another format; it is never modified.
+        out: a path where nothing is yet; there only when it is whole.
+        read_as: the format of ``source``; found out where None (a pickle has to be named).
+        write_as: the format of ``out``; None: a store.
+        task: that they show, whose names of observations, rate, meaning and bounds of the action are taken over.
+        hz: control rate, where the source does not say it.
+        observations: which keys are observations, likewise.
+        absolute: whether actions are targets (True) or changes (False), likewise.
+        success_from: episodes succeeded where this key is above 0 at any step.
+
+    Returns:
+        The number of episodes.
+
+    Raises:
+        UserError: an unknown format or task, damage, or a source that says otherwise.
+    """
+    known: dict[str, Any] = {}
+    if hz is not None:
+        if hz <= 0:
+            raise UserError(f"--hz {hz:g} has to be above 0")
+        known["control_hz"] = hz
+    if observations:
+        known["observations"] = tuple(observations)
+    if absolute is not None:
+        known["absolute"] = absolute
+    return convert_as(
+        os.fspath(source),
+        Path(out),
+        read_as=read_as,
+        write_as=write_as,
+        task=get_task(task) if task else None,
+        find_task=recorded_task,
+        success_key=success_from,
+        **known,
+    )

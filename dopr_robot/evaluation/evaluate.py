@@ -1,0 +1,143 @@
+"""Success versus horizon of a run, a checkpoint or a policy."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.envs import get_task
+from dopr_robot.errors import UserError
+from dopr_robot.evaluation.evaluator import run_evaluation
+from dopr_robot.evaluation.lengths import evaluate_lengths
+from dopr_robot.evaluation.results import Results
+from dopr_robot.evaluation.rollouts.group import ActingPolicy
+from dopr_robot.evaluation.rollouts.plan import Evaluation, describe_checkpoint
+from dopr_robot.policies import Policy, find_checkpoint, load_policy
+from dopr_robot.training import Run, RunConfig, load_data, validation_loss
+from dopr_robot.training.folder import free_or_last
+
+
+def evaluate(
+    run: str | os.PathLike[str] | ActingPolicy,
+    task: str | None = None,
+    *,
+    episodes: int | None = None,
+    horizons: Sequence[int] | None = None,
+    lengths: Sequence[int] | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    acting: Mapping[str, Any] | None = None,
+    num_envs: int | None = None,
+    workers: int | None = None,
+    video: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> Results:
+    """Roll a policy out from initial states that nobody has trained or chosen a checkpoint on, as ``dopr eval`` does.
+
+    >>> results = evaluate("runs/pick_place", episodes=100)                  # doctest: +SKIP
+    >>> results.success_rate, results.folder                                 # doctest: +SKIP
+
+    What is None is taken from the run's ``config.yaml``, or from its defaults for what has none.
+
+    Args:
+        run: a run (its last checkpoint), a run folder, a checkpoint folder, or a policy in memory.
+        task: another than the policy was trained for.
+        episodes: initial states.
+        horizons: control steps at which success is reported; None: 8 equal ones up to the task's longest.
+        lengths: of the task, where it has one: success versus length too.
+        seed: block of initial states.
+        options: of the task.
+        acting: how plans become actions, over the checkpoint's (``{"ensemble": True}``).
+        num_envs: copies of the environment, and ``workers``: threads; the records depend on neither.
+        video: episodes in the video; 0: none.
+        out: the evaluation's folder; None: ``RUN/eval/<step>-seed<seed>``, of a policy in memory ``eval/<task>-seed<seed>``.
+        resume: go on with the evaluation in that folder.
+
+    Raises:
+        UserError: no checkpoint there, or something asked for that can not be.
+        DoprError: the work failed; what was recorded is kept.
+    """
+    checkpoint = find_checkpoint(run).resolve() if isinstance(run, str | os.PathLike) else None
+    policy: ActingPolicy
+    if isinstance(run, str | os.PathLike):
+        policy = load_policy(run, acting=acting)
+    elif acting:
+        raise UserError("acting is of a run or checkpoint: a policy in memory acts as it was made")
+    else:
+        policy = run
+    home = Run.of(checkpoint) if checkpoint else None
+    config = home.config if home else RunConfig()
+    name = task or task_of(policy, run)
+    evaluation = Evaluation(
+        policy,
+        name,
+        episodes=config.evaluation.episodes if episodes is None else episodes,
+        seed=seed,
+        horizons=horizons,
+        checkpoint=checkpoint,
+        env_options=options or {},
+    )
+    folder = Path(out) if out is not None else _default_folder(evaluation, home, resume)
+    more: dict[str, Any] = {
+        "num_envs": num_envs,
+        "workers": workers,
+        "video": config.evaluation.video if video is None else video,
+        "validation_loss": _validation_loss(policy, config),
+        "resume": resume,
+    }
+    if lengths:
+        evaluate_lengths(evaluation, folder, lengths, **more)
+    else:
+        run_evaluation(evaluation, folder, **more)
+    return Results(folder)
+
+
+def evaluated(
+    run: str | os.PathLike[str],
+    *,
+    episodes: int,
+    horizons: Sequence[int] | None = None,
+    seed: int = 0,
+    num_envs: int | None = None,
+) -> Path:
+    """The evaluation folder of a run, a checkpoint or itself: one that is there with what is asked for, or a new one."""
+    path = Path(run)
+    if (path / "results.json").is_file():
+        return path
+    checkpoint = find_checkpoint(path).resolve()
+    described, home = describe_checkpoint(checkpoint), Run.of(checkpoint)
+    assert described is not None
+    for folder in home.evaluations if home else []:
+        found = Results(folder).content
+        reach = max(horizons or [0]) <= max(found["horizons"])
+        same = found["checkpoint"] and found["checkpoint"]["sha256"] == described["sha256"]
+        use = found["seed"] == seed and found["use"] == "final" and not found["env_options"]
+        if same and use and reach and not found["partial"] and found["episodes"] >= episodes:
+            return folder
+    return evaluate(path, episodes=episodes, horizons=horizons, seed=seed, num_envs=num_envs, video=0).folder
+
+
+def task_of(policy: Any, named: Any) -> str:
+    """The task that a policy was trained for. Raises UserError where it does not say."""
+    task = policy.task if isinstance(policy, Policy) else None
+    if task is None:
+        raise UserError(f"{named} does not say which task it was trained for: --task NAME (see dopr tasks)")
+    return task
+
+
+def _validation_loss(policy: Any, config: RunConfig) -> float | None:
+    """On the held-out episodes of the run's store, where it is there."""
+    if config.data.store is None or not Path(config.data.store).exists():
+        return None
+    data = load_data(config)
+    return None if data.validation is None else validation_loss(policy, data.validation)
+
+
+def _default_folder(evaluation: Evaluation, home: Run | None, resume: bool) -> Path:
+    checkpoint = evaluation.checkpoint
+    if home is not None and checkpoint is not None:
+        return home.evaluation_folder(f"{checkpoint.name}-seed{evaluation.seed}", resume=resume)
+    if checkpoint is not None:
+        raise UserError(f"{checkpoint} lies in no run folder: --out DIR says where the evaluation goes")
+    return free_or_last(Path("eval") / f"{get_task(evaluation.task).name}-seed{evaluation.seed}", resume=resume)

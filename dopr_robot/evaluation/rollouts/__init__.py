@@ -1,0 +1,1 @@
+"""A policy in its environments: what is evaluated, episodes, and their records."""

@@ -1,0 +1,150 @@
+"""From an experiment to a run folder: the configuration, what it says beforehand, and training with rollouts on selection states."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.errors import UserError
+from dopr_robot.locks import held
+from dopr_robot.progress import tell
+from dopr_robot.settings import parse_words
+from dopr_robot.training import Run, RunConfig, compose_config, whole_keys
+
+LOG = logging.getLogger(__name__)
+Experiment = str | os.PathLike[str] | RunConfig
+
+
+def train(
+    experiment: Experiment | None = None,
+    *words: str,
+    resume: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a policy on a store, as ``dopr train`` does, into ``runs/<name>``.
+
+    >>> run = train("pick_place", steps=50)                                                       # doctest: +SKIP
+    >>> run = train("pick_place", "optimizer.lr=1e-3", policy="flow_unet", batch_size=128)        # doctest: +SKIP
+    >>> run = train(resume="runs/pick_place")                                                     # doctest: +SKIP
+
+    Args:
+        experiment: a name (``dopr_robot/configs/experiment``), a YAML file, or a configuration; None: the defaults.
+        words: settings as the command takes them, ``"optimizer.lr=1e-3"``.
+        resume: a run folder to go on with, from its last checkpoint; an experiment is not named then.
+        force: resume although settings were changed.
+        out: the run folder, which may be there already; None: ``runs/<name>``, or ``runs/<name>-2``, ... where that is taken.
+        settings: the same by name: a whole key (``**{"training.steps": 50}``), or its last part where only one key ends in it
+            (``steps=50``, ``lr=1e-3``, ``store="data/lift.zarr"``).
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: an unknown name or key (the closest is named), a value of another type, a configuration that does not fit its store.
+        Interrupted: SIGINT or SIGTERM came; the state was saved first.
+        DoprError: the work failed.
+    """
+    changes = {**parse_words(words), **whole_keys(settings)}
+    config = configuration(experiment, changes, resume=resume, force=force)
+    from dopr_robot.training import from_main, train  # a mistake above is told without torch
+
+    named = "name" in changes
+    folder = Path(resume) if resume is not None else Path(out) if out is not None else None
+
+    def prepare() -> Path:
+        # Under several processes the first one alone names and makes the folder.
+        place = folder or Run.free_folder(config.name, given=named)
+        config.name = place.name
+        if folder is None or not folder.exists():
+            begin(config, place)
+        else:
+            with held(folder):  # nothing is said of a run that another process is training
+                begin(config, place)
+        return place
+
+    place = from_main(prepare, cpu=config.training.device == "cpu")
+    config.name = place.name
+    train(config, place, selection_rollout(config) if config.training.rollout_every else None)
+    return Run(place)
+
+
+def configuration(
+    experiment: Experiment | None = None,
+    changes: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> RunConfig:
+    """What :func:`train` trains with; arguments and errors are its."""
+    if resume is None:
+        if isinstance(experiment, RunConfig):
+            if changes:
+                raise UserError(f"a configuration is whole: set {next(iter(changes))} in it")
+            return experiment
+        return compose_config(None if experiment is None else os.fspath(experiment), changes)
+    if experiment is not None:
+        raise UserError(f"--resume {resume} has a configuration of its own: leave {experiment!r} out")
+    path = str(Run(resume).folder / "config.yaml")
+    before, after = compose_config(path), compose_config(path, changes)
+    changed = _differences(asdict(before), asdict(after))
+    if changed and not force:
+        raise UserError(
+            f"resuming with other settings ({'; '.join(changed)}) is another experiment: add --force if it is meant"
+        )
+    return after
+
+
+def selection_rollout(config: RunConfig) -> Any:
+    """What ``training.rollout_every`` calls: ``policy -> {"success_rate": ...}``, from the same initial states each time."""
+    from dopr_robot.datasets import Store
+    from dopr_robot.evaluation.selection import SelectionRollout
+
+    task = config.task or (Store.open(config.data.store).attributes.task if config.data.store else None)
+    if task is None:
+        raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
+    return SelectionRollout(task, config.training.rollout_episodes, num_envs=config.evaluation.num_envs)
+
+
+def begin(config: RunConfig, folder: Path) -> None:
+    """Make the run folder, with the configuration in it, once the configuration is known to fit its store; say what is to be known."""
+    from dopr_robot.policies import make_policy
+    from dopr_robot.training import build_optimizer, import_tracker, load_data, write_config
+    from dopr_robot.training.advice import without_effect
+    from dopr_robot.training.data import short_episodes
+
+    if config.training.tracker:
+        import_tracker(config.training.tracker)
+    if config.training.rollout_every:
+        selection_rollout(config)
+    data = load_data(config)
+    policy = make_policy(config.policy, data.spec)
+    build_optimizer(policy, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.yaml").exists():
+        write_config(config, folder)
+    tell(
+        f"{folder}: {config.policy['name']} under {config.optimizer['name']}, {len(data.train):,} windows of "
+        f"{len(data.train.episodes)} episodes, {config.training.steps:,} steps of {config.training.batch_size}"
+    )
+    if still := policy.hardly_moved(data.statistics):
+        named = ", ".join(f"{key}{entries}" for key, entries in still.items())
+        LOG.warning("%s hardly move in the demonstrations and are not stretched", named)
+    if short := short_episodes(data.train):
+        LOG.warning("%s", short)
+    if idle := without_effect(config):
+        LOG.warning("without full effect: %s", "; ".join(idle))
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} -> {new}")
+    return sorted(found)
