@@ -1,6 +1,7 @@
 """A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
 
 import json
+import os
 import logging
 import math
 import threading
@@ -96,7 +97,7 @@ def _is_whole(checkpoint: Path) -> bool:
     return all((checkpoint / name).is_file() for name in names)
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The checkpoint folder that ``path`` means: itself, or the newest whole one of a run folder.
 
     Raises:
@@ -118,7 +119,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_policy(
-    path: str | Path, device: str | torch.device = "cpu", *, acting: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, acting: Mapping[str, Any] | None = None
 ) -> Policy:
     """The policy of a run folder or checkpoint folder, ready to act, without the data that it was trained on.
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import statistics
+from dopr_robot.evaluation.rollouts.horizons import check_horizons
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 
 
@@ -144,10 +145,10 @@ def test_outcomes_causes_metrics_and_stages():
 @pytest.mark.parametrize("asked", [[0], [5, 101], [-3]])
 def test_horizons_beyond_the_task_are_refused(asked):
     with pytest.raises(UserError, match=r"outside 1\.\.100"):
-        statistics.check_horizons(asked, 100)
+        check_horizons(asked, 100)
 
 
 def test_horizons_by_default():
-    assert statistics.check_horizons(None, 160) == [20, 40, 60, 80, 100, 120, 140, 160]
-    assert statistics.check_horizons(None, 3) == [1, 2, 3]
-    assert statistics.check_horizons([9, 3, 9], 10) == [3, 9]
+    assert check_horizons(None, 160) == [20, 40, 60, 80, 100, 120, 140, 160]
+    assert check_horizons(None, 3) == [1, 2, 3]
+    assert check_horizons([9, 3, 9], 10) == [3, 9]
