@@ -11,12 +11,7 @@ from dopr_robot.collection.replay import collection, executed_actions
 from dopr_robot.datasets import Episode, Store, is_store
 from dopr_robot.envs import get_task, make_vec
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.evaluation.evaluate import task_of
-from dopr_robot.evaluation.reports.showcase import Camera
 from dopr_robot.evaluation.reports.video import Clip, fit, stride_for, write_grid
-from dopr_robot.evaluation.rollouts.plan import Evaluation
-from dopr_robot.evaluation.rollouts.records import EpisodeRecord
-from dopr_robot.policies import find_checkpoint, load_policy
 
 
 def render(
@@ -56,6 +51,13 @@ def render(
 
 
 def _rollouts(source: Path, episodes: int, camera: str | None, seed: int) -> tuple[list[Clip], float]:
+    # Demonstrations are shown without torch.
+    from dopr_robot.evaluation.evaluate import task_of
+    from dopr_robot.evaluation.reports.showcase import Camera
+    from dopr_robot.evaluation.rollouts.plan import Evaluation
+    from dopr_robot.evaluation.rollouts.records import EpisodeRecord
+    from dopr_robot.policies import find_checkpoint, load_policy
+
     checkpoint = find_checkpoint(source).resolve()
     policy = load_policy(checkpoint)
     evaluation = Evaluation(policy, task_of(policy, source), episodes=episodes, seed=seed, checkpoint=checkpoint)

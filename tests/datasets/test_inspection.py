@@ -108,7 +108,7 @@ def pictures(tmp_path):
 
 
 def test_the_table_says_what_the_numbers_mean(pictures, capsys, monkeypatch):
-    monkeypatch.setattr("dopr_robot.evaluation.reports.description.LARGE_BYTES", 20_000)
+    monkeypatch.setattr("dopr_robot.evaluation.reports.about_store.LARGE_BYTES", 20_000)
     assert main(["info", str(pictures)]) == 0
     said = capsys.readouterr().out
     assert "lengths  4 to 20, mean 10.5  |▄" in said

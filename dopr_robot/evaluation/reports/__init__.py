@@ -4,15 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dopr_robot.evaluation.reports.description import RunDescription, StoreDescription, histogram, store_summary
+    from dopr_robot.evaluation.reports.about_run import RunDescription
+    from dopr_robot.evaluation.reports.about_store import StoreDescription, histogram, store_summary
     from dopr_robot.evaluation.reports.store import action_text
 
 _LAZY = {
-    "RunDescription": "description",
-    "StoreDescription": "description",
+    "RunDescription": "about_run",
+    "StoreDescription": "about_store",
     "action_text": "store",
-    "histogram": "description",
-    "store_summary": "description",
+    "histogram": "about_store",
+    "store_summary": "about_store",
 }
 __all__ = ["RunDescription", "StoreDescription", "action_text", "histogram", "store_summary"]
 

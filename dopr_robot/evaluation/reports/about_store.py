@@ -1,4 +1,4 @@
-"""What is in a store, a run or a checkpoint, as plain figures: what ``dopr info`` prints."""
+"""What is in a store, as plain figures: what ``dopr info STORE`` prints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets import Store, check, statistics
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.reports.evaluation import write_run_report
 from dopr_robot.evaluation.reports.store import KeyRow, key_rows, write_store_report
-from dopr_robot.evaluation.rollouts.records import read_results
-from dopr_robot.policies import find_checkpoint
-from dopr_robot.policies.checkpoint import read_description
 from dopr_robot.policies.scaling import hardly_moved
 
 LARGE_BYTES = 256 * 1024**2
@@ -101,47 +97,6 @@ def store_summary(path: str) -> dict[str, Any]:
         "keys": {name: {"shape": list(key.shape), "dtype": str(key.dtype)} for name, key in store.keys.items()},
         "warnings": [str(finding) for finding in (*found.damage, *found.warnings)],
     }
-
-
-@dataclass(frozen=True)
-class RunDescription:
-    """A run or a checkpoint looked at.
-
-    Attributes:
-        path: which.
-        kind: "run" or "checkpoint".
-        step: of the checkpoint, where its folder says it.
-        description: its ``policy.json``.
-        evaluations: ``results.json`` of each of the run's.
-    """
-
-    path: Path
-    kind: str
-    step: int | None
-    description: dict[str, Any]
-    evaluations: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, path: Path) -> "RunDescription":
-        """Of what lies at a path. Raises UserError where it is neither."""
-        checkpoint = find_checkpoint(path)
-        name = checkpoint.resolve().name
-        return cls(
-            path,
-            "run" if checkpoint.parent.parent == path else "checkpoint",
-            int(name) if name.isdigit() else None,
-            read_description(checkpoint),
-            [read_results(file.parent) for file in sorted(path.glob("eval/*/results.json"))],
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """For programs: the description, and the last point of every evaluation's curve."""
-        finals = [results["curve"][-1] for results in self.evaluations]
-        return {"kind": self.kind, "step": self.step, **self.description, "evaluations": finals}
-
-    def write_page(self, out: Path) -> None:
-        """A page with training curve, settings and evaluations."""
-        write_run_report(out, self.path, self.kind, self.step, self.description)
 
 
 def histogram(values: NDArray[Any]) -> str:
