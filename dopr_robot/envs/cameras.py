@@ -4,7 +4,7 @@ A picture is uint8 ``[H, W, 3]``, upright, under the name that the simulator giv
 numbers.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from dopr_robot.envs.registration import TaskSpec
@@ -13,9 +13,6 @@ from dopr_robot.errors import UnknownNameError, UserError
 CAMERA_SIZE = 84
 """Height and width of a picture, in pixels: what the literature of image-based control has (DrQ, robomimic)."""
 LARGEST = 4096
-
-_ELSEWHERE = {"img": "image", "pixels": "image"}
-"""What a data set calls a camera, and what the task does: PushT's human demonstrations say ``img``."""
 
 
 def check_cameras(task: TaskSpec, cameras: Any, known: Collection[str] | None = None) -> tuple[str, ...]:
@@ -56,17 +53,3 @@ def check_size(camera_size: Any) -> tuple[int, int]:
     raise UserError(
         f"camera_size={camera_size!r} has to be a whole number of pixels from 1 to {LARGEST}, or a height and a width"
     )
-
-
-def camera_of(key: str, cameras: Iterable[str]) -> str | None:
-    """The camera whose pictures a data set keeps under ``key``; None: no camera's.
-
-    robomimic appends ``_image``, LeRobot puts ``observation.images.`` before, PushT's demonstrations say ``img``.
-
-    >>> camera_of("agentview_image", ["agentview", "frontview"])
-    'agentview'
-    """
-    last = key.rsplit(".", 1)[-1]
-    names = (key, key.removesuffix("_image"), last, last.removesuffix("_image"), _ELSEWHERE.get(last, key))
-    cameras = tuple(cameras)
-    return next((name for name in names if name in cameras), None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
-from dopr_robot.envs.registration import load
+from dopr_robot.envs.loading import load
 from dopr_robot.envs.unregistered import unregistered_task
 from dopr_robot.envs.workers import WorkerVectorEnv
 from dopr_robot.errors import UserError
