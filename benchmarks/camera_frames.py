@@ -63,7 +63,13 @@ def robomimics(cameras: list[str]) -> Callable[[], Any]:
     )
     env.reset()
     action = np.zeros(7)
-    return lambda: env.step(action)
+    context = env.env.sim._render_context_offscreen.gl_ctx
+
+    def step() -> None:
+        context.make_current()  # robosuite takes for granted that nobody else draws in its process
+        env.step(action)
+
+    return step
 
 
 def packages(task: str, camera: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -80,10 +86,12 @@ def packages(task: str, camera: str) -> tuple[Callable[[], Any], Callable[[], An
             ignore_done=True,
         )
         env.reset()
-        return (
-            lambda: env.sim.render(camera_name=camera, width=SIDE, height=SIDE)[::-1],
-            lambda: env.step(np.zeros(7)),
-        )
+
+        def render() -> None:
+            env.sim._render_context_offscreen.gl_ctx.make_current()  # it takes for granted that nobody else draws in its process
+            env.sim.render(camera_name=camera, width=SIDE, height=SIDE)
+
+        return render, lambda: env.step(np.zeros(7))
     import metaworld
 
     own = metaworld.ALL_V3_ENVIRONMENTS["assembly-v3"](
@@ -91,7 +99,13 @@ def packages(task: str, camera: str) -> tuple[Callable[[], Any], Callable[[], An
     )
     MetaWorld(own, get_task(task), Views()).reset(seed=0)
     own.max_path_length = 10**9
-    return own.render, lambda: own.step(np.zeros(4))
+    own.render()
+
+    def draw() -> None:
+        own.mujoco_renderer._get_viewer("rgb_array").make_context_current()
+        own.render()
+
+    return draw, lambda: own.step(np.zeros(4))
 
 
 def drawn(task: str, camera: str, frames: int, turns: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an image costs in each backbone: parameters, and milliseconds of processor time an image, acting and training, IMPALA's beside ResNet-18.
+"""What an image costs in a backbone, IMPALA's beside ResNet-18: parameters, and milliseconds of processor time acting and training.
 
 84 x 84 pictures, the default crop, spatial softmax and projection included; batches of 32, the backbones in turn, the median over rounds.
 The last row is three cameras that share weights in one batch beside one camera after the other, acting at batch 1.
