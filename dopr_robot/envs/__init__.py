@@ -7,6 +7,7 @@ from dopr_robot.envs.expert import Expert, RememberingExpert
 from dopr_robot.envs.faults import SimulatorError
 from dopr_robot.envs.loading import load_expert, load_segments
 from dopr_robot.envs.making import make, make_vec
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import (
     TASKS,
     ActionSpec,
@@ -23,6 +24,7 @@ for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, 
     _adapter.register()
 
 __all__ = [
+    "PERTURBATIONS",
     "TASKS",
     "ActionSpec",
     "Arrays",
@@ -40,6 +42,7 @@ __all__ = [
     "load_segments",
     "make",
     "make_vec",
+    "perturbed",
     "poses",
     "recorded_task",
     "register_task",
