@@ -60,8 +60,8 @@ def collect(
         The store, open to read.
 
     Raises:
-        UserError: an unknown task, option or camera, a value out of its range, a task without an expert (without segments, where there is a source), a source that does not
-            fit, or a store of another task, other options, noise or another source.
+        UserError: an unknown task, option or camera, a value out of its range, a task without an expert (without segments,
+            where there is a source), a source that does not fit, or a store of another task, other options, noise or another source.
         DoprError: the expert fails so often that the tries, or the block of seeds, would not do. What was gathered is kept.
         SimulatorError: the simulator failed.
     """
@@ -80,8 +80,6 @@ def collect(
     views = {"cameras": cameras, "camera_size": camera_size} if camera_size is not None else {"cameras": cameras}
     wanted = Task(spec.id, {**(options or {}), **(views if cameras else {})})
     found = out.exists()
-    if not found:  # nothing is begun that can not be made
-        wanted.check()
     store = Store.open(out) if found else Store.create(out, _attributes(wanted, noise, few))
     with store:
         if store.attributes.task != spec.id:

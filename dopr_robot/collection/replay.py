@@ -69,15 +69,15 @@ def replaying(about: Attributes) -> Iterator[Replay]:
         if actions.shape[1:] != space.shape:
             raise UserError(f"the store's actions have shape {list(actions.shape[1:])}, the task's {list(space.shape)}")
         observation, info = env.reset(seed=[episode.seed])  # type: ignore[arg-type]
-        recorded = {
+        kept = {
             key: episode.arrays[key].astype(np.float64)
             for key, value in observation.items()
             if key in episode.arrays and episode.arrays[key].shape[1:] == value.shape[1:]
         }
-        drift = dict.fromkeys(recorded, 0.0)
+        drift = dict.fromkeys(kept, 0.0)
         success = bool(info["success"][0])
         for step, action in enumerate(actions):
-            for key, values in recorded.items():
+            for key, values in kept.items():
                 difference = np.abs(values[step] - observation[key][0])
                 drift[key] = max(drift[key], float(difference.max(initial=0.0)))
             observation, _, terminated, truncated, info = env.step(np.clip(action, space.low, space.high)[None])

@@ -30,7 +30,8 @@ class Task:
 
     Raises:
         UnknownNameError: no such task, option or camera; the message names the closest.
-        UserError: a value that JSON has not, or no size of a picture. Types and ranges are the environment's to check, see :meth:`check`.
+        UserError: a value that JSON has not, or no size of a picture. Types and ranges are the
+            environment's to check, when it is made.
     """
 
     id: str
@@ -99,11 +100,6 @@ class Task:
     def make_vec(self, num_envs: int, **kwargs: Any) -> VectorEnv:
         """``num_envs`` copies of it, as :func:`~dopr_robot.envs.make_vec`; ``kwargs`` are further keywords."""
         return make_vec(self.id, num_envs, **{**self.options, **kwargs})
-
-    def check(self) -> "Task":
-        """Itself, once an environment was made of it. Raises UserError for an option of the wrong type or out of its range."""
-        self.make_vec(1).close()
-        return self
 
     def __str__(self) -> str:
         return " ".join([self.id, *words(self.options)])

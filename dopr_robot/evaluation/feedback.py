@@ -95,8 +95,8 @@ def feedback(
 
     Args:
         run: a run folder (keep its checkpoints when training: ``training.keep_checkpoints=20``) or one of its checkpoints.
-        task, episodes, horizons, seed, options, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the initial
-            states are of the range for selection.
+        task, episodes, horizons, seed, options, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the
+            initial states are of the range for selection.
         out: where it goes; None: ``RUN/eval/feedback-seed<seed>``.
 
     Raises:

@@ -135,8 +135,8 @@ def _replayed(
         env.reset(seed=[seed])  # type: ignore[arg-type]
         frames, steps, done, success = [env.render()[0]], [0], False, False  # type: ignore[index]
         space = env.single_action_space  # type: ignore[attr-defined]
-        recorded = Episode(store.episode(index, ["action"]), seed)
-        for number, action in enumerate(executed_actions(store.attributes, recorded), start=1):
+        shown = Episode(store.episode(index, ["action"]), seed)
+        for number, action in enumerate(executed_actions(store.attributes, shown), start=1):
             _, _, terminated, truncated, info = env.step(action.clip(space.low, space.high)[None])  # type: ignore[attr-defined]
             done, success = bool(terminated[0] or truncated[0]), bool(info["success"][0])
             if number % stride == 0 or done:

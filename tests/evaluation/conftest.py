@@ -22,6 +22,9 @@ from dopr_robot.envs import TASKS, ActionSpec, TaskSpec, register_task
 from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
 
 
+FAULTS = {"broken_seeds": "whose fifth step raises", "blurred_seeds": "whose third step tells no number"}
+
+
 class PointEnv(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
@@ -162,7 +165,7 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
             description="go there",
             entry_point="point_task:PointEnv",
             length="goals",
-            options={"goals": "how many are to be reached, one after another"},
+            options={"goals": "how many are to be reached, one after another", **FAULTS},
             **shared,
         ),
         TaskSpec(

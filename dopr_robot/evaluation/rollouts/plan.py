@@ -38,7 +38,8 @@ class Evaluation:
     The cameras that are made are those that the policy reads, at the size at which it reads them.
 
     Raises:
-        UserError: an unknown task, option or camera, a horizon beyond the task's longest, a policy that does not fit, a task that ignores its seed.
+        UserError: an unknown task, option or camera, a horizon beyond the task's longest, a policy that does not fit, a task that
+            ignores its seed.
     """
 
     policy: ActingPolicy
