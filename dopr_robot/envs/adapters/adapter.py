@@ -48,7 +48,7 @@ class Views:
             UserError: what is wrong.
         """
         check_size(self.camera_size)
-        check_cameras(task, [*self.cameras], known)
+        check_cameras(task, self.cameras, known)
         check_cameras(task, [] if self.camera is None else [self.camera], known)
         if self.render_mode not in (None, "rgb_array"):
             raise UserError(f"render_mode={self.render_mode!r}: simulators render to 'rgb_array' only")
