@@ -135,15 +135,15 @@ def _task(wanted: TaskConfig, store: Store) -> TaskConfig:
         raise UserError(
             f"task={wanted.name} but {store.path} holds demonstrations of {about.task}: leave task out, or use its store"
         )
+    name = name or about.task
     theirs = varied(about.options)
     options = theirs if wanted.options is None else varied(wanted.options)
+    if name and _registered(name):
+        options = dict(Task(name, options).options)
     if about.task and options != theirs:
         raise UserError(
             f"task.options={options} but {store.path} was collected with {theirs or 'none'}: leave task.options out, or use its store"
         )
-    name = name or about.task
-    if name and _registered(name):
-        options = dict(Task(name, options).options)
     return TaskConfig(name, options)
 
 

@@ -61,7 +61,9 @@ def test_resnet_18_has_the_published_size_and_names():
 
 def test_impala_has_the_published_stages():
     network = Impala()
-    assert sum(value.numel() for value in network.parameters()) == 97_600  # 16, 32, 32 channels: 448 + 9,280, 4,640 + 36,992, 9,248 + 36,992
+    assert (
+        sum(value.numel() for value in network.parameters()) == 97_600
+    )  # 16, 32, 32 channels: 448 + 9,280, 4,640 + 36,992, 9,248 + 36,992
     assert network(torch.zeros(2, 3, 84, 72)).shape == (2, 32, 11, 9)
     with pytest.raises(UserError, match=r"leave one position to impala, which halves 3 times: more than 8"):
         camera_policy({"front": ArraySpec((8, 8, 3), "uint8")}, backbone="impala", crop=1.0)

@@ -36,8 +36,8 @@ def perturbed(
         if [record.seed for record in first] != [record.seed for record in second]:
             raise UserError(f"the rollouts under {dict(options)} are of other initial states than the unperturbed ones")
         one = next(iter(options.items())) if len(options) == 1 else (None, None)
-        matrices = [success_matrix(each, kind, horizons)[None] for each in (second, first)]
-        difference = difference_curve(*matrices)
+        after, unperturbed = (success_matrix(each, kind, horizons)[None] for each in (second, first))
+        difference = difference_curve(after, unperturbed)
         differences = [
             {"horizon": horizon, "mean": float(mean), "ci95": [float(low), float(high)]}
             for horizon, mean, low, high in zip(
