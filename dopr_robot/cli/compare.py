@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.cli.eval import integers
+from dopr_robot.cli.options import add_option, option_values
 
 PAIRS = 3
 """Of more pairs than these the terminal shows the longest horizon alone."""
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--horizons", type=integers, metavar="A,B,C", help="control steps (default: 8 equal ones up to the longest)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
+    add_option(parser)
     parser.add_argument("--num-envs", type=int, metavar="E", help="copies of the environment")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where it goes (default comparison/, of a study studies/<its name>/)"
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         episodes=args.episodes,
         horizons=args.horizons,
         seed=args.seed,
+        options=option_values(args.option),
         labels=args.labels,
         num_envs=args.num_envs,
         sequential=args.sequential,

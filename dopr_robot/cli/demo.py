@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = compose_config(args.experiment, [f"name={args.out.name}"])
     store = Path(config.data.store or "")
-    _headline(1, f"{args.demonstrations} demonstrations of {config.task} into {store}")
-    collect(config.task or "", args.demonstrations, store)
+    _headline(1, f"{args.demonstrations} demonstrations of {config.task.name} into {store}")
+    collect(config.task.name or "", args.demonstrations, store)
     _headline(2, f"{config.policy['name']} under {config.optimizer['name']} into {args.out}")
     train(config, out=args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")

@@ -8,6 +8,8 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
   dopr eval runs/pick_place --out eval/a --resume
   dopr eval runs/stack --lengths 1,2,3,4
+  dopr eval runs/stack --option cubes=4                    # otherwise than the policy was trained for
+  dopr eval runs/pick_place --perturb observation_noise=0.01,0.02,0.05
   dopr eval runs/act --acting ensemble=true                # otherwise than the checkpoint says: temporal ensembling
   dopr eval runs/pick_place --acting delay=2               # plans that are two steps late
 
@@ -22,6 +24,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.cli.options import add_option, option_lists, option_values
 from dopr_robot.errors import UserError
 
 WAYS = ("task", "episodes", "horizons", "seed", "num_envs", "workers", "out", "resume")
@@ -42,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integers,
         metavar="A,B,C",
         help="lengths of the task, where it has one: success versus length too",
+    )
+    add_option(parser)
+    parser.add_argument(
+        "--perturb",
+        action="append",
+        default=[],
+        metavar="NAME=A,B,C",
+        help="an option at several strengths beside the task as it is, from the same initial states; several options: a grid",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument(
@@ -70,12 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dopr_robot.settings import parse_words
 
-    ways = {name: getattr(args, name) for name in WAYS}
+    ways = {name: getattr(args, name) for name in WAYS} | {"options": option_values(args.option)}
     if args.feedback:
         return _feedback(args, ways)
     from dopr_robot import evaluate
 
-    results = evaluate(args.run, lengths=args.lengths, video=args.video, acting=parse_words(args.acting), **ways)
+    more = {"lengths": args.lengths, "video": args.video, "perturb": option_lists(args.perturb)}
+    results = evaluate(args.run, acting=parse_words(args.acting), **more, **ways)
     print_results(results.content)
     print(results.folder)
     return 0
@@ -84,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 def _feedback(args: argparse.Namespace, ways: dict[str, Any]) -> int:
     from dopr_robot import feedback
 
-    for option in ("lengths", "video", "acting"):
+    for option in ("lengths", "video", "acting", "perturb"):
         if getattr(args, option):
             raise UserError(f"--feedback goes without --{option}")
     found = feedback(args.run, **ways)
@@ -135,6 +147,16 @@ def print_results(results: dict[str, Any]) -> None:
     for point in results["lengths"]:
         low, high = point["ci95"]
         print(f"{point['length']:>8} {point['episodes']:>8} {point['success_rate']:>8.1%}   {low:.1%} to {high:.1%}")
+    if results["perturbed"]:
+        print(
+            f"{'success':>8}   {'95 % interval':<17} {'points':>6}   95 % interval, at {results['horizons'][-1]} steps under"
+        )
+    for arm in results["perturbed"]:
+        (low, high), (least, most) = arm["curve"][-1]["ci95"], arm["difference"]["ci95"]
+        print(
+            f"{arm['curve'][-1]['success_rate']:>8.1%}   {f'{low:.1%} to {high:.1%}':<17} {100 * arm['difference']['mean']:>+6.1f}   "
+            f"{100 * least:+.1f} to {100 * most:+.1f}   {' '.join(f'{name}={value:g}' for name, value in arm['options'].items())}"
+        )
     ends = [f"{count} {name}" for name, count in results["outcomes"].items() if count]
     ends += [f"{count} x {cause}" for cause, count in results["causes"].items()]
     print("ended by: " + ", ".join(ends))

@@ -96,6 +96,7 @@ def as_task(recording: Recording, first: Mapping[str, NDArray[Any]], task: Task)
     about = replace(
         about,
         task=task.id,
+        options=about.options if about.task == task.id else {},
         control_hz=about.control_hz or task.control_hz,
         observations=given or about.observations,
         action=_action(about.action, task, _size(first) if loose else None),

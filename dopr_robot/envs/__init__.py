@@ -18,6 +18,7 @@ from dopr_robot.envs.registration import (
     register_task,
 )
 from dopr_robot.envs.segments import Arrays, Floats, Segment, SegmentedTask, poses
+from dopr_robot.envs.task import Task
 
 specs.register()
 for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite):
@@ -34,6 +35,7 @@ __all__ = [
     "Segment",
     "SegmentedTask",
     "SimulatorError",
+    "Task",
     "TaskSpec",
     "check_start",
     "get_task",

@@ -1,7 +1,7 @@
 """Whether one run beats another: runs evaluated on common initial states, compared, and the comparison written down."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def compare(
     horizons: Sequence[int] | None = None,
     seed: int = 0,
     labels: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     sequential: bool = False,
     block: int = 20,
@@ -63,6 +64,7 @@ def compare(
         episodes: initial states; with ``sequential`` at most.
         horizons: control steps; None: 8 equal ones up to the task's longest.
         seed: block of initial states.
+        options: of the task, over those that the runs were trained for; runs of different options are refused.
         labels: what the methods are called, in their order.
         num_envs: copies of the environment.
         sequential: two runs, ``block`` episodes between two looks, until an anytime-valid test decides.
@@ -78,7 +80,7 @@ def compare(
         if not (path / RESULTS).is_file():
             find_checkpoint(path)
     named = method_labels(paths, labels)
-    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs}
+    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs, "options": options}
     decision: dict[str, Any] | None = None
     if sequential:
         folders, decision = _sequentially(paths, [label for label, _ in named], episodes, block, out, ways)

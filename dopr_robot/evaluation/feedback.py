@@ -6,7 +6,7 @@ checkpoints, rank correlations say which of them goes with success, at every hor
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dopr_robot.envs import get_task
+from dopr_robot.envs import Task
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import statistics
-from dopr_robot.evaluation.evaluate import task_of
+from dopr_robot.evaluation.evaluate import chosen_task
 from dopr_robot.evaluation.evaluator import run_evaluation, versions
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.evaluation import write_feedback_report
@@ -52,7 +52,7 @@ FEWEST = 3
 class Plan:
     """How every checkpoint is rolled out; see :class:`~dopr_robot.evaluation.rollouts.plan.Evaluation`."""
 
-    task: str
+    task: Task
     episodes: int
     seed: int = 0
     horizons: Sequence[int] | None = None
@@ -80,11 +80,12 @@ class Feedback:
 
 def feedback(
     run: str | os.PathLike[str],
-    task: str | None = None,
+    task: Task | str | None = None,
     *,
     episodes: int | None = None,
     horizons: Sequence[int] | None = None,
     seed: int = 0,
+    options: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     workers: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -94,8 +95,8 @@ def feedback(
 
     Args:
         run: a run folder (keep its checkpoints when training: ``training.keep_checkpoints=20``) or one of its checkpoints.
-        task, episodes, horizons, seed, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the initial
-            states are of the range for selection.
+        task, episodes, horizons, seed, options, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the
+            initial states are of the range for selection.
         out: where it goes; None: ``RUN/eval/feedback-seed<seed>``.
 
     Raises:
@@ -108,9 +109,9 @@ def feedback(
     config = home.config
     if config.data.store is None or not Path(config.data.store).exists():
         raise UserError(f"the run's demonstrations are not there: {config.data.store} (run from where it was trained)")
-    name = task or task_of(load_policy(checkpoint), run)
+    what = chosen_task(task, load_policy(checkpoint), run).given(options or {})
     steps = home.checkpoints.steps() if Path(run).resolve() == home.folder.resolve() else []
-    plan = Plan(name, episodes or config.evaluation.episodes, seed, horizons, num_envs, workers)
+    plan = Plan(what, episodes or config.evaluation.episodes, seed, horizons, num_envs, workers)
     folder = Path(out) if out is not None else home.evaluation_folder(f"feedback-seed{seed}", resume=resume)
     checkpoints = [home.checkpoints.folder / str(step) for step in steps] or [checkpoint]
     return Feedback(folder, measure_feedback(checkpoints, config, plan, folder, resume=resume))
@@ -176,11 +177,12 @@ def measure_feedback(
             write_json(folder / RESULT, done)
         measured.append(done)
         records.append(read_records(folder / RECORDS))
-    spec = get_task(plan.task)
+    spec = plan.task.spec
     horizons = [point["horizon"] for point in measured[0]["curve"]]
     result = {
         "task": spec.id,
         "kind": spec.kind,
+        "env_options": plan.task.varied,
         "use": "selection",
         "seed": plan.seed,
         "episodes": plan.episodes,

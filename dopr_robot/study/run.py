@@ -104,7 +104,7 @@ def run_study(
         study, out = load_study(path, words), out or Path("studies") / path.stem
     out = Path(out)
     arms = study.arms()
-    horizons = {entry.task: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
+    horizons = {entry.label: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
     with held(out):  # first of all: reading the stores takes time
@@ -221,7 +221,7 @@ def _train(
     jobs = [
         TrainJob(
             arm.key, _absolute(asdict(arm.config)), arm.config_sha256(), str((out / "runs" / arm.name).resolve()),
-            horizons[arm.entry.task],
+            horizons[arm.entry.label],
         )
         for arm in missing
     ]  # fmt: skip
@@ -266,7 +266,7 @@ def _test(
             {name: (out / "policies" / arm.name / name).read_bytes() for name in POLICY_FILES},
             arm.entry.task,
             episodes,
-            horizons[arm.entry.task],
+            horizons[arm.entry.label],
             options["threads"],
         )
         for arm in missing
@@ -293,7 +293,7 @@ def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, 
     return {
         "weights_sha256": done[arm.name]["weights_sha256"],
         "episodes": episodes,
-        "horizons": list(horizons[arm.entry.task]),
+        "horizons": list(horizons[arm.entry.label]),
     }
 
 

@@ -70,6 +70,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     if options.rollout_every and rollout is None:
         raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
     data = load_data(config)
+    config.task = data.task  # the run says itself what it was trained for
     if options.early_stop == "validation_loss" and data.validation is None:
         raise UserError("training.early_stop=validation_loss: the store has too few episodes to hold one out")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

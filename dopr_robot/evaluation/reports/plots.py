@@ -122,7 +122,7 @@ def log_axis(axis: Axis) -> None:
 
 
 def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> None:
-    steps = _change_points(run.records, kind, max(run.horizons))
+    steps = change_points(run.records, kind, max(run.horizons))
     points = curve(run.records, kind, steps)
     rate = np.array([point["success_rate"] for point in points])
     low, high = np.array([point["ci95"] for point in points]).T
@@ -186,7 +186,7 @@ def lengths_figure(
         horizon = points[0]["horizon"]
         for name, rate, low_high, shade in zip(names, rates, error.T, shades, strict=True):
             left.errorbar([name], [rate], yerr=low_high[:, None], fmt="o", color=shade, elinewidth=1.5, capsize=3)
-            steps = _change_points(records[int(name)], spec.kind, horizon)
+            steps = change_points(records[int(name)], spec.kind, horizon)
             curves = success_matrix(records[int(name)], spec.kind, steps).mean(axis=0)
             right.plot(steps, curves, drawstyle="steps-post", color=shade, linewidth=2, label=name)
         left.set_xlabel("length of the task")
@@ -200,7 +200,7 @@ def lengths_figure(
     return figure
 
 
-def _change_points(records: Sequence[EpisodeRecord], kind: str, longest: int) -> list[int]:
+def change_points(records: Sequence[EpisodeRecord], kind: str, longest: int) -> list[int]:
     """Steps at which the curve changes, and both ends."""
     ends = {record.first_success_step if kind == "attain" else record.first_failure_step for record in records}
     return sorted({0, longest} | {step for step in ends if step is not None and step <= longest})
