@@ -30,12 +30,15 @@ class Table:
             yield name, all(str(row[place])[:1] in "+-~0123456789" for row in self.rows)
 
     def __str__(self) -> str:
-        """As text; on a terminal that is too narrow names are folded, and numbers stay whole."""
+        return self.text()
+
+    def text(self, head: bool = True) -> str:
+        """As text, with the columns' names or without; where the terminal is too narrow names are folded, and numbers stay whole."""
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table as RichTable
 
-        table = RichTable(box=None, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
+        table = RichTable(box=None, show_header=head, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
         for name, number in self._columns():
             table.add_column(escape(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
         for row in self.rows:
@@ -68,12 +71,16 @@ class Shown:
         """Lines and tables, in their order."""
         raise NotImplementedError
 
+    def plain(self) -> Any:
+        """Plain values, for programs: what ``--json`` prints."""
+        raise NotImplementedError
+
     def _pictures(self) -> Sequence[Path]:
         """PNG files that a notebook shows below; those that are not there are passed over."""
         return ()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self._parts()))
+        return "\n".join(str(part) if isinstance(part, Table) else escaped(part) for part in self._parts())
 
     def _repr_html_(self) -> str:
         parts = [part.html() if isinstance(part, Table) else f"<div>{_safe(part)}</div>" for part in self._parts()]

@@ -6,9 +6,6 @@ import warnings
 
 import pytest
 
-import dopr_robot.envs
-import dopr_robot.evaluation
-
 MOVED = {
     "dopr_robot.envs.Demonstration": "dopr_robot.collection.Demonstration",
     "dopr_robot.envs.demonstrations": "dopr_robot.collection.demonstrations",
@@ -34,7 +31,19 @@ def test_nothing_of_ours_uses_an_old_name():
     code = "import warnings; warnings.simplefilter('error', DeprecationWarning)\n" + "\n".join(
         f"import dopr_robot.{room}" for room in ("envs", "collection", "evaluation.evaluate", "study.run", "cli")
     )
-    done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", "import torch, mujoco, zarr, gymnasium, matplotlib, scipy.stats, diffusers\n" + code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-W",
+            "ignore",
+            "-c",
+            "import torch, mujoco, zarr, gymnasium, matplotlib, scipy.stats, diffusers\n" + code,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "is now dopr_robot" not in done.stderr, done.stderr
 
 

@@ -1,6 +1,5 @@
 """A notebook that is executed: progress below the cells, objects as HTML, figures as pictures, and a stop with the state saved."""
 
-
 import pytest
 
 nbformat = pytest.importorskip("nbformat")

@@ -20,6 +20,7 @@ import argparse
 from pathlib import Path
 
 from dopr_robot.cli.eval import integers
+from dopr_robot.cli.printing import add_json, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sequential", action="store_true", help="two runs, block by block, until an anytime-valid test decides"
     )
     parser.add_argument("--block", type=int, default=20, metavar="B", help="episodes between two looks (default 20)")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
         block=args.block,
         out=args.out or "comparison",
     )
-    print(found)
-    print(found.folder)
+    show(found, args, found.folder)
     return 0
 
 
@@ -80,6 +81,5 @@ def _study(args: argparse.Namespace) -> int:
 
     path, *settings = args.runs
     found = run_study(path, *map(str, settings), out=args.out, workers=args.workers, ray=args.ray)
-    print(found)
-    print(found.folder)
+    show(found, args, found.folder)
     return 0

@@ -22,6 +22,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.cli.printing import add_json, show
 from dopr_robot.errors import UserError
 
 WAYS = ("task", "episodes", "horizons", "seed", "num_envs", "workers", "out", "resume")
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--feedback", action="store_true", help="measure test-time feedback over the run's checkpoints instead"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the evaluation in that folder")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from dopr_robot import evaluate
 
     results = evaluate(args.run, lengths=args.lengths, video=args.video, acting=parse_words(args.acting), **ways)
-    print(results)
-    print(results.folder)
+    show(results, args, results.folder)
     return 0
 
 
@@ -88,8 +89,7 @@ def _feedback(args: argparse.Namespace, ways: dict[str, Any]) -> int:
         if getattr(args, option):
             raise UserError(f"--feedback goes without --{option}")
     found = feedback(args.run, **ways)
-    print(found)
-    print(found.folder)
+    show(found, args, found.folder)
     return 0
 
 

@@ -114,6 +114,10 @@ class Comparison(Shown):
             yield f"\n{content['sequential']['verdict']}"
             yield "(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)"
 
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and what its JSON file holds."""
+        return {"folder": str(self.folder), **self.content}
+
     def _pictures(self) -> Sequence[Path]:
         return [self.folder / "horizon.png", self.folder / "difference.png"]
 

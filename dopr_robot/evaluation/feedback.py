@@ -122,6 +122,10 @@ class Feedback(Shown):
         if not content["rank_correlation"]:
             yield "fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)"
 
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and what its JSON file holds."""
+        return {"folder": str(self.folder), **self.content}
+
     def _pictures(self) -> Sequence[Path]:
         return [self.folder / FIGURE]
 

@@ -73,6 +73,10 @@ class Curve(Sequence[Mapping[str, Any]], Shown):
         columns = ("horizon", "seconds", "episodes", "successes", "success_rate", "low", "high")
         return pandas.DataFrame({name: getattr(self, name) for name in columns})
 
+    def plain(self) -> list[dict[str, Any]]:
+        """The points."""
+        return [dict(point) for point in self._points]
+
     def _column(self, name: str, dtype: Any) -> NDArray[Any]:
         return np.array([point[name] for point in self._points], dtype)
 
@@ -178,6 +182,10 @@ class Results(Shown):
             yield f"validation loss: {content['validation_loss']:.5f}"
         for fault in content.get("faults") or []:
             yield f"fault: {fault}"
+
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and what its JSON file holds."""
+        return {"folder": str(self.folder), **self.content}
 
     def _pictures(self) -> Sequence[Path]:
         return [self.folder / "horizon.png"]

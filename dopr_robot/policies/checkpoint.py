@@ -1,9 +1,9 @@
 """A policy on disk: ``policy.safetensors`` (weights and normalisation) and ``policy.json`` (everything else)."""
 
 import json
-import os
 import logging
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress

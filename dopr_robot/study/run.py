@@ -73,6 +73,13 @@ class StudyResult(Shown):
         yield Table(*self.summary)
         yield f"every horizon: {self.folder / TABLE}; curves: {self.folder / REPORT}"
 
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and the rows of ``table.csv``, whose values are texts."""
+        import csv
+
+        with (self.folder / TABLE).open(encoding="utf-8", newline="") as file:
+            return {"folder": str(self.folder), "table": list(csv.DictReader(file))}
+
     def _pictures(self) -> Sequence[Path]:
         return sorted(self.folder.glob("curves-*.png"))
 

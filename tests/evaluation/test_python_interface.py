@@ -1,5 +1,6 @@
 """From Python as from the command: the same work, the same text, and for a mistake the same line."""
 
+import json
 import subprocess
 import sys
 
@@ -81,7 +82,7 @@ MISTAKES = {
     "render: camera": (lambda: dopr.render("a", "x.mp4", camera="wrist"), "render a --out x.mp4 --camera wrist"),
     "render: no seed": (lambda: dopr.render("other.zarr", "x.mp4"), "render other.zarr --out x.mp4"),
     "info: nothing there": (lambda: dopr.info("nowhere"), "info nowhere"),
-    "check: no store": (lambda: dopr.check("a"), "info a --check"),
+    "check: no store": (lambda: dopr.check_store("a"), "info a --check"),
     "repair: nothing there": (lambda: dopr.repair("nowhere"), "repair nowhere"),
     "tasks: unknown": (lambda: dopr.describe_task("PickPlce"), "tasks PickPlce"),
     "policies: unknown": (lambda: dopr.list_policies("unt"), "policies unt"),
@@ -111,14 +112,15 @@ def test_what_is_printed_is_what_the_command_prints(here, capsys):
 
     results = dopr.evaluate("a")
     command = said("eval", "a").splitlines()
-    assert str(results).splitlines() == command[:-1] and command[-1] == "a/eval/20-seed0-2"
+    assert str(results).splitlines() == command[:-1] and command[-1].endswith("a/eval/20-seed0-2")
+    assert json.loads(said("compare", "a", "b", "--episodes", "4", "--json")).keys() > {"folder", "pairs"}
     comparison = dopr.compare(["a", "b"], episodes=4)
     assert f"{comparison}\n{comparison.folder}\n" == said("compare", "a", "b", "--episodes", "4")
     for thing in (results, results.curve, comparison, dopr.Run("a"), dopr.info("a"), dopr.info("point.zarr")):
         assert "<table>" in thing._repr_html_() and "<script" not in thing._repr_html_()
     assert f"{dopr.info('a')}\n" == said("info", "a")
     assert f"{dopr.info('point.zarr')}\n" == said("info", "point.zarr")
-    assert f"{dopr.check('point.zarr')}\n" == said("info", "point.zarr", "--check")
+    assert f"{dopr.check_store('point.zarr')}\n" == said("info", "point.zarr", "--check")
     assert f"{dopr.list_runs('.')}\n" == said("runs", ".")
     assert f"{dopr.list_optimizers()}\n" == said("optimizers")
     assert f"{dopr.list_policies('flow')}\n" == said("policies", "flow")
@@ -200,4 +202,3 @@ def test_every_subcommand_has_its_function():
     }  # fmt: skip
     for command in COMMANDS:
         assert callable(getattr(dopr, functions.get(command, command))), command
-

@@ -1,6 +1,7 @@
 """What is in a store, a run or a checkpoint, as plain figures: what ``dopr info`` prints."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr_robot.datasets import Store, check, statistics
+from dopr_robot.datasets import Store, check, is_store, statistics
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.reports.evaluation import write_run_report
-from dopr_robot.evaluation.reports.store import KeyRow, key_rows, write_store_report
+from dopr_robot.evaluation.reports.store import KeyRow, action_text, key_rows, write_store_report
 from dopr_robot.evaluation.rollouts.records import read_results
 from dopr_robot.policies import find_checkpoint
 from dopr_robot.policies.checkpoint import read_description
 from dopr_robot.policies.scaling import hardly_moved
+from dopr_robot.tables import Shown, Table, interval
 
 LARGE_BYTES = 256 * 1024**2
 SAMPLE = 8
@@ -26,15 +28,19 @@ BINS = 24
 
 
 @dataclass(frozen=True)
-class StoreDescription:
-    """A store looked at; what costs time is found when it is asked for."""
+class StoreDescription(Shown):
+    """A store looked at; what costs time is found when it is asked for.
 
-    store: Store
+    Attributes:
+        path: which.
+    """
 
-    @classmethod
-    def of(cls, path: str) -> "StoreDescription":
-        """Of the store at a path. Raises UserError where there is none, DamagedError for a damaged one."""
-        return cls(Store.open(path))
+    path: str
+
+    @cached_property
+    def store(self) -> Store:
+        """The store. Raises UserError where there is none, DamagedError for a damaged one."""
+        return Store.open(self.path)
 
     @cached_property
     def ranges(self) -> dict[str, Mapping[str, Any]]:
@@ -83,11 +89,40 @@ class StoreDescription:
         """Whether its range is of a sample."""
         return self.bytes(key) > LARGE_BYTES
 
-    def write_page(self, out: Path) -> None:
+    def plain(self) -> dict[str, Any]:
+        """See :func:`store_summary`."""
+        return store_summary(self.path)
+
+    def _parts(self) -> Iterator[str | Table]:
+        store, about = self.store, self.store.attributes
+        rate = f" at {about.control_hz:g} Hz" if about.control_hz else ""
+        yield f"{self.path}: {store.num_episodes} episodes, {store.num_steps:,} steps{rate}, {about.task or 'task unknown'}"
+        rows = []
+        for row in self.keys:
+            sampled = "~" if row.least and self.is_large(row.name) else ""
+            rows.append([row.name, row.shape, row.dtype, sampled + row.least, sampled + row.largest, row.use])
+        yield Table(["key", "shape", "dtype", "least", "largest", ""], rows)
+        if store.num_episodes:
+            lengths = store.episode_lengths
+            yield f"lengths  {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}  |{histogram(lengths)}|"
+            known = store.success[store.success >= 0]
+            yield f"success  {known.mean():.1%} of {len(known)} episodes that say" if len(known) else "success  unknown"
+        yield f"action   {action_text(store)}"
+        if self.still:
+            yield f"still    {self.still} hardly move, so policies do not stretch them to the full range"
+        if about.source:
+            yield f"source   {about.source}" + (f", {about.licence}" if about.licence else "")
+        yield from (f"done     {line}" for line in about.provenance)
+        warnings = self.warnings if store.num_episodes else []
+        if warnings is None:
+            yield "warnings were not looked for in so large a store: --check reads everything"
+        yield from (f"warning: {line}" for line in warnings or [])
+
+    def write_page(self, out: str | os.PathLike[str]) -> None:
         """A page with plots and pictures. Raises UserError for a store without an episode."""
         if not self.store.num_episodes:
             raise UserError(f"{self.store.path} holds no episode yet")
-        write_store_report(out, self.store, self.keys, self.warnings or [])
+        write_store_report(Path(out), self.store, self.keys, self.warnings or [])
 
 
 def store_summary(path: str) -> dict[str, Any]:
@@ -104,7 +139,7 @@ def store_summary(path: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class RunDescription:
+class RunDescription(Shown):
     """A run or a checkpoint looked at.
 
     Attributes:
@@ -134,14 +169,42 @@ class RunDescription:
             [read_results(file.parent) for file in sorted(path.glob("eval/*/results.json"))],
         )
 
-    def summary(self) -> dict[str, Any]:
-        """For programs: the description, and the last point of every evaluation's curve."""
+    def plain(self) -> dict[str, Any]:
+        """The description, and the last point of every evaluation's curve."""
         finals = [results["curve"][-1] for results in self.evaluations]
         return {"kind": self.kind, "step": self.step, **self.description, "evaluations": finals}
 
-    def write_page(self, out: Path) -> None:
+    def _parts(self) -> Iterator[str | Table]:
+        description = self.description
+        trained = f"{description['policy']['name']}, trained for {description.get('task') or 'no task'}"
+        yield f"{self.path}: {self.kind}, step {self.step}, {trained}"
+        yield f"observes {description['To']} steps, predicts {description['H']}, executes {description['Ta']}"
+        rows = [[name, each["shape"], each["dtype"]] for name, each in description["observations"].items()]
+        yield Table(["key", "shape", "dtype"], [*rows, ["action", description["action"]["shape"], ""]])
+        for result in self.evaluations:
+            final = result["curve"][-1]
+            success = (
+                f"success at {final['horizon']} steps: {final['success_rate']:.1%} (95 %: {interval(final['ci95'])})"
+            )
+            partial = ", partial" if result["partial"] else ""
+            yield f"{success}, {result['episodes']} episodes, seed block {result['seed']}{partial}"
+
+    def write_page(self, out: str | os.PathLike[str]) -> None:
         """A page with training curve, settings and evaluations."""
-        write_run_report(out, self.path, self.kind, self.step, self.description)
+        write_run_report(Path(out), self.path, self.kind, self.step, self.description)
+
+
+def info(path: str | os.PathLike[str]) -> StoreDescription | RunDescription:
+    """What is in a store, a run or a checkpoint, as ``dopr info`` prints it.
+
+    >>> print(info("data/pick_place.zarr"))                                     # doctest: +SKIP
+    >>> info("runs/pick_place").write_page("run.html")                          # doctest: +SKIP
+
+    Raises:
+        UserError: it is none of these.
+    """
+    path = os.fspath(path)
+    return StoreDescription(path) if is_store(path) else RunDescription.of(Path(path))
 
 
 def histogram(values: NDArray[Any]) -> str:
