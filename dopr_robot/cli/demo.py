@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot import collect, evaluate, train
-    from dopr_robot.cli.eval import print_results
     from dopr_robot.training import compose_config
 
     config = compose_config(args.experiment, [f"name={args.out.name}"])
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     train(config, out=args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
     results = evaluate(args.out)
-    print_results(results.content)
+    print(results)
     for name in ("report.html", "horizon.png", "rollouts.mp4"):
         print(f"{name}: {results.folder / name}", file=sys.stderr)
     print(results.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from dopr_robot.datasets import Attributes, Episode, Report, Store, check
+from dopr_robot.datasets import Attributes, Episode, Report, Store, check, is_store
 from dopr_robot.datasets.check import Replay, Replayed
 from dopr_robot.envs import Task, get_task, load_expert, load_segments
 from dopr_robot.errors import DamagedError, DoprError, UserError
@@ -93,11 +94,14 @@ def replaying(about: Attributes) -> Iterator[Replay]:
         env.close()
 
 
-def check_store(path: str) -> Report:
+def check_store(path: str | os.PathLike[str]) -> Report:
     """Everything in a store read, and ten episodes replayed where its task's simulator is installed and their seeds are known.
 
     Raises UserError where it is no store. The report's ``replays.why_not`` says why nothing was replayed.
     """
+    path = os.fspath(path)
+    if not is_store(path):
+        raise UserError(f"{path} is no store: --check reads stores")
     why_not, replay = "", None
     with ExitStack() as stack:
         try:

@@ -1,5 +1,8 @@
 """Tasks: Gymnasium environments, and what each says of itself. Importing this registers every task and loads no simulator."""
 
+from typing import Any
+
+from dopr_robot.deprecation import moved
 from dopr_robot.envs import specs
 from dopr_robot.envs.adapters import aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite
 from dopr_robot.envs.contract import check_start
@@ -49,3 +52,11 @@ __all__ = [
     "recorded_task",
     "register_task",
 ]
+
+_FORMER = {name: f"dopr_robot.collection.{name}" for name in ("Demonstration", "demonstrations", "measure_expert")}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        return moved(f"{__name__}.{name}", _FORMER[name], gone_in="0.3")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ checkpoints, rank correlations say which of them goes with success, at every hor
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_
 from dopr_robot.files import write_json
 from dopr_robot.policies import find_checkpoint, load_policy
 from dopr_robot.reading import read_json
+from dopr_robot.tables import Shown, Table, interval
 from dopr_robot.training import Run, RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"
@@ -60,8 +61,8 @@ class Plan:
     workers: int | None = None
 
 
-class Feedback:
-    """A measurement of test-time feedback and where it lies.
+class Feedback(Shown):
+    """A measurement of test-time feedback and where it lies. ``print`` shows what ``dopr eval --feedback`` does.
 
     Attributes:
         folder: with ``feedback.json``, ``feedback.png`` and ``report.html``.
@@ -70,6 +71,63 @@ class Feedback:
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self.folder, self.content = folder, content
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a checkpoint, success at the longest horizon. Raises ImportError without pandas."""
+        import pandas
+
+        rows = []
+        for each in self.content["checkpoints"]:
+            last, gap = each["curve"][-1], each["action_gap"]
+            rows.append(
+                {
+                    "step": each["step"],
+                    "validation_loss": each["validation_loss"],
+                    "success_rate": last["success_rate"],
+                    "low": last["ci95"][0],
+                    "high": last["ci95"][1],
+                    "divergence": each["divergence"]["mean"],
+                    "action_gap": gap and gap["mean"],
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Success, validation loss, divergence and action gap over the checkpoints as a matplotlib figure."""
+        return plots.feedback_figure(self.content, get_task(self.content["task"]).control_hz)
+
+    def _parts(self) -> Iterator[str | Table]:
+        content = self.content
+        longest = content["horizons"][-1]
+        about = f"{content['task']} ({content['kind']})"
+        yield f"{about}, {content['episodes']} initial states for selection, horizon {longest}"
+        rows = []
+        for each in content["checkpoints"]:
+            last, gap = each["curve"][-1], each["action_gap"]
+            rows.append(
+                [
+                    "-" if each["step"] is None else f"{each['step']:,}",
+                    "-" if each["validation_loss"] is None else f"{each['validation_loss']:.5f}",
+                    f"{last['success_rate']:.1%}",
+                    interval(last["ci95"]),
+                    f"{each['divergence']['mean']:.2f}",
+                    f"{gap['mean']:.3f}" if gap else "-",
+                ]
+            )
+        yield Table(["step", "valid. loss", "success", "95 % interval", "divergence", "action gap"], rows)
+        for each in content["rank_correlation"]:
+            if each["horizon"] == longest:
+                found = "constant" if each["spearman"] is None else f"{each['spearman']:+.2f} (p {each['p_value']:.3f})"
+                yield f"rank correlation with success: {MEASURES[each['measure']]} {found}"
+        if not content["rank_correlation"]:
+            yield "fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)"
+
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and what its JSON file holds."""
+        return {"folder": str(self.folder), **self.content}
+
+    def _pictures(self) -> Sequence[Path]:
+        return [self.folder / FIGURE]
 
     def __fspath__(self) -> str:
         return str(self.folder)

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.errors import UnknownNameError, UserError, closest
 from dopr_robot.settings import leaves, like, parse_words, plain, read_yaml, typed, typed_part
 from dopr_robot.training.config import DataConfig, EvaluationConfig, RunConfig, TaskConfig, TrainingConfig, read_config
 
@@ -143,7 +143,9 @@ def whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif ends:
             raise UserError(f"{key} could be {' or '.join(ends)}: name the whole key")
         else:
-            raise UnknownNameError("config key", key, [*own, *known])
+            lasts = {each.rpartition(".")[2]: each for each in [*known, *own]}
+            near = closest(key, lasts)
+            raise UnknownNameError("config key", key, [*own, *known], lasts[near] if near else None)
     return found
 
 

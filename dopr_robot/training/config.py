@@ -138,7 +138,13 @@ class TrainingConfig:
 
 @dataclass
 class EvaluationConfig:
-    """What ``dopr eval`` does with the run unless told otherwise."""
+    """What ``dopr eval`` does with the run unless told otherwise.
+
+    Args:
+        episodes: initial states.
+        num_envs: copies of the environment that are rolled out at once while training.
+        video: episodes in the video; 0: none.
+    """
 
     episodes: int = 100
     num_envs: int = 16
@@ -147,7 +153,12 @@ class EvaluationConfig:
 
 @dataclass
 class RunConfig:
-    """All of a run; ``config.yaml`` in the run folder is this, in full, and reproduces the run."""
+    """All of a run; ``config.yaml`` in the run folder is this, in full, and reproduces the run.
+
+    Args:
+        name: of the run folder, ``runs/<name>``; null: the experiment's, or ``run``.
+        task: that the policy is for; null: the one that the store's attributes name.
+    """
 
     name: str | None = None
     task: TaskConfig = field(default_factory=TaskConfig)
