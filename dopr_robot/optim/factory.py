@@ -1,11 +1,11 @@
 """Optimizers by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dopr_robot.optim.coverage import find_factors
@@ -76,20 +76,28 @@ def saved_options(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "form": "average" if whole else "low_rank", "rank": rank or "auto"}
 
 
-def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
+def make_optimizer(
+    name: str,
+    model: nn.Module | Iterable[Any],
+    *,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> Optimizer:
     """The optimizer ``name`` over ``model``'s parameters that want a gradient.
 
     Matrices decay, vectors (norms' scales, biases) do not. Muon and AdaMuon take the hidden matrices, see :func:`parameter_groups`.
 
     Args:
         name: one of :func:`optimizer_names`.
-        model: the model to train.
-        lr: learning rate.
+        model: the model to train; or its parameters, ``(name, parameter)`` pairs, or param groups, as torch's optimizers take them. Then
+            groups keep their own options, and preconditioning finds the uses of weights in the modules that run.
+        lr: learning rate; None: where a search for the base's begins, see :func:`optimizer_options`.
         weight_decay: decoupled, except for ``sgd`` and ``adam``, where it is torch's L2 term.
         **options: of the base (``betas``, ``momentum``, ...), and for ``dopr_<base>`` of :class:`ActivationPreconditioner`.
 
     Raises:
-        ValueError: for an unknown name or option.
+        ValueError: for an unknown name or option, or parameters alone for Muon, which is told by the model which matrices are hidden.
     """
     base_name = _base_of(name)
     make = _BASES[base_name]
@@ -99,8 +107,35 @@ def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: floa
     if unknown:
         choices = known | (_DOPR_OPTIONS if name != base_name else set())
         raise ValueError(f"{name} has no option {sorted(unknown)[0]!r}: choose from {', '.join(sorted(choices))}")
-    base = make(parameter_groups(model, weight_decay, split_matrices=make in (Muon, AdaMuon)), lr=lr, **options)
-    return base if name == base_name else DoPr(base, model, **preconditioning)
+    split, whole = make in (Muon, AdaMuon), model if isinstance(model, nn.Module) else None
+    if whole is not None:
+        groups = parameter_groups(whole, weight_decay, split_matrices=split)
+    else:
+        groups = _given_groups(model, weight_decay)
+        if split and not all("use_muon" in group for group in groups):
+            raise ValueError(
+                f"{name} can not tell hidden matrices from parameters alone: give the model, or groups with use_muon"
+            )
+    base = make(groups, lr=_LEARNING_RATES[base_name] if lr is None else lr, **options)
+    return base if name == base_name else DoPr(base, whole, **preconditioning)
+
+
+def _given_groups(given: Any, weight_decay: float) -> Groups:
+    """Param groups as they are, with the weight decay where they say none; parameters by whether they are matrices, with their names."""
+    entries = [given] if isinstance(given, Tensor) else list(given.items() if isinstance(given, dict) else given)
+    if all(isinstance(entry, dict) for entry in entries):
+        return [{"weight_decay": weight_decay, **group} for group in entries]
+    if any(isinstance(entry, dict) for entry in entries):
+        raise ValueError("give parameters or param groups, not both in one list")
+    parameters = [(entry[1] if isinstance(entry, tuple) else entry, entry) for entry in entries]
+    groups = [
+        {
+            "params": [entry for p, entry in parameters if p.requires_grad and (p.dim() > 1) == matrices],
+            "weight_decay": decay,
+        }
+        for matrices, decay in ((True, weight_decay), (False, 0.0))
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _base_of(name: str) -> str:
