@@ -59,7 +59,7 @@ def optimizer_options(name: str) -> dict[str, Any]:
                 continue
             if default is None or isinstance(default, bool | int | float | str | tuple):
                 options[key] = list(default) if isinstance(default, tuple) else default
-    return {key: value for key, value in options.items() if key not in ("parameters", "process_group")}
+    return {key: value for key, value in options.items() if key not in ("model", "parameters", "process_group")}
 
 
 def saved_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +99,22 @@ def make_optimizer(
     Raises:
         ValueError: for an unknown name or option, or parameters alone for Muon, which is told by the model which matrices are hidden.
     """
+    base, whole, preconditioning = _parts(name, model, lr, weight_decay, options)
+    return DoPr(base, whole, **preconditioning) if name.startswith("dopr_") else base
+
+
+class DoPrAdamW(DoPr):
+    """``make_optimizer("dopr_adamw", params, ...)`` as a class, for trainers that ask for one, like Hugging Face's."""
+
+    def __init__(self, params: Any, lr: float | None = None, weight_decay: float = 0.0, **options: Any) -> None:
+        base, model, preconditioning = _parts("dopr_adamw", params, lr, weight_decay, options)
+        super().__init__(base, model, **preconditioning)
+
+
+def _parts(
+    name: str, model: nn.Module | Iterable[Any], lr: float | None, weight_decay: float, options: dict[str, Any]
+) -> tuple[Optimizer, nn.Module | None, dict[str, Any]]:
+    """The base, the model where it is known, and the options of the preconditioning."""
     base_name = _base_of(name)
     make = _BASES[base_name]
     known = set(inspect.signature(make).parameters) - {"params"}
@@ -117,17 +133,23 @@ def make_optimizer(
                 f"{name} can not tell hidden matrices from parameters alone: give the model, or groups with use_muon"
             )
     base = make(groups, lr=_LEARNING_RATES[base_name] if lr is None else lr, **options)
-    return base if name == base_name else DoPr(base, whole, **preconditioning)
+    return base, whole, preconditioning
 
 
 def _given_groups(given: Any, weight_decay: float) -> Groups:
     """Param groups as they are, with the weight decay where they say none; parameters by whether they are matrices, with their names."""
-    entries = [given] if isinstance(given, Tensor) else list(given.items() if isinstance(given, dict) else given)
+    entries: list[Any] = (
+        [given] if isinstance(given, Tensor) else list(given.items() if isinstance(given, dict) else given)
+    )
     if all(isinstance(entry, dict) for entry in entries):
         return [{"weight_decay": weight_decay, **group} for group in entries]
     if any(isinstance(entry, dict) for entry in entries):
         raise ValueError("give parameters or param groups, not both in one list")
     parameters = [(entry[1] if isinstance(entry, tuple) else entry, entry) for entry in entries]
+    if odd := next((p for p, _ in parameters if not isinstance(p, Tensor)), None):
+        raise TypeError(
+            f"a {type(odd).__name__} is no parameter: give parameters, (name, parameter) pairs or param groups of one optimizer"
+        )
     groups = [
         {
             "params": [entry for p, entry in parameters if p.requires_grad and (p.dim() > 1) == matrices],
