@@ -41,6 +41,12 @@ def test_attached():
     assert not names["optimizer"]._optimizer_step_pre_hooks
 
 
+def test_groups():
+    optimizer = run("groups")["optimizer"]
+    assert optimizer.param_groups[0]["damping"] == pytest.approx(0.1, abs=0.01)
+    assert "precondition=False" in str(optimizer.coverage())
+
+
 class LeRobotPolicy(nn.Module):
     """What LeRobot's loop asks of a policy."""
 

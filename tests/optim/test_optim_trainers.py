@@ -139,7 +139,7 @@ def test_lerobots_config_makes_it_and_its_files_keep_it(tmp_path):
         "--damping=0.3",
         "--form=average",
         "--update_every=2",
-        "--include=[*.weight]",
+        "--include=['*.weight']",
     ]
     given = [each.replace("--", "--optimizer.") for each in given]
     config = draccus.parse(Training, args=given).optimizer
