@@ -1,7 +1,7 @@
 """The inputs of one weight: their second moment, and what its gradient is multiplied by."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dopr_robot.optim.capture import Call
 
 Multiply = Callable[[Tensor], Tensor]  # of rows [groups, n, d]
-_PLAIN = ("form", "refreshed", "turned")
 _CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
 
 
@@ -127,6 +126,23 @@ class Factor:
     def cost(self) -> int:
         """Multiplications of a refresh, to an order of magnitude."""
         return self.matrix.groups * self.matrix.dim**3 if self.matrix is not None else self.layers[0].dim
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to graphs, which can not be copied."""
+        return self.__dict__ | {"_calls": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _calls=WeakSet())
+
+    def extend(self, other: "Factor") -> None:
+        """Take over the uses of ``other``, which is of the same weight, and what it has loaded; inputs recorded so far stay."""
+        passing = ("seen", "sums", "rows", "counts", "due", "_calls", "_backward")
+        self.__dict__.update({key: value for key, value in other.__dict__.items() if key not in passing})
+
+    def forget(self, form: str) -> None:
+        """Begin afresh, in a form as :class:`Factor` was given it."""
+        self.form = "average" if form == "auto" and self.diagonal is not None else form
+        self.state, self.refreshed, self.turned, self.last = {}, -1, 0.0, None
 
     def clear(self) -> None:
         """Forget the inputs recorded since the last step."""
@@ -335,37 +351,6 @@ class Factor:
             return rows
         inner = rows @ left
         return rows.mul_(scale.view(-1, 1, 1)).baddbmm_(inner, basis.mT)
-
-    def load(self, saved: Mapping[str, Any], rank: int | str) -> bool:
-        """Take up a checkpoint's state, on the weight's device. Returns whether all of it was of use: an inverse in another form is left
-        out, and moments of another size are too.
-        """
-        tensors = {key: value.to(self.weight.device, copy=True) for key, value in saved.items() if key not in _PLAIN}
-        form = saved.get("form") or ("low_rank" if "basis" in tensors and self.diagonal is None else "average")
-        if self.form == "auto" and form in ("batch", "average"):
-            self.form = form
-        self.refreshed, self.turned = int(saved["refreshed"]), saved["turned"]
-        self.state = tensors
-        if self.solved:
-            self.state = {}
-            return form == "batch"
-        if isinstance(self.matrix, PackedProjection) and "matrix" in tensors:
-            self.matrix.groups = tensors["matrix"].shape[0]
-        if self.refreshed < 0 and not tensors:
-            return True
-        sized = all(tensors[key].shape[-1] == layer.dim for key, layer in self._sides() if key in tensors)
-        kept = tensors["basis"].shape[-1] if "basis" in tensors and self.diagonal is None else None
-        fits = kept == (rank_of(self.dim, rank) if self.form == "low_rank" else None)
-        if sized and fits and form != "batch" and self.form != "auto":
-            return True
-        self.state = {key: tensors[key] for key, _ in self._sides() if key in tensors and sized}
-        self.refreshed = -1
-        return False
-
-    def _sides(self) -> list[tuple[str, Layer]]:
-        return [
-            (key, layer) for key, layer in (("matrix", self.matrix), ("diagonal", self.diagonal)) if layer is not None
-        ]
 
 
 def rank_of(dim: int, rank: int | str) -> int | None:

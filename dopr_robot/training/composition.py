@@ -174,7 +174,7 @@ def _built(experiment: str | None, values: Mapping[str, Any], words: Mapping[str
     tree["policy"] = asdict(typed(POLICIES[str(policy["name"])].schema, policy, "policy"))
     standard = _defaults("optimizer", str(tree["optimizer"]["name"]))
     tree["optimizer"] = {
-        key: value if value == standard[key] else like(standard[key], value, f"optimizer.{key}")
+        key: value if value == standard[key] else _option(key, standard[key], value)
         for key, value in tree["optimizer"].items()
     }
     return typed(RunConfig, {**tree, "task": task})
@@ -203,6 +203,13 @@ def _task(*layers: Mapping[str, Any]) -> dict[str, Any]:
         if single:
             found["options"] = {**(found.get("options") or {}), **single}
     return found
+
+
+def _option(key: str, standard: Any, value: Any) -> Any:
+    """An optimizer's setting by the type of its default; the damping may be a schedule instead, which the optimizer itself looks at."""
+    if key == "damping" and isinstance(plain(value), Mapping):
+        return plain(value)
+    return like(standard, value, f"optimizer.{key}")
 
 
 def _composed(experiment: str | None) -> dict[str, Any]:

@@ -259,11 +259,16 @@ def _train(
 
 
 def build_optimizer(policy: Policy, config: RunConfig) -> Optimizer:
-    """The optimizer that the configuration names. Raises UserError for a value that it does not take."""
+    """The optimizer that the configuration names; a schedule of its damping goes over the whole run where it says no ``steps``.
+    Raises UserError for a value that it does not take.
+    """
     # The same step in one pass over the weights, where torch has it; it is no property of the method, so it is no setting.
     fused: dict[str, Any] = {"fused": True} if config.optimizer.get("name") in FUSED else {}
     try:
-        return make_optimizer(model=policy, **config.optimizer, **fused)
+        options = dict(config.optimizer)
+        if isinstance(options.get("damping"), dict):
+            options["damping"] = {"steps": config.training.steps, **options["damping"]}
+        return make_optimizer(model=policy, **options, **fused)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer {config.optimizer.get('name')}: {error}") from None
 
