@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dopr_robot.envs import Task
+from dopr_robot.envs import Task, get_task
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.evaluate import chosen_task
