@@ -12,6 +12,7 @@ from dopr_robot.envs.loading import load_expert, load_segments
 from dopr_robot.envs.making import make, make_vec
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import (
+    FAMILIES,
     TASKS,
     ActionSpec,
     TaskSpec,
@@ -22,12 +23,15 @@ from dopr_robot.envs.registration import (
 )
 from dopr_robot.envs.segments import Arrays, Floats, Segment, SegmentedTask, poses
 from dopr_robot.envs.task import Task
+from dopr_robot.envs.unregistered import PREFIX, unregistered_task
 
 specs.register()
 for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite):
     _adapter.register()
+FAMILIES[PREFIX] = unregistered_task
 
 __all__ = [
+    "FAMILIES",
     "PERTURBATIONS",
     "TASKS",
     "ActionSpec",

@@ -1,6 +1,6 @@
 """Tasks by name: what a task is, and which package it needs. How it is made: :mod:`dopr_robot.envs.making`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -126,11 +126,13 @@ class TaskSpec:
 
 
 TASKS = Registry[TaskSpec]("task", "dopr_robot.tasks")
+FAMILIES: dict[str, Callable[[str], TaskSpec]] = {}
+"""Tasks that are made out from their names, ``{beginning: name -> task}``: ``gym:`` (:mod:`dopr_robot.envs.unregistered`)."""
 
 
 def bare_name(task_id: str) -> str:
     """The task's name without namespace and version."""
-    return task_id.rsplit("/", 1)[-1].rsplit("-v", 1)[0]
+    return task_id.replace(":", "/").rsplit("/", 1)[-1].rsplit("-v", 1)[0]
 
 
 def register_task(spec: TaskSpec) -> None:
@@ -146,13 +148,17 @@ def list_tasks() -> list[TaskSpec]:
 
 
 def get_task(name: str) -> TaskSpec:
-    """The task of a Gymnasium id, or of a bare name.
+    """The task of a Gymnasium id, of a bare name, or of one of :data:`FAMILIES`.
 
     Raises:
         UnknownNameError: there is none; the message names the closest.
+        UserError: one of a family that can not be made.
     """
     if name in TASKS:
         return TASKS[name]
+    for beginning, described in FAMILIES.items():
+        if name.startswith(beginning):
+            return described(name)
     for task_id in TASKS:
         if bare_name(task_id) == name:
             return TASKS[task_id]

@@ -1,4 +1,7 @@
-"""Any Gymnasium environment as a task: ``gym:package.module/EnvId-v0``, or ``gym:EnvId-v0`` of Gymnasium's own."""
+"""Any Gymnasium environment as a task: ``gym:package.module/EnvId-v0``, or ``gym:EnvId-v0`` of Gymnasium's own.
+
+Where termination means failure and nothing tells of success, the name says so: ``gym:Hopper-v5?kind=sustain``.
+"""
 
 from collections.abc import Mapping
 from functools import cache
@@ -18,7 +21,7 @@ from dopr_robot.envs.rendering import FREE, camera_names
 from dopr_robot.errors import UserError
 from dopr_robot.images import is_image
 
-PREFIX = "gym:"
+PREFIX, KIND = "gym:", "?kind="
 LOOKS = 50
 """Control steps in which an environment has to tell of success once."""
 
@@ -33,13 +36,15 @@ def unregistered_task(name: str, kind: Kind | None = None) -> TaskSpec:
     one. The longest horizon is that of its registration, the control rate ``1 / env.unwrapped.dt`` or ``metadata["render_fps"]``.
 
     Args:
-        name: ``gym:package.module/EnvId-v0``: the module is imported, which registers the id.
+        name: ``gym:package.module/EnvId-v0``: the module is imported, which registers the id; ``?kind=...`` behind it is ``kind``.
         kind: ``attain``: ``success`` or ``is_success`` in info says that the goal is reached; ``sustain``: termination means failure;
             None: ``attain``, where info tells of success.
 
     Raises:
         UserError: it can not be made, or lacks something; the message says what to add.
     """
+    name, told, said = name.partition(KIND)
+    kind = said if told else kind  # type: ignore[assignment]
     if kind is not None and kind not in get_args(Kind):
         raise UserError(
             f"kind={kind!r} is neither 'attain' (a goal is reached) nor 'sustain' (termination means failure)"
@@ -49,7 +54,7 @@ def unregistered_task(name: str, kind: Kind | None = None) -> TaskSpec:
         if kind is None and not _tells(env, name):
             raise UserError(
                 f"{name} tells of no success: let its info have 'success' or 'is_success', a bool, at every step, "
-                "or say kind=sustain where its termination means failure"
+                f"or say {name}{KIND}sustain where its termination means failure"
             )
         if kind == "attain" and not _tells(env, name):
             raise UserError(
@@ -158,7 +163,7 @@ def _described(env: gymnasium.Env, name: str, kind: Kind) -> TaskSpec:
         raise UserError(f"{name} has no longest episode: register it with max_episode_steps=...")
     arrays, model = _arrays(env.observation_space, name), _model(env)
     return TaskSpec(
-        id=name,
+        id=f"{name}{KIND}{kind}" if kind == "sustain" else name,
         kind=kind,
         control_hz=_rate(inside, name),
         max_steps=steps,

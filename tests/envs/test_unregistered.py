@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
+from dopr_robot import envs
+from dopr_robot.envs import Task, get_task
 from dopr_robot.envs.loading import load
 from dopr_robot.envs.unregistered import unregistered_task
 from dopr_robot.envs.workers import WorkerVectorEnv
@@ -121,3 +123,11 @@ def test_what_is_missing_is_one_line_that_says_what_to_add(name, kind, words):
     with pytest.raises(UserError, match=words) as told:
         unregistered_task(f"gym:{name}", kind)
     assert "\n" not in str(told.value)
+
+
+def test_a_name_is_enough_wherever_tasks_are_named():
+    spec = get_task("gym:Hopper-v5?kind=sustain")
+    assert (spec.id, spec.kind, spec.name) == ("gym:Hopper-v5?kind=sustain", "sustain", "Hopper")
+    assert get_task(spec.id) is spec and Task(spec.id, {"observation_noise": 0.1}).spec is spec
+    _, info = envs.make("gym:reach_module/Reach-v0").reset(seed=0)
+    assert info["success"] is False
