@@ -102,12 +102,21 @@ class Task:
         return make_vec(self.id, num_envs, **{**self.options, **kwargs})
 
     def __str__(self) -> str:
-        return " ".join([self.id, *words(self.options)])
+        return in_words(self.id, self.options)
 
 
 def varied(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without :data:`VIEWS`."""
     return {name: value for name, value in options.items() if name not in VIEWS}
+
+
+def in_words(task: str | None, options: Mapping[str, Any] | None) -> str:
+    """A task and its options where people read; "" for none.
+
+    >>> in_words("dopr_robot/Stack-v0", {"cubes": 3})
+    'dopr_robot/Stack-v0 cubes=3'
+    """
+    return " ".join([task, *words(options or {})]) if task else ""
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

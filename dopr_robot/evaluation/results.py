@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr_robot.envs.task import in_words
 from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_records, read_results
 from dopr_robot.tables import Shown, Table, interval
 
@@ -162,7 +163,7 @@ class Results(Shown):
 
     def _parts(self) -> Iterator[str | Table]:
         content = self.content
-        yield f"{self.task} ({content['kind']}), {content['episodes']} episodes"
+        yield f"{in_words(self.task, content['env_options'])} ({content['kind']}), {content['episodes']} episodes"
         yield from self.curve._parts()
         if content.get("lengths"):
             yield Table(

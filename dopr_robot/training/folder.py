@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dopr_robot.envs.task import in_words
 from dopr_robot.errors import UserError
 from dopr_robot.files import check_name
 from dopr_robot.tables import Table
@@ -112,7 +113,7 @@ class Run:
         config, steps = self.config, self.checkpoints.steps()
         rows = [
             ["run", self.folder],
-            ["task", config.task or ""],
+            ["task", in_words(config.task.name, config.task.options)],
             ["demonstrations", config.data.store or ""],
             ["policy", config.policy.get("name", "")],
             ["optimizer", f"{config.optimizer.get('name', '')}, lr {config.optimizer.get('lr', '')}"],

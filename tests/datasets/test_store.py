@@ -210,6 +210,18 @@ def test_attributes_are_validated_when_opened(tmp_path, change, message):
         Store.open(tmp_path / "s.zarr")
 
 
+def test_a_store_of_schema_version_1_keeps_the_options_that_were_noted_elsewhere(tmp_path):
+    make(tmp_path / "s.zarr")
+    file = tmp_path / "s.zarr" / "zarr.json"
+    content = json.loads(file.read_text())
+    about = content["attributes"]["demonstrations"]
+    del about["options"]
+    about |= {"schema_version": 1, "carried": {"collect": {"noise": 1.0, "options": {"cubes": 3}}}}
+    file.write_text(json.dumps(content))
+    found = Store.open(tmp_path / "s.zarr").attributes
+    assert found.options == {"cubes": 3} and found.carried == {"collect": {"noise": 1.0}}
+
+
 def test_ends_that_do_not_increase_are_damage(tmp_path):
     make(tmp_path / "s.zarr")
     zarr.open_group(tmp_path / "s.zarr", mode="r+")["meta/episode_ends"][:] = [5, 4, 15]

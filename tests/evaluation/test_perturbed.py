@@ -61,9 +61,9 @@ def test_the_command_tells_what_is_left(tmp_path, monkeypatch, make_run, capsys)
     make_run(tmp_path / "a")
     grid = ["--perturb", "goals=2", "--perturb", "observation_noise=0.1,0.2"]
     assert main(["eval", "a", "--episodes", "3", "--horizons", "5", *grid, "--out", "e"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("observation_noise=0.2")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "observation_noise=0.2" in line]
     results = json.loads((tmp_path / "e" / "results.json").read_text())
-    assert [line.split()[-2] for line in lines] == ["goals=2"] and len(results["perturbed"]) == 2
+    assert [line.split()[0] for line in lines] == ["goals=2"] and len(results["perturbed"]) == 2
     assert results["perturbed"][0]["option"] is None
     folders = {folder.name for folder in (tmp_path / "e" / "perturbed").iterdir()}
     assert "goals=2,observation_noise=0.1" in folders and len(folders) == 2

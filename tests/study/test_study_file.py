@@ -4,7 +4,7 @@ import pytest
 from filelock import FileLock
 
 from dopr_robot.errors import DoprError, UserError
-from dopr_robot.study.config import Study, TaskEntry, file_name, label, load_study, short_labels
+from dopr_robot.study.config import Study, TaskEntry, file_name, label, load_study, short_labels, task_of
 from dopr_robot.study.run import check_matched, choose, run_study
 from dopr_robot.study.table import references
 
@@ -31,11 +31,21 @@ def test_arms_are_every_combination_and_differ_in_what_they_name(path):
     assert len(arms) == 2 * 4 * 2 * 2 == len({arm.name for arm in arms}) == len({arm.config_sha256() for arm in arms})
     assert [arm.seed for arm in arms] == [0] * 16 + [1] * 16
     config = arms[-1].config
-    assert config.task == "dopr_robot/QuadrotorTrack-v0" and config.data.store == "q.zarr"
+    assert config.task.name == "dopr_robot/QuadrotorTrack-v0" and config.data.store == "q.zarr"
     assert (config.optimizer["name"], config.optimizer["lr"], config.training.seed) == ("dopr_muon", 3e-3, 1)
     assert config.policy["network"]["dim"] == 32 and config.training.steps == 40
     assert (config.training.threads, config.training.rollout_every, config.training.rollout_episodes) == (1, 10, 50)
     assert next(arm for arm in arms if "0.3" in arm.name).config.optimizer["damping"] == 0.3
+
+
+def test_one_task_under_two_options_is_two_tasks_of_a_study(path):
+    tasks = "tasks=[{task: Stack, store: a.zarr, options: {cubes: 3}}, {task: Stack, store: b.zarr}]"
+    arms = load_study(path, [tasks, "seeds=[0]"]).arms()
+    assert len(arms) == len({arm.name for arm in arms}) == 2 * 2 * 4 * 2
+    assert {arm.key["task"] for arm in arms} == {"Stack cubes=3", "Stack"}
+    assert task_of("Stack cubes=3").id == "dopr_robot/Stack-v0"
+    three = next(arm for arm in arms if arm.key["task"] == "Stack cubes=3").config.task
+    assert three.name == "dopr_robot/Stack-v0" and three.options == {"cubes": 3}
 
 
 def test_settings_on_the_command_line_go_over_the_file(path):

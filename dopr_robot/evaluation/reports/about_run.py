@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.envs.task import in_words
 from dopr_robot.evaluation.reports.evaluation import write_run_report
 from dopr_robot.evaluation.rollouts.records import read_results
 from dopr_robot.policies import find_checkpoint
@@ -51,7 +52,8 @@ class RunDescription(Shown):
 
     def _parts(self) -> Iterator[str | Table]:
         description = self.description
-        trained = f"{description['policy']['name']}, trained for {description.get('task') or 'no task'}"
+        task = in_words(description.get("task"), description.get("task_options"))
+        trained = f"{description['policy']['name']}, trained for {task or 'no task'}"
         yield f"{self.path}: {self.kind}, step {self.step}, {trained}"
         yield f"observes {description['To']} steps, predicts {description['H']}, executes {description['Ta']}"
         rows = [[name, each["shape"], each["dtype"]] for name, each in description["observations"].items()]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Store, check, statistics
+from dopr_robot.envs.task import in_words
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.reports.store import KeyRow, action_text, key_rows, write_store_report
 from dopr_robot.policies.scaling import hardly_moved
@@ -91,8 +92,9 @@ class StoreDescription(Shown):
 
     def _parts(self) -> Iterator[str | Table]:
         store, about = self.store, self.store.attributes
+        task = in_words(about.task, about.options)
         rate = f" at {about.control_hz:g} Hz" if about.control_hz else ""
-        yield f"{self.path}: {store.num_episodes} episodes, {store.num_steps:,} steps{rate}, {about.task or 'task unknown'}"
+        yield f"{self.path}: {store.num_episodes} episodes, {store.num_steps:,} steps{rate}, {task or 'task unknown'}"
         rows = []
         for row in self.keys:
             sampled = "~" if row.least and self.is_large(row.name) else ""

@@ -6,6 +6,7 @@ from typing import Any
 import imageio.v3 as imageio
 from matplotlib.figure import Figure
 
+from dopr_robot.envs.task import in_words
 from dopr_robot.evaluation.reports.pages import data_uri, svg, write_page
 from dopr_robot.evaluation.reports.plots import PAIRS, training_figure
 from dopr_robot.evaluation.reports.provenance import evaluation_command, metrics_of, training_rows
@@ -66,7 +67,7 @@ def write_run_report(out: Path, path: Path, kind: str, step: int | None, descrip
         path=shown(path),
         kind=kind,
         step=step,
-        task=description.get("task"),
+        task=in_words(description.get("task"), description.get("task_options")),
         observations=description["observations"],
         action=description["action"],
         steps=[description[key] for key in ("To", "H", "Ta")],
