@@ -101,7 +101,7 @@ class Adapter(gymnasium.Wrapper):
             {key: spaces.Box(-np.inf, np.inf, shape, np.float32) for key, shape in task.observations.items()}
             | dict.fromkeys(views.cameras, picture)
         )
-        self._drawn_as = {"hidden": hidden, "plain": plain}
+        self._drawn_as: dict[str, Any] = {"hidden": hidden, "plain": plain}
         self._renderer: SceneRenderer | None = None
         self._shown: Any = None
         self._pushed = pushed

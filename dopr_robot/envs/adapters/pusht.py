@@ -66,7 +66,7 @@ def make_pusht(
 class PushT(Adapter):
     """The demonstrations' state, and their picture."""
 
-    pushed = ("pusher",)
+    pushed = ["pusher"]
 
     def __init__(self, env: gymnasium.Env, views: Views) -> None:
         super().__init__(env, SPEC, views)

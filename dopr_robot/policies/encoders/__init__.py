@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
 
     def _pictures(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Features of every camera, ``[B, To, image_dim]``. What one backbone reads of one size goes through it in one batch."""
-        seen = {key: self.parts[_name(key)].augment(observation[key]) for key in self.backbone_of}
+        seen = {key: cast(Camera, self.parts[_name(key)]).augment(observation[key]) for key in self.backbone_of}
         batches: dict[tuple[str, torch.Size], list[str]] = {}
         for key, owner in self.backbone_of.items():
             batches.setdefault((owner, seen[key].shape), []).append(key)
