@@ -283,7 +283,7 @@ def _documented(path: Sequence[str], tree: Mapping[str, Any]) -> list[Any]:
     schema: Any = POLICIES[policy["name"]].schema
     if len(path) == 1:
         return list(schema.__mro__)
-    parts = {"network": NETWORKS, "objective": OBJECTIVES}
+    parts: dict[str, Any] = {"network": NETWORKS, "objective": OBJECTIVES}
     if path[1] in parts:
         schema = parts[path[1]][policy[path[1]]["name"]].config
         return [*schema.__mro__]

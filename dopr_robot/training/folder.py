@@ -111,7 +111,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         config, steps = self.config, self.checkpoints.steps()
-        rows = [
+        rows: list[list[Any]] = [
             ["run", self.folder],
             ["task", in_words(config.task.name, config.task.options)],
             ["demonstrations", config.data.store or ""],

@@ -105,9 +105,9 @@ def test_the_task_and_its_success_are_those_of_the_file(robomimic_file, tmp_path
     words = ["convert", str(robomimic_file), str(tmp_path / "s.zarr")]
     assert main(words) == 0
     store = Store.open(tmp_path / "s.zarr")
-    assert store.attributes.task == "robosuite/Lift-v0" and store.attributes.observations == (
-        "object",
-        "robot0_eef_pos",
+    assert store.attributes.task == "robosuite/Lift-v0"
+    assert store.attributes.observations == ("agentview", "object", "robot0_eef_pos"), (
+        "a camera by the task's name for it"
     )
     assert store.attributes.action.low == (-1.0,) * 7 and store.attributes.action.meaning == "end-effector pose"
     with h5py.File(robomimic_file, "r+") as file:
