@@ -347,7 +347,7 @@ def make_run(folder: Path) -> Path:
 def read_run(path: Path, chance: random.Random, hows: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> int | None:
     import torch
 
-    from dopr_robot.evaluation.compare import compare, load_evaluated
+    from dopr_robot.evaluation.comparison import compare_evaluated, load_evaluated
     from dopr_robot.evaluation.reports.naming import method_labels
     from dopr_robot.policies import load_policy
     from dopr_robot.training import Checkpoints, load_config, read_metrics
@@ -377,7 +377,7 @@ def read_run(path: Path, chance: random.Random, hows: tuple[int, ...] = (0, 1, 2
     else:
         method_labels([path, path])
         runs = [load_evaluated(path / "eval" / "final", label, 0) for label in "ab"]
-        compare(runs, None)
+        compare_evaluated(runs, None)
     return None
 
 
