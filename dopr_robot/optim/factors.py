@@ -157,13 +157,11 @@ class Factor:
             (total, n), *_ = parts
             self._add("diagonal", total.to(self.dtype), n)
             return
-        n = (
-            torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
-            if len(parts) > 1
-            else parts[0][1]
-        )
-        longest = max(z.shape[1] for z, _ in parts)
-        z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
+        z, n = parts[0]
+        if len(parts) > 1:
+            n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
+            longest = max(z.shape[1] for z, _ in parts)
+            z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
         if z.shape[0] < layer.groups:  # query, key and value are one tensor in this call
             z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n

@@ -86,6 +86,8 @@ def _cholesky(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
     failed = info > 0
+    if failed.is_cpu and not bool(failed.any()):
+        return triangle, failed
     # What a failed factorisation leaves may have a zero on its diagonal, which the inversion would raise for.
     eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
     return torch.where(failed.view(-1, 1, 1), eye, triangle), failed

@@ -332,7 +332,7 @@ class ActivationPreconditioner:
         strengthened = form_inverses(kept, damping, self.rank)
         strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
         for factor, raised in strengthened:
-            if not raised.is_cuda and bool(raised.any()):
+            if raised is not None and not raised.is_cuda and bool(raised.any()):
                 self._warn_once(
                     f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
                 )
