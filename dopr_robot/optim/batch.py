@@ -34,7 +34,8 @@ class BatchInverse:
         assert factor.matrix is not None
         self.dim = factor.dim
         self.n = factor.inputs_seen()
-        self.ready = False
+        self.raised: Tensor | None = None
+        self.given: Tensor | None = None
         out = factor.weight.numel() // (factor.groups * factor.matrix.width())
         self.tall = out > self.dim
         rows, self.d = factor.rows, None
@@ -52,26 +53,27 @@ class BatchInverse:
             self.matrix = factor.batch_moments()["matrix"]
             self.trace = self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
-    def factorise(self, damping: float) -> Tensor | None:
-        """Get ready to multiply. Returns, as a bool tensor [groups], whether the damping had to be raised, None where that was done before."""
-        if self.ready:
-            return None
-        self.ready = True
+    def factorise(self, damping: float) -> Tensor:
+        """Get ready to multiply, once. Returns, as a bool tensor [groups], whether the damping had to be raised."""
+        if self.raised is not None:
+            return self.raised
         mean = self.trace / self.dim
         self.strength = damping * torch.where(mean > 0, mean, 1.0)
         if self.z is None:
-            triangle, self.strength, raised = damped_cholesky(self.matrix, self.strength)
+            triangle, self.strength, self.raised = damped_cholesky(self.matrix, self.strength)
         else:
-            triangle, strength, raised = damped_cholesky(self.matrix, self.n * self.strength)
+            triangle, strength, self.raised = damped_cholesky(self.matrix, self.n * self.strength)
             self.strength = strength / self.n
         # On a CPU a product is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays,
         # and that of the large one where the gradient has more rows than it.
         self.inverted = self.z is not None or self.tall
         self.solver = torch.cholesky_inverse(triangle) if self.inverted else triangle
-        return raised
+        return self.raised
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """``gradient`` [groups, rows, d] times the inverse; in place in the dual forms."""
+        if self.given is not None:
+            return gradient.div_(self.length)
         if self.z is None and self.inverted:
             return gradient @ self.solver
         if self.z is None:
@@ -98,6 +100,32 @@ class BatchInverse:
         rest = given.sub(made, alpha=scale)
         return scale if scale and float(rest.norm()) <= _SAME[self.z.dtype] * float(given.norm()) else None
 
+    def substitute(self) -> Tensor:
+        """M scaled to the length of ``G = D^T Z`` [rows, d], which is not formed. From here on the inverse only gives M its length back."""
+        assert self.z is not None
+        assert self.d is not None
+        turned = self.solver @ (self.n.view(-1, 1, 1) * self.d)
+        made = (turned.mT @ self.z)[0]
+        own = (self.matrix * (self.d @ self.d.mT)).sum().clamp_min(0).sqrt()
+        length = made.norm()
+        self.length = torch.where(length > 0, own / length, 1.0)
+        self.given = turned.mul_(self.length)
+        return made.mul_(self.length)
+
+    def given_back(self) -> Tensor:
+        """What makes the gradient [rows, d] of what :meth:`substitute` gave, added to it."""
+        assert self.z is not None
+        assert self.d is not None
+        assert self.given is not None
+        return ((self.d - self.given).mT @ self.z)[0]
+
+    def turned(self) -> Tensor:
+        """Share of M's squared length that is not along G, where M was given in the backward."""
+        assert self.d is not None
+        assert self.given is not None
+        along = (self.matrix * (self.d @ self.given.mT)).sum()
+        return 1 - (along / (self.matrix * (self.d @ self.d.mT)).sum().clamp_min(1e-30)).square()
+
     def eigenvalues(self) -> Tensor:
         """Of S, ascending [groups, d]."""
         if self.z is None:
@@ -108,7 +136,7 @@ class BatchInverse:
 
     def nbytes(self) -> int:
         """Bytes of the tensors that this holds."""
-        held = (self.z, self.d, self.matrix, self.solver if self.ready else None)
+        held = (self.z, self.d, self.matrix, None if self.raised is None else self.solver)
         return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 

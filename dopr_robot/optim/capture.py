@@ -98,7 +98,15 @@ class Recorder(Hook):
         """Have the inputs of a call, batch first, recorded when its output gets a gradient."""
         parts = [self._part(x.detach()) for x in streams]
         whole = all(part.shape[0] == x.shape[0] for (part, _), x in zip(parts, streams, strict=True))
-        output.register_hook(Call(self.layer, parts, self.factor, whole))
+        made = made_as(output)
+        if made is output:
+            output.register_hook(Call(self.layer, parts, self.factor, whole))
+            return
+        # Written over in place, a view gets another history, and what was hooked to it is lost; what it is a view of keeps its own.
+        call = Call(self.layer, parts, self.factor, whole)
+        node = made.grad_fn
+        assert node is not None
+        node.register_prehook(lambda gradients: call(gradients[0].view_as(output)))
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of ``x`` that the moment is formed from, and their mask."""
@@ -108,6 +116,13 @@ class Recorder(Hook):
             return x, mask
         rows = -(-self.max_tokens * tokens[0] // max(tokens.numel(), 1))
         return x[:rows], mask[:rows] if mask is not None else None
+
+
+def made_as(output: Tensor) -> Tensor:
+    """The tensor that a module's output is another shape of (a product of rows, for tokens), or the output itself."""
+    base = output._base
+    same = base is not None and base.grad_fn is not None and base.shape[-1:] == output.shape[-1:]
+    return base if base is not None and same and base.numel() == output.numel() else output
 
 
 def _transformed(output: Tensor) -> bool:

@@ -22,13 +22,18 @@ def refuse_sharded(model: nn.Module) -> None:
         )
 
 
+def ranks(group: Any) -> int:
+    """How many ranks statistics are averaged over; ``group`` as ``process_group`` of the preconditioner."""
+    return dist.get_world_size(group) if group is not False and dist.is_available() and dist.is_initialized() else 1
+
+
 def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any) -> list[Factor]:
     """Bring the inputs of all ranks together: sums and counts added, kept rows side by side.
 
     Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a layer costs at most ``min(n, d) x d`` numbers a
     step. Returns the factors that any rank has inputs for.
     """
-    if group is False or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+    if ranks(group) == 1:
         return due
     # A rank may have run fewer layers than another, or an attention with separate keys: agree on what there is before adding it.
     device = factors[0].weight.device

@@ -71,6 +71,9 @@ class Factor:
         due: whether inputs are to be recorded for the next step.
         refreshed: the step at which S was formed last.
         last: what a solved factor multiplied by when ``turned`` was looked at.
+        alone: whether the last step was solved in the dual form, by the output's gradient of a single call.
+        substitutes: whether the next backward is to give the weight M in place of G, see :mod:`dopr_robot.optim.substitute`.
+        early: the inverse of a step whose gradient is M already, but for its length.
         compare: whether ``cosine`` is to be formed at the next refresh.
         cosine: between the preconditioned gradient and what this step's own S would have made of it, where that was asked for.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, when it was last looked at.
@@ -93,6 +96,8 @@ class Factor:
         self.last: BatchInverse | None = None
         self.cosine: Tensor | None = None
         self.compare = False
+        self.alone = False
+        self.substitutes = False
         self.clear()
 
     @property
@@ -134,6 +139,7 @@ class Factor:
         self.sums: dict[str, Tensor] = {}
         self.rows: list[Rows] = []
         self.counts: dict[str, Tensor | float] = {}
+        self.early: BatchInverse | None = None
         self._calls: WeakSet[Call] = WeakSet()
         self._backward: Backward | None = None
 
@@ -166,7 +172,7 @@ class Factor:
             z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
-            d = layer.output_rows(gradient) if call.whole and not z.is_cuda else None
+            d = layer.output_rows(gradient) if call.whole and (self.substitutes or not z.is_cuda) else None
             self.rows.append(Rows(z, None if d is None else d.to(self.dtype)))
             if sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
                 self.fold()

@@ -14,12 +14,13 @@ from dopr_robot.optim.batch import BatchInverse
 from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Recorder
 from dopr_robot.optim.checks import check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors, plain_name
-from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded
+from dopr_robot.optim.distributed import average_over_ranks, ranks, refuse_sharded
 from dopr_robot.optim.factors import Factor, memory_bytes
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
+from dopr_robot.optim.substitute import Substitution, SubstitutionEnd, may_substitute
 
 REPLACED = (
     "the model's weights were replaced after the optimizer was made (another layer, to_empty, load_state_dict(assign=True), "
@@ -57,6 +58,9 @@ class ActivationPreconditioner:
             more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
         max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
+        in_backward: where this step's S is inverted by the dual form, have the backward give ``weight.grad`` M in place of G, by the very
+            product that G would have cost: cheaper, and as exact. Until ``step()`` it has the length of G, so that clipping by the norm,
+            loss scales and accumulation do what they did; but who reads its entries before, or changes them one by one, meets M.
         parameters: the parameters that may be preconditioned; None: all of the model's.
         process_group: the ranks over which statistics are averaged where ``torch.distributed`` is initialised; None: all; False: none.
 
@@ -83,6 +87,7 @@ class ActivationPreconditioner:
         rank: int | str = "auto",
         max_tokens: int | None = None,
         max_nonfinite: int = 10,
+        in_backward: bool = False,
         parameters: Iterable[nn.Parameter] | None = None,
         process_group: Any = None,
     ) -> None:
@@ -108,6 +113,7 @@ class ActivationPreconditioner:
         self.warmup_steps = warmup_steps
         self.rank = rank
         self.max_tokens = max_tokens
+        self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
         self.step = 0
         self.finite = FiniteCheck(max_nonfinite, self._warn_once)
@@ -152,7 +158,7 @@ class ActivationPreconditioner:
             for factor in due:
                 if factor.form == "auto":
                     factor.form = "batch" if factor.rows else "average"
-            solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
+            solves = {factor: factor.early or BatchInverse(factor) for factor in due if factor.solved}
             kept = [factor for factor in due if not factor.solved]
             moments = [factor.batch_moments() for factor in kept]
             gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -332,7 +338,7 @@ class ActivationPreconditioner:
         strengthened = form_inverses(kept, damping, self.rank)
         strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
         for factor, raised in strengthened:
-            if raised is not None and not raised.is_cuda and bool(raised.any()):
+            if not raised.is_cuda and bool(raised.any()):
                 self._warn_once(
                     f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
                 )
@@ -359,9 +365,14 @@ class ActivationPreconditioner:
                 and factor.diagonal is None
                 and factor.bias is None
             ):
-                factor.compare, exact = False, solve or BatchInverse(factor)
-                exact.factorise(self._damping())
-            factor.precondition_(solve, measure=looked_at, exact=exact)
+                factor.compare, exact = False, BatchInverse(factor) if solve is None else None
+                factor.cosine = torch.ones(())
+                if exact is not None:
+                    exact.factorise(self._damping())
+            factor.precondition_(solve, measure=looked_at and factor.early is None, exact=exact)
+            if looked_at and factor.early is not None:
+                factor.turned = factor.early.turned()
+            factor.alone = solve is not None and solve.d is not None and len(factor.rows) == 1
             gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
 
     def _damping(self) -> float:
@@ -392,6 +403,9 @@ class ActivationPreconditioner:
             factor.due = (
                 not factor.ready or factor.form == "batch" or factor.matrix is None or self._has_turn(factor, step)
             )
+            factor.substitutes = (
+                self.in_backward and factor.alone and step >= self.warmup_steps and ranks(self.process_group) == 1
+            )
 
     def _stagger(self) -> None:
         """Spread the refreshes over ``update_every`` steps: the costliest first, each to the step that has least to do."""
@@ -414,6 +428,12 @@ class ActivationPreconditioner:
                 self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 end = AttentionEnd(hook)
                 self._hooks.append(module.register_forward_hook(end, with_kwargs=True, always_call=True))
+            elif self.in_backward and may_substitute(recorders["input"].factor):
+                begin = Substitution(recorders["input"], self._damping)
+                self._hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
+                self._hooks.append(
+                    module.register_forward_hook(SubstitutionEnd(begin), with_kwargs=True, always_call=True)
+                )
             else:
                 self._hooks.append(module.register_forward_hook(recorders["input"], with_kwargs=True))
 
