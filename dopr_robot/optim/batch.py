@@ -36,7 +36,7 @@ class BatchInverse:
         self.n = factor.inputs_seen()
         self.raised: Tensor | None = None
         self.given: Tensor | None = None
-        out = factor.weight.numel() // (factor.groups * factor.matrix.width())
+        out = factor.out
         self.tall = out > self.dim
         rows, self.d = factor.rows, None
         length = sum(z.shape[1] for z, _ in rows)
@@ -45,13 +45,14 @@ class BatchInverse:
             self.z: Tensor | None = rows[0].z if len(rows) == 1 else torch.cat([z for z, _ in rows], 1)
             if known:
                 self.d = rows[0].d if len(rows) == 1 else torch.cat([d for _, d in rows if d is not None], 1)
+            self.dual = True
             # The trace is that of K, which is formed here so that a bad input is seen before anything is factorised.
             self.matrix = gram(self.z)
-            self.trace = self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / self.n
+            self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / self.n)
         else:
-            self.z = None
+            self.z, self.dual = None, False
             self.matrix = factor.batch_moments()["matrix"]
-            self.trace = self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+            self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1))
 
     def factorise(self, damping: float) -> Tensor:
         """Get ready to multiply, once. Returns, as a bool tensor [groups], whether the damping had to be raised."""
@@ -128,16 +129,20 @@ class BatchInverse:
 
     def eigenvalues(self) -> Tensor:
         """Of S, ascending [groups, d]."""
-        if self.z is None:
-            return torch.linalg.eigvalsh(self.matrix.double())
-        z = self.z.double()
-        inside = torch.linalg.eigvalsh(z @ z.mT) / self.n.view(-1, 1)
+        inside = torch.linalg.eigvalsh(self.matrix.double())
+        if not self.dual:
+            return inside
+        inside = inside / self.n.view(-1, 1)
         return torch.nn.functional.pad(inside[:, -self.dim :], (max(0, self.dim - inside.shape[1]), 0))
 
+    def release(self) -> None:
+        """Let go of all but what :meth:`eigenvalues` needs: the smaller matrix."""
+        self.z = self.d = self.given = None
+        del self.solver
+
     def nbytes(self) -> int:
-        """Bytes of the tensors that this holds."""
-        held = (self.z, self.d, self.matrix, None if self.raised is None else self.solver)
-        return sum(tensor.nbytes for tensor in held if tensor is not None)
+        """Bytes held after :meth:`release`."""
+        return self.matrix.nbytes
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -160,11 +165,11 @@ def _probe(dim: int, dtype: torch.dtype) -> Tensor:
     return torch.arange(1, dim + 1, dtype=dtype).mul_(1.7).sin_().unsqueeze(-1)
 
 
-def primal_cost(n: int, d: int, out: int) -> float:
+def primal_cost(n: float, d: int, out: int) -> float:
     """Multiplications of the primal form: S, its Cholesky factor, two triangular solves."""
     return n * d * d + d**3 / 3 + out * d * d
 
 
-def dual_cost(n: int, d: int, out: int, known: bool) -> float:
+def dual_cost(n: float, d: int, out: int, known: bool) -> float:
     """Multiplications of a dual form: K, its Cholesky factor, the solve, and the products with Z; ``known``: the one with D."""
     return n * n * d + n**3 / 3 + n * n * min(d, out) + (1 if known else 2) * n * d * out

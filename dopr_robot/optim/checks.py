@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-FORMS = ("auto", "batch", "average", "low_rank")
+FORMS = ("auto", "batch", "average", "low_rank", "sketch", "average_sketch")
 
 
 def check_hyperparameters(*, lr: float, weight_decay: float, **decays: float) -> None:
@@ -27,6 +27,8 @@ def check_preconditioning(
     rank: Any,
     max_tokens: Any,
     max_nonfinite: Any,
+    max_dim: Any,
+    max_cost: Any,
 ) -> None:
     """Raise ValueError, naming the value, for an option of ``ActivationPreconditioner`` that is out of range or of the wrong type."""
     if form not in FORMS:
@@ -37,6 +39,10 @@ def check_preconditioning(
         raise ValueError(f"stat_decay={stat_decay!r} must be in [0, 1)")
     if conv not in ("sua", "unfold"):
         raise ValueError(f"conv={conv!r} must be 'sua' or 'unfold'")
+    if max_cost is not None and not (is_number(max_cost) and 0 < max_cost < math.inf):
+        raise ValueError(
+            f"max_cost={max_cost!r} must be a positive share of a layer's own forward and backward, or None"
+        )
     if rank is None:
         raise ValueError("rank=None, the whole inverse, is form='average'")
     for name, value, least in (
@@ -45,6 +51,7 @@ def check_preconditioning(
         ("rank", 1 if rank == "auto" else rank, 1),
         ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
         ("max_nonfinite", max_nonfinite, 1),
+        ("max_dim", 1 if max_dim is None else max_dim, 1),
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

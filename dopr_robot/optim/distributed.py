@@ -43,7 +43,7 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
     for factor, (seen, groups, length) in zip(factors, present.tolist(), strict=True):
         if seen:
             due.append(factor)
-            if factor.keeps_rows and length * dist.get_world_size(group) < factor.dim:
+            if factor.sketched or (factor.keeps_rows and length * dist.get_world_size(group) < factor.dim):
                 gathered.append((factor, groups, length))
             else:
                 factor.fill(groups)

@@ -1,6 +1,5 @@
 """The inputs of one weight: their second moment, and what its gradient is multiplied by."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
@@ -8,7 +7,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.layers import Layer, PackedProjection
+from dopr_robot.optim.layers import Blocks, Layer, PackedProjection
 
 if TYPE_CHECKING:
     from dopr_robot.optim.batch import BatchInverse
@@ -65,6 +64,7 @@ class Factor:
 
     Attributes:
         form: as given; ``"auto"`` until the first step decides.
+        rank: how many leading directions a form of low rank treats one by one; None: as the preconditioner says.
         state: what a checkpoint keeps: the second moments ``matrix`` [groups, d, d] and ``diagonal`` [V], and the inverse in one of
             the forms of ``inverses``: ``inverse``; ``basis, left, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
             Nothing where the form is ``"batch"``.
@@ -87,7 +87,10 @@ class Factor:
         self.diagonal = next((layer for layer in layers if layer.diagonal), None)
         self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
         # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
-        self.form = "average" if form == "auto" and self.diagonal is not None else form
+        self.form = (
+            form if self.diagonal is None else "average" if form in ("auto", "average_sketch", "sketch") else form
+        )
+        self.rank: int | None = None
         self.state: dict[str, Tensor] = {}
         self.due = True
         self.phase = 0
@@ -121,7 +124,26 @@ class Factor:
             return "this step's S or an average, as the first step decides"
         if self.form == "batch":
             return "this step's S"
+        if self.sketched:
+            whose = "this step's" if self.form == "sketch" else "averaged"
+            return f"{whose} S, {self.rank} leading directions by a sketch"
         return "averaged S, leading directions" if "basis" in self.state and self.diagonal is None else "averaged S"
+
+    @property
+    def sketched(self) -> bool:
+        """Whether S is known by its leading directions alone, so that there is no matrix of the layer's width."""
+        return self.form in ("sketch", "average_sketch")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether S is of this step's inputs, so that every step needs them."""
+        return self.form in ("batch", "sketch")
+
+    @property
+    def out(self) -> int:
+        """How many rows the gradient has for each second moment, kernel taps counted."""
+        assert self.matrix is not None
+        return self.weight.numel() // (self.groups * self.matrix.width())
 
     @property
     def ready(self) -> bool:
@@ -172,9 +194,13 @@ class Factor:
             z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
-            d = layer.output_rows(gradient) if call.whole and (self.substitutes or not z.is_cuda) else None
+            d = (
+                layer.output_rows(gradient)
+                if not self.sketched and call.whole and (self.substitutes or not z.is_cuda)
+                else None
+            )
             self.rows.append(Rows(z, None if d is None else d.to(self.dtype)))
-            if sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
+            if not self.sketched and sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
                 self.fold()
         else:
             self._add("matrix", z.mT @ z, None)
@@ -207,7 +233,7 @@ class Factor:
     @property
     def keeps_rows(self) -> bool:
         """Whether inputs are kept as they are until there are as many as they are long."""
-        return self.form in ("batch", "auto") and self.diagonal is None
+        return self.form in ("batch", "auto", "sketch", "average_sketch") and self.diagonal is None
 
     @property
     def length(self) -> int:
@@ -279,10 +305,14 @@ class Factor:
         """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""
         mean = torch.zeros((), dtype=self.dtype, device=self.weight.device)
         if "matrix" in self.state:
-            mean = mean + self.state["matrix"].diagonal(dim1=-2, dim2=-1).mean(-1)
+            mean = mean + self.pooled(self.state["matrix"].diagonal(dim1=-2, dim2=-1).mean(-1))
         if "diagonal" in self.state:
             mean = mean + self.state["diagonal"].mean()
         return torch.where(mean > 0, mean, torch.ones_like(mean))
+
+    def pooled(self, traces: Tensor) -> Tensor:
+        """Traces [groups] with those of the blocks of one layer set to their mean: the damping is relative to the whole layer's S."""
+        return traces.mean().expand_as(traces) if isinstance(self.matrix, Blocks) else traces
 
     def precondition_(
         self, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None
@@ -346,13 +376,18 @@ class Factor:
         """
         tensors = {key: value.to(self.weight.device, copy=True) for key, value in saved.items() if key not in _PLAIN}
         form = saved.get("form") or ("low_rank" if "basis" in tensors and self.diagonal is None else "average")
-        if self.form == "auto" and form in ("batch", "average"):
+        if self.form == "auto" and form != "low_rank":
             self.form = form
         self.refreshed, self.turned = int(saved["refreshed"]), saved["turned"]
         self.state = tensors
         if self.solved:
-            self.state = {}
+            self.state, self.refreshed = {}, self.refreshed if form == "batch" else -1
             return form == "batch"
+        if self.sketched:
+            fits = form == self.form and "inside" in tensors and tensors["basis"].shape[-2] == self.dim
+            self.state, self.refreshed = (tensors, self.refreshed) if fits else ({}, -1)
+            self.rank = tensors["basis"].shape[-1] if fits else None
+            return fits
         if isinstance(self.matrix, PackedProjection) and "matrix" in tensors:
             self.matrix.groups = tensors["matrix"].shape[0]
         if self.refreshed < 0 and not tensors:
@@ -383,14 +418,3 @@ def rank_of(dim: int, rank: int | str) -> int | None:
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
     a, b = (each.flatten().to(torch.promote_types(each.dtype, torch.float32)) for each in (first, second))
     return torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-30)
-
-
-def memory_bytes(factor: Factor) -> int:
-    """Bytes held by a factor's moments and inverse, and by inputs on their way to the next step."""
-    tensors = (
-        *factor.state.values(),
-        *factor.sums.values(),
-        *(part for row in factor.rows for part in row if part is not None),
-    )
-    held = sum(tensor.element_size() * math.prod(tensor.shape) for tensor in tensors)
-    return held + (factor.last.nbytes() if factor.last is not None else 0)

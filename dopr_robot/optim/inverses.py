@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dopr_robot.optim.factors import Factor, rank_of
 
+_CHUNK = 1 << 26  # bytes of second moments factorised at once: a factorisation holds several times as much
+
 
 def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) -> list[tuple[Factor, Tensor]]:
     """Form the inverses of ``factors`` from their moments; those of one size are factorised together. ``rank`` is for those of low rank.
@@ -25,22 +27,29 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) ->
             key = (moment.shape[-1], kept, moment.dtype, moment.device)
             by_size.setdefault(key, []).append(factor)
     raised: list[tuple[Factor, Tensor]] = []
-    for (_, kept, *_), group in by_size.items():
-        moments = torch.cat([factor.state["matrix"] for factor in group])
-        strength = torch.cat([damping * factor.trace_mean() for factor in group])
-        sizes = [factor.state["matrix"].shape[0] for factor in group]
-        if kept is None:
-            inverses, failed = damped_inverse(moments, strength)
-            parts = {"inverse": inverses}
-        else:
-            parts, failed = _leading_inverse(moments, strength, _start(group, kept))
-        for name, stacked in parts.items():
-            for factor, part in zip(group, stacked.split(sizes), strict=True):
-                # One layout whoever made it: the kernel of a multiplication, and so its last bits, depends on the strides, and a
-                # checkpoint gives contiguous tensors back.
-                factor.state[name] = part.clone(memory_format=torch.contiguous_format)
-        raised += list(zip(group, failed.split(sizes), strict=True))
+    for (dim, kept, dtype, _), same in by_size.items():
+        at_once = max(1, _CHUNK // (dim * dim * dtype.itemsize))
+        for start in range(0, len(same), at_once):
+            raised += _form_together(same[start : start + at_once], damping, kept)
     return raised
+
+
+def _form_together(group: list[Factor], damping: float, kept: int | None) -> list[tuple[Factor, Tensor]]:
+    """Form the inverses of factors of one size, ``kept`` directions of each, or all."""
+    moments = torch.cat([factor.state["matrix"] for factor in group])
+    strength = torch.cat([damping * factor.trace_mean() for factor in group])
+    sizes = [factor.state["matrix"].shape[0] for factor in group]
+    if kept is None:
+        inverses, failed = damped_inverse(moments, strength)
+        parts = {"inverse": inverses}
+    else:
+        parts, failed = _leading_inverse(moments, strength, _start(group, kept))
+    for name, stacked in parts.items():
+        for factor, part in zip(group, stacked.split(sizes), strict=True):
+            # One layout whoever made it: the kernel of a multiplication, and so its last bits, depends on the strides, and a
+            # checkpoint gives contiguous tensors back.
+            factor.state[name] = part.clone(memory_format=torch.contiguous_format)
+    return list(zip(group, failed.split(sizes), strict=True))
 
 
 def damped_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:

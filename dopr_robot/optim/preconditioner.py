@@ -15,10 +15,12 @@ from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Recorder
 from dopr_robot.optim.checks import check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors, plain_name
 from dopr_robot.optim.distributed import average_over_ranks, ranks, refuse_sharded
-from dopr_robot.optim.factors import Factor, memory_bytes
+from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.masks import TokenMasks
+from dopr_robot.optim.memory import memory_bytes, planned_bytes
+from dopr_robot.optim.sketch import Sketch, fit_cost, settle_rank
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
 from dopr_robot.optim.substitute import Substitution, SubstitutionEnd, may_substitute
 
@@ -44,8 +46,10 @@ class ActivationPreconditioner:
         model: the model whose forward is to be watched. Where it is wrapped (DDP), the wrapped one serves as well.
         form: what S is. ``"batch"``: of this step's inputs alone, as in the paper, exact at every step, with nothing to keep; by the
             smaller of a ``d x d`` and an ``n x n`` matrix, see :mod:`dopr_robot.optim.batch`. ``"average"``: a running average, and its
-            whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"auto"``:
-            ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found out at the first step), else ``"average"``.
+            whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"sketch"``,
+            ``"average_sketch"``: this step's S or the average by leading directions alone, without a ``d x d`` matrix, see
+            :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found
+            out at the first step), else ``"average"``.
         damping: relative to the mean eigenvalue of S; positive; a number, or a function of the step (counted from 0).
         stat_decay: of an averaged S, the weight of the past at each refresh.
         update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
@@ -53,10 +57,13 @@ class ActivationPreconditioner:
         conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
+        max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
+        max_cost: the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where the exact form
+            is dearer, a sketch of the same S takes its place from the first step on, with as many directions as that pays for.
         include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
-        rank: with ``"low_rank"``, treat so many leading directions of S one by one and the others by their mean eigenvalue, in layers with
-            more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
-        max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
+        rank: with ``"low_rank"`` and the sketches, treat so many leading directions of S one by one and the others by their mean
+            eigenvalue, in layers with more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
+        max_tokens: form S from so many tokens, spread over the batch (whole images and sequences that hold so many); None: all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
         in_backward: where this step's S is inverted by the dual form, have the backward give ``weight.grad`` M in place of G, by the very
             product that G would have cost: cheaper, and as exact. Until ``step()`` it has the length of G, so that clipping by the norm,
@@ -87,6 +94,8 @@ class ActivationPreconditioner:
         rank: int | str = "auto",
         max_tokens: int | None = None,
         max_nonfinite: int = 10,
+        max_dim: int | None = 8192,
+        max_cost: float | None = None,
         in_backward: bool = False,
         parameters: Iterable[nn.Parameter] | None = None,
         process_group: Any = None,
@@ -101,6 +110,8 @@ class ActivationPreconditioner:
             rank=rank,
             max_tokens=max_tokens,
             max_nonfinite=max_nonfinite,
+            max_dim=max_dim,
+            max_cost=max_cost,
         )
         lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
         if lazy:
@@ -113,6 +124,7 @@ class ActivationPreconditioner:
         self.warmup_steps = warmup_steps
         self.rank = rank
         self.max_tokens = max_tokens
+        self.max_cost = max_cost
         self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
         self.step = 0
@@ -126,6 +138,7 @@ class ActivationPreconditioner:
             "form": form,
             "conv": conv,
             "include_bias": include_bias,
+            "max_dim": max_dim,
             "include": include,
             "exclude": exclude,
         }
@@ -158,20 +171,28 @@ class ActivationPreconditioner:
             for factor in due:
                 if factor.form == "auto":
                     factor.form = "batch" if factor.rows else "average"
+                if self.max_cost is not None and factor.refreshed < 0:
+                    fit_cost(factor, self.max_cost, self.update_every)
+                settle_rank(factor, self.rank)
+            sketches = [
+                Sketch(factor, 0.0 if factor.form == "sketch" else self.stat_decay) for factor in due if factor.sketched
+            ]
             solves = {factor: factor.early or BatchInverse(factor) for factor in due if factor.solved}
-            kept = [factor for factor in due if not factor.solved]
+            kept = [factor for factor in due if not factor.solved and not factor.sketched]
             moments = [factor.batch_moments() for factor in kept]
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            traces = [solve.trace for solve in solves.values()]
+            traces = [each.trace for each in (*solves.values(), *sketches)]
             statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
             bad = self.finite.bad([*gradients, *statistics], self.factors[0].weight.device)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
-            self.finite.found_inf = bad if bad.is_cuda and not wait and all(factor.ready for factor in kept) else None
+            self.finite.found_inf = (
+                bad if bad.is_cuda and not wait and all(factor.ready for factor in due if not factor.solved) else None
+            )
             if self.found_inf is None and bool(bad):
                 self._begin_step(self.step)
                 self.finite.skip()
                 return False
-            self._refresh(kept, moments, solves)
+            self._refresh(kept, moments, solves, sketches)
             if self.step >= self.warmup_steps:
                 self._apply(solves)
             self.finite.count(gradients, self.step)
@@ -248,9 +269,21 @@ class ActivationPreconditioner:
                     continue
                 writer.add_scalar(f"dopr/{figure}/{name}", value, self.step if step is None else step)
 
-    def memory_usage(self) -> dict[str, int]:
-        """Bytes held for each layer, and in all under ``"total"``."""
-        usage = {factor.name: memory_bytes(factor) for factor in self.factors}
+    def memory_usage(self, tokens: int | None = None) -> dict[str, int]:
+        """Bytes held for each layer, and in all under ``"total"``.
+
+        Args:
+            tokens: what will be held, at a step that brings so many input vectors, instead of what is: for a model that has not been
+                trained yet, which may be on the meta device. The inputs on their way to the step are counted at every layer that takes
+                its turn in that step.
+        """
+        if tokens is None:
+            usage = {factor.name: memory_bytes(factor) for factor in self.factors}
+        else:
+            n = min(tokens, self.max_tokens or tokens)
+            usage = {
+                factor.name: planned_bytes(factor, n, self.rank, at_work=factor.phase == 0) for factor in self.factors
+            }
         return usage | {"total": sum(usage.values())}
 
     def state_dict(self) -> dict[str, Any]:
@@ -329,7 +362,11 @@ class ActivationPreconditioner:
         return [factor.name for factor in self.factors if factor.weight not in here]
 
     def _refresh(
-        self, kept: list[Factor], moments: list[dict[str, Tensor]], solves: dict[Factor, BatchInverse]
+        self,
+        kept: list[Factor],
+        moments: list[dict[str, Tensor]],
+        solves: dict[Factor, BatchInverse],
+        sketches: list[Sketch],
     ) -> None:
         damping = self._damping()
         for factor, parts in zip(kept, moments, strict=True):
@@ -337,12 +374,17 @@ class ActivationPreconditioner:
             factor.state |= {key: self.finite.unless_bad(factor.state.get(key, new), new) for key, new in moved.items()}
         strengthened = form_inverses(kept, damping, self.rank)
         strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
+        for sketch in sketches:
+            formed, raised = sketch.form(damping)
+            state = sketch.factor.state
+            state |= {key: self.finite.unless_bad(state.get(key, new), new) for key, new in formed.items()}
+            strengthened.append((sketch.factor, raised))
         for factor, raised in strengthened:
             if not raised.is_cuda and bool(raised.any()):
                 self._warn_once(
                     f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
                 )
-        for factor in (*kept, *solves):
+        for factor in (*kept, *solves, *(sketch.factor for sketch in sketches)):
             factor.refreshed = self.step
 
     def _apply(self, solves: dict[Factor, BatchInverse]) -> None:
@@ -373,6 +415,8 @@ class ActivationPreconditioner:
             if looked_at and factor.early is not None:
                 factor.turned = factor.early.turned()
             factor.alone = solve is not None and solve.d is not None and len(factor.rows) == 1
+            if solve is not None:
+                solve.release()
             gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
 
     def _damping(self) -> float:
@@ -400,9 +444,7 @@ class ActivationPreconditioner:
             if factor.seen or factor.due:
                 factor.clear()
             # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
-            factor.due = (
-                not factor.ready or factor.form == "batch" or factor.matrix is None or self._has_turn(factor, step)
-            )
+            factor.due = not factor.ready or factor.fresh or factor.matrix is None or self._has_turn(factor, step)
             factor.substitutes = (
                 self.in_backward and factor.alone and step >= self.warmup_steps and ranks(self.process_group) == 1
             )
