@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import torch
+
 FORMS = ("auto", "batch", "average", "low_rank", "sketch", "average_sketch")
 
 
@@ -29,6 +31,7 @@ def check_preconditioning(
     max_nonfinite: Any,
     max_dim: Any,
     max_cost: Any,
+    state_dtype: Any,
 ) -> None:
     """Raise ValueError, naming the value, for an option of ``ActivationPreconditioner`` that is out of range or of the wrong type."""
     if form not in FORMS:
@@ -43,6 +46,8 @@ def check_preconditioning(
         raise ValueError(
             f"max_cost={max_cost!r} must be a positive share of a layer's own forward and backward, or None"
         )
+    if state_dtype not in (None, "bfloat16", torch.bfloat16, torch.float32):
+        raise ValueError(f"state_dtype={state_dtype!r} must be 'bfloat16' or None")
     if rank is None:
         raise ValueError("rank=None, the whole inverse, is form='average'")
     for name, value, least in (

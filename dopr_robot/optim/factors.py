@@ -64,6 +64,8 @@ class Factor:
 
     Attributes:
         form: as given; ``"auto"`` until the first step decides.
+        state_dtype: what matrices are kept in from step to step; None: what they are computed in.
+        offload: whether what only a refresh needs waits in the CPU's memory.
         rank: how many leading directions a form of low rank treats one by one; None: as the preconditioner says.
         state: what a checkpoint keeps: the second moments ``matrix`` [groups, d, d] and ``diagonal`` [V], and the inverse in one of
             the forms of ``inverses``: ``inverse``; ``basis, left, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
@@ -91,6 +93,8 @@ class Factor:
             form if self.diagonal is None else "average" if form in ("auto", "average_sketch", "sketch") else form
         )
         self.rank: int | None = None
+        self.state_dtype: torch.dtype | None = None
+        self.offload = False
         self.state: dict[str, Tensor] = {}
         self.due = True
         self.phase = 0
@@ -154,6 +158,17 @@ class Factor:
     def cost(self) -> int:
         """Multiplications of a refresh, to an order of magnitude."""
         return self.matrix.groups * self.matrix.dim**3 if self.matrix is not None else self.layers[0].dim
+
+    def value(self, key: str) -> Tensor:
+        """A part of the state, where and as it is computed with."""
+        return self.state[key].to(self.weight.device, self.dtype)
+
+    def keep(self) -> None:
+        """Put a newly formed state where and as it is kept."""
+        for key, value in self.state.items():
+            if value.dim() > 2 and self.diagonal is None and self.matrix is not None:
+                away = self.offload and key in ("matrix", "inside")
+                self.state[key] = value.to("cpu" if away else value.device, self.state_dtype)
 
     def clear(self) -> None:
         """Forget the inputs recorded since the last step."""
@@ -298,14 +313,14 @@ class Factor:
             if isinstance(count, Tensor):
                 weight = torch.where(count > 0, weight, 1.0).to(moment.dtype)
                 weight = weight.view(-1, 1, 1) if key == "matrix" else weight
-            moved[key] = moment.lerp(self.state[key], weight) if isinstance(weight, Tensor) or weight else moment
+            moved[key] = moment.lerp(self.value(key), weight) if isinstance(weight, Tensor) or weight else moment
         return moved
 
     def trace_mean(self) -> Tensor:
         """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""
         mean = torch.zeros((), dtype=self.dtype, device=self.weight.device)
         if "matrix" in self.state:
-            mean = mean + self.pooled(self.state["matrix"].diagonal(dim1=-2, dim2=-1).mean(-1))
+            mean = mean + self.pooled(self.value("matrix").diagonal(dim1=-2, dim2=-1).mean(-1))
         if "diagonal" in self.state:
             mean = mean + self.state["diagonal"].mean()
         return torch.where(mean > 0, mean, torch.ones_like(mean))
@@ -361,8 +376,8 @@ class Factor:
     def _times_inverse(self, rows: Tensor) -> Tensor:
         """``rows @ inverse`` [groups, n, d]; in place where the inverse is of low rank."""
         if "inverse" in self.state:
-            return rows @ self.state["inverse"]
-        basis, left, scale = self.state["basis"], self.state["left"], self.state["scale"]
+            return rows @ self.value("inverse")
+        basis, left, scale = self.value("basis"), self.value("left"), self.value("scale")
         if len(rows) == 1 and rows.is_cpu:  # the scale as a number: one pass over the gradient less
             matrix = rows[0]
             matrix.addmm_(matrix @ left[0], basis[0].mT, beta=float(scale))

@@ -22,7 +22,7 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) ->
         elif factor.diagonal is not None:
             _form_two_sided(factor, damping)
         else:
-            moment = factor.state["matrix"]
+            moment = factor.value("matrix")
             kept = rank_of(moment.shape[-1], rank) if factor.form == "low_rank" else None
             key = (moment.shape[-1], kept, moment.dtype, moment.device)
             by_size.setdefault(key, []).append(factor)
@@ -36,7 +36,7 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) ->
 
 def _form_together(group: list[Factor], damping: float, kept: int | None) -> list[tuple[Factor, Tensor]]:
     """Form the inverses of factors of one size, ``kept`` directions of each, or all."""
-    moments = torch.cat([factor.state["matrix"] for factor in group])
+    moments = torch.cat([factor.value("matrix") for factor in group])
     strength = torch.cat([damping * factor.trace_mean() for factor in group])
     sizes = [factor.state["matrix"].shape[0] for factor in group]
     if kept is None:
@@ -105,8 +105,8 @@ def _cholesky(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
 def _start(group: Sequence[Factor], rank: int) -> tuple[Tensor, int]:
     """Where subspace iteration begins, and for how many rounds: at the last basis, or anywhere (the same on every rank)."""
     if all("basis" in factor.state and factor.state["basis"].shape[-1] == rank for factor in group):
-        return torch.cat([factor.state["basis"] for factor in group]), 1
-    moments = [factor.state["matrix"] for factor in group]
+        return torch.cat([factor.value("basis") for factor in group]), 1
+    moments = [factor.value("matrix") for factor in group]
     groups, dim = sum(moment.shape[0] for moment in moments), moments[0].shape[-1]
     start = torch.randn(dim, rank, generator=torch.Generator().manual_seed(0), dtype=moments[0].dtype)
     return start.to(moments[0].device).expand(groups, -1, -1), 3

@@ -33,7 +33,7 @@ def planned_bytes(factor: Factor, n: int, rank: int | str, *, at_work: bool) -> 
     if kept is None and form == "sketch":
         form, held = "batch", 0
     moving = 0
-    if form in ("batch", "sketch") or at_work:
+    if n and (form in ("batch", "sketch") or at_work):
         rows = n * d if form in ("batch", "sketch", "average_sketch") else d * d
         moving = min(rows, d * d) if form == "batch" else rows
         if form == "batch" and n < d:
@@ -41,4 +41,5 @@ def planned_bytes(factor: Factor, n: int, rank: int | str, *, at_work: bool) -> 
     if form == "batch":
         held = min(n, d) ** 2  # for the spectrum
     beside = factor.diagonal.dim if factor.diagonal is not None else 0
-    return itemsize * (groups * (held + moving) + beside)
+    kept_itemsize = (factor.state_dtype or factor.dtype).itemsize if form != "batch" else itemsize
+    return groups * (kept_itemsize * held + itemsize * moving) + itemsize * beside

@@ -65,6 +65,8 @@ class ActivationPreconditioner:
             eigenvalue, in layers with more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
         max_tokens: form S from so many tokens, spread over the batch (whole images and sequences that hold so many); None: all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
+        state_dtype: ``"bfloat16"``: keep averaged moments and inverses in half the memory; they are computed with in float32.
+        offload: keep what only a refresh needs (the averaged moments) in the CPU's memory.
         in_backward: where this step's S is inverted by the dual form, have the backward give ``weight.grad`` M in place of G, by the very
             product that G would have cost: cheaper, and as exact. Until ``step()`` it has the length of G, so that clipping by the norm,
             loss scales and accumulation do what they did; but who reads its entries before, or changes them one by one, meets M.
@@ -96,6 +98,8 @@ class ActivationPreconditioner:
         max_nonfinite: int = 10,
         max_dim: int | None = 8192,
         max_cost: float | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        offload: bool = False,
         in_backward: bool = False,
         parameters: Iterable[nn.Parameter] | None = None,
         process_group: Any = None,
@@ -112,6 +116,7 @@ class ActivationPreconditioner:
             max_nonfinite=max_nonfinite,
             max_dim=max_dim,
             max_cost=max_cost,
+            state_dtype=state_dtype,
         )
         lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
         if lazy:
@@ -125,6 +130,8 @@ class ActivationPreconditioner:
         self.rank = rank
         self.max_tokens = max_tokens
         self.max_cost = max_cost
+        self.state_dtype = torch.bfloat16 if state_dtype == "bfloat16" else state_dtype
+        self.offload = offload
         self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
         self.step = 0
@@ -149,6 +156,12 @@ class ActivationPreconditioner:
             raise ValueError(
                 f"{type(model).__name__} has no layer to precondition ({reasons or 'it has no parameters'})"
             )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Tell the factors how to keep their state, give each its turn, and watch the model."""
+        for factor in self.factors:
+            factor.state_dtype, factor.offload = self.state_dtype, self.offload
         self._stagger()
         self._register_hooks()
 
@@ -245,8 +258,7 @@ class ActivationPreconditioner:
         for handle in self._hooks:
             handle.remove()
         self._hooks = []
-        self._stagger()
-        self._register_hooks()
+        self._prepare()
         self._begin_step(self.step)
 
     def coverage(self) -> Coverage:
@@ -371,19 +383,27 @@ class ActivationPreconditioner:
         damping = self._damping()
         for factor, parts in zip(kept, moments, strict=True):
             moved = factor.average(parts, self.stat_decay)
-            factor.state |= {key: self.finite.unless_bad(factor.state.get(key, new), new) for key, new in moved.items()}
+            factor.state |= {
+                key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
+                for key, new in moved.items()
+            }
         strengthened = form_inverses(kept, damping, self.rank)
         strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
         for sketch in sketches:
             formed, raised = sketch.form(damping)
             state = sketch.factor.state
-            state |= {key: self.finite.unless_bad(state.get(key, new), new) for key, new in formed.items()}
+            state |= {
+                key: self.finite.unless_bad(sketch.factor.value(key) if key in state else new, new)
+                for key, new in formed.items()
+            }
             strengthened.append((sketch.factor, raised))
         for factor, raised in strengthened:
             if not raised.is_cuda and bool(raised.any()):
                 self._warn_once(
                     f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
                 )
+        for factor in (*kept, *(sketch.factor for sketch in sketches)):
+            factor.keep()
         for factor in (*kept, *solves, *(sketch.factor for sketch in sketches)):
             factor.refreshed = self.step
 

@@ -24,32 +24,32 @@ class Sketch:
 
     def __init__(self, factor: Factor, decay: float) -> None:
         self.factor = factor
-        n = factor.inputs_seen().view(-1, 1, 1)
-        # Z^T Z / n, by its sum where the first step added up more inputs than they are long.
-        self.parts = [(z / n.sqrt()) for z, _ in factor.rows]
-        self.moment = factor.sums["matrix"] / n if factor.sums else None
+        self.n = factor.inputs_seen()
+        # Z^T Z by its sum where the first step added up more inputs than they are long.
+        self.rows = [z for z, _ in factor.rows]
+        self.total = factor.sums.get("matrix")
         self.decay = decay if "basis" in factor.state else 0.0
-        own = sum((z.square().sum((1, 2)) for z in self.parts), torch.zeros((), device=n.device))
-        if self.moment is not None:
-            own = own + self.moment.diagonal(dim1=-2, dim2=-1).sum(-1)
-        self.trace = (1 - self.decay) * own + (self.decay * self._old_trace() if self.decay else 0.0)
+        own = sum((torch.linalg.vector_norm(z, dim=(1, 2)).square() for z in self.rows), torch.zeros_like(self.n))
+        if self.total is not None:
+            own = own + self.total.diagonal(dim1=-2, dim2=-1).sum(-1)
+        self.trace = (1 - self.decay) * own / self.n + (self.decay * self._old_trace() if self.decay else 0.0)
 
     def _old_trace(self) -> Tensor:
-        state = self.factor.state
-        beyond = self.factor.dim - state["basis"].shape[-1]
-        return state["inside"].diagonal(dim1=-2, dim2=-1).sum(-1) + beyond * state["rest"]
+        value = self.factor.value
+        beyond = self.factor.dim - value("basis").shape[-1]
+        return value("inside").diagonal(dim1=-2, dim2=-1).sum(-1) + beyond * value("rest")
 
     def times(self, x: Tensor) -> Tensor:
         """``S x`` [groups, d, r]."""
-        result = sum((z.mT @ (z @ x) for z in self.parts), torch.zeros_like(x))
-        if self.moment is not None:
-            result = result + self.moment @ x
+        result = sum((z.mT @ (z @ x) for z in self.rows), torch.zeros_like(x))
+        if self.total is not None:
+            result = result + self.total @ x
+        result = result / self.n.view(-1, 1, 1)
         if not self.decay:
             return result
-        state = self.factor.state
-        along = state["basis"].mT @ x
-        rest = state["rest"].view(-1, 1, 1)
-        old = rest * x + state["basis"] @ (state["inside"] @ along - rest * along)
+        basis, inside, rest = (self.factor.value(key) for key in ("basis", "inside", "rest"))
+        along, rest = basis.mT @ x, rest.view(-1, 1, 1)
+        old = rest * x + basis @ (inside @ along - rest * along)
         return torch.lerp(result, old, self.decay)
 
     def form(self, damping: float) -> tuple[dict[str, Tensor], Tensor]:
@@ -60,7 +60,7 @@ class Sketch:
         strength = damping * torch.where(mean > 0, mean, 1.0)
         groups, dim = self.factor.groups, self.factor.dim
         if "basis" in state and state["basis"].shape == (groups, dim, rank):
-            basis, rounds = state["basis"], 1
+            basis, rounds = self.factor.value("basis"), 1
         else:
             start = torch.randn(dim, rank, generator=torch.Generator().manual_seed(0), dtype=self.factor.dtype)
             basis, rounds = start.to(self.trace.device).expand(groups, -1, -1), _ROUNDS
