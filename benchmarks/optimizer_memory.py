@@ -55,7 +55,7 @@ def table(tokens: int, **options: Any) -> list[dict[str, Any]]:
     for factor in preconditioner.factors:
         kind = re.sub(r"\d+", "*", factor.name)
         row = kinds.setdefault(
-            kind, {"layer": kind, "inputs": factor.dim * factor.groups, "count": 0, "held": 0, "moving": 0}
+            kind, {"layer": kind, "inputs": factor.dim * factor.groups, "count": 0, "held": 0, "moving": 0, "first": 0}
         )
         row["count"] += 1
         row["held"] += rest[factor.name]

@@ -177,6 +177,7 @@ class Factor:
         self.rows: list[Rows] = []
         self.counts: dict[str, Tensor | float] = {}
         self.early: BatchInverse | None = None
+        self._divided = False
         self._calls: WeakSet[Call] = WeakSet()
         self._backward: Backward | None = None
 
@@ -294,11 +295,12 @@ class Factor:
     def batch_moments(self) -> dict[str, Tensor]:
         """The second moments of the inputs recorded since the last step."""
         self.fold()
-        moments = {}
-        for key, total in self.sums.items():
-            count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
-            moments[key] = total / (count.view(-1, 1, 1) if key == "matrix" else count)
-        return moments
+        if not self._divided:  # in place: of the layers of a large model there is no room for two of them
+            for key, total in self.sums.items():
+                count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
+                total /= count.view(-1, 1, 1) if key == "matrix" else count
+            self._divided = True
+        return dict(self.sums)
 
     def average(self, moments: dict[str, Tensor], decay: float) -> dict[str, Tensor]:
         """The running average with ``moments`` added; the first batch counts whole, so there is no bias to correct. What a mask left
