@@ -6,7 +6,7 @@ VENV_SIM ?= .venv-sim
 BIN := $(VENV)/bin
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
-.PHONY: demo test test-slow setup setup-test setup-sim lint clean
+.PHONY: demo test test-slow build setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
@@ -18,6 +18,10 @@ test: setup-test setup-sim  ## everything that is checked
 
 test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, pictures of gym-aloha
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
+
+build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
+	$(BIN)/python -m pip install -q build
+	$(BIN)/python -P .ci/build.py
 
 lint: setup-test
 	$(BIN)/ruff format .

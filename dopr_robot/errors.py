@@ -26,9 +26,9 @@ class UnknownNameError(UserError):
     "unknown policy 'flow_unit': did you mean 'flow_unet'? (known: diffusion_unet, flow_unet)"
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], close: str | None = None) -> None:
         known = sorted(known)
-        close = closest(name, known)
+        close = close or closest(name, known)
         hint = [f"did you mean {close!r}?"] if close else []
         if not close or len(known) <= LISTED:  # a long list buries the hint
             hint.append(f"(known: {', '.join(known)})")

@@ -100,13 +100,16 @@ def configuration(
 
 def selection_rollout(config: RunConfig) -> Any:
     """What ``training.rollout_every`` calls: ``policy -> {"success_rate": ...}``, from the same initial states each time."""
-    from dopr_robot.datasets import Store
+    from dopr_robot.envs import Task
     from dopr_robot.evaluation.selection import SelectionRollout
+    from dopr_robot.training.data import settled_task
 
-    task = config.task or (Store.open(config.data.store).attributes.task if config.data.store else None)
-    if task is None:
+    told = settled_task(config)
+    if told.name is None:
         raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
-    return SelectionRollout(task, config.training.rollout_episodes, num_envs=config.evaluation.num_envs)
+    return SelectionRollout(
+        Task(told.name, told.options or {}), config.training.rollout_episodes, num_envs=config.evaluation.num_envs
+    )
 
 
 def begin(config: RunConfig, folder: Path) -> None:
@@ -121,6 +124,7 @@ def begin(config: RunConfig, folder: Path) -> None:
     if config.training.rollout_every:
         selection_rollout(config)
     data = load_data(config)
+    config.task = data.task
     policy = make_policy(config.policy, data.spec)
     build_optimizer(policy, config)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
-"""Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal's stderr or below a notebook's cell, elsewhere a line now and then on stderr."""
 
+import html
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,16 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dopr_robot.terminal import escaped
 
 LINE_EVERY_S = 15.0
+PAGE_EVERY_S = 0.2
 
 
 class Meter:
     """Counts work done; made by :func:`progress`."""
 
-    def __init__(self, label: str, total: int, unit: str, done: int, bar: Progress | None) -> None:
+    def __init__(
+        self, label: str, total: int, unit: str, done: int, bar: Progress | None = None, cell: "_Cell | None" = None
+    ) -> None:
         label = escaped(label)
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._first = done
-        self._bar = bar
+        self._bar, self._cell = bar, cell
         self._task = bar.add_task(label, total=total, completed=done, unit=unit, rate="", note="") if bar else None
         self._start = self._last_line = time.monotonic()
         self._note = ""
@@ -33,12 +38,32 @@ class Meter:
         rate = f"{(self.done - self._first) / max(now - self._start, 1e-9):.1f} {self.unit}/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=rate, note=self._note)
-        elif now - self._last_line > LINE_EVERY_S or self.done >= self.total:
+        elif now - self._last_line > (PAGE_EVERY_S if self._cell else LINE_EVERY_S) or self.done >= self.total:
             self._last_line = now
             per_unit = (now - self._start) / max(self.done - self._first, 1)
             left = max(self.total - self.done, 0) * per_unit
             line = f"{self.label}: {self.done}/{self.total} {self.unit} ({rate}, {left:.0f} s left) {self._note}"
-            print(line.rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+            if self._cell:
+                self._cell.show(line.rstrip(), self.done, self.total)
+            else:
+                print(line.rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+
+class _Cell:
+    """A bar below a notebook's cell: one output that is written anew, which needs no widgets and is saved with the notebook."""
+
+    def __init__(self) -> None:
+        self._output: Any = None
+
+    def show(self, line: str, done: int, total: int) -> None:
+        from IPython.display import HTML, display
+
+        bar = f'<progress max="{total}" value="{done}" style="width: 12em"></progress>'
+        content = HTML(f"<div><code>{bar} {html.escape(line)}</code></div>")
+        if self._output is None:
+            self._output = display(content, display_id=True)
+        else:
+            self._output.update(content)
 
 
 @contextmanager
@@ -51,7 +76,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Meter(label, total, unit, done, bar=None)
+        yield Meter(label, total, unit, done, cell=_Cell() if console.is_jupyter else None)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -63,7 +88,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bar:
-        yield Meter(label, total, unit, done, bar)
+        yield Meter(label, total, unit, done, bar=bar)
 
 
 def tell(line: str) -> None:

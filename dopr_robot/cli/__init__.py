@@ -35,6 +35,8 @@ COMMANDS = {
     "tasks": "the tasks there are",
     "policies": "the policies there are",
     "optimizers": "the optimizers there are",
+    "runs": "the run folders there are, and how they did",
+    "config": "what a setting means",
 }
 
 DONE, FAILED, MISTAKE = 0, 1, 2

@@ -9,15 +9,14 @@ and replayed, and what the simulator calls a success is kept (the idea of MimicG
 
   dopr collect PickPlace --episodes 150 --out data/pick_place.zarr
   dopr collect Stack --episodes 200 --out data/stack.zarr --option cubes=3
+  dopr collect PickPlace --episodes 150 --out data/pixels.zarr --cameras overview,wrist --size 84
   dopr collect robosuite/Lift-v0 --from human.zarr --episodes 100 --out data/lift.zarr
 """
 
 import argparse
-import ast
 from pathlib import Path
-from typing import Any
 
-from dopr_robot.errors import UserError
+from dopr_robot.cli.options import add_option, option_values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,27 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give up after so many (default 20 for each missing episode, at least 100)",
     )
     parser.add_argument("--keep-failures", action="store_true", help="keep the episodes in which the expert fails too")
+    add_option(parser)
     parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task, see docs/tasks.md"
+        "--cameras",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="whose pictures are recorded too, see docs/tasks.md",
     )
+    parser.add_argument("--size", type=int, metavar="S", help="side of these pictures, in pixels (default: the task's)")
 
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot import collect
 
-    options = dict(map(_option, args.option))
     noise = 1.0 if args.noise is None else args.noise
-    more = {"keep_failures": args.keep_failures, "options": options, "source": args.source, "tries": args.tries}
+    more = {"keep_failures": args.keep_failures, "source": args.source, "tries": args.tries}
+    more |= {"options": option_values(args.option), "cameras": args.cameras, "camera_size": args.size}
     collect(args.task, args.episodes, args.out, args.seed, noise, **more)
     print(args.out)
     return 0
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--option {text!r} has to be NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

@@ -23,18 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot import collect, evaluate, train
-    from dopr_robot.cli.eval import print_results
     from dopr_robot.training import compose_config
 
     config = compose_config(args.experiment, [f"name={args.out.name}"])
     store = Path(config.data.store or "")
-    _headline(1, f"{args.demonstrations} demonstrations of {config.task} into {store}")
-    collect(config.task or "", args.demonstrations, store)
+    _headline(1, f"{args.demonstrations} demonstrations of {config.task.name} into {store}")
+    collect(config.task.name or "", args.demonstrations, store)
     _headline(2, f"{config.policy['name']} under {config.optimizer['name']} into {args.out}")
     train(config, out=args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
     results = evaluate(args.out)
-    print_results(results.content)
+    print(results)
     for name in ("report.html", "horizon.png", "rollouts.mp4"):
         print(f"{name}: {results.folder / name}", file=sys.stderr)
     print(results.folder)

@@ -8,6 +8,8 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
   dopr eval runs/pick_place --out eval/a --resume
   dopr eval runs/stack --lengths 1,2,3,4
+  dopr eval runs/stack --option cubes=4                    # otherwise than the policy was trained for
+  dopr eval runs/pick_place --perturb observation_noise=0.01,0.02,0.05
   dopr eval runs/act --acting ensemble=true                # otherwise than the checkpoint says: temporal ensembling
   dopr eval runs/pick_place --acting delay=2               # plans that are two steps late
 
@@ -22,6 +24,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.cli.options import add_option, option_lists, option_values
+from dopr_robot.cli.printing import add_json, show
 from dopr_robot.errors import UserError
 
 WAYS = ("task", "episodes", "horizons", "seed", "num_envs", "workers", "out", "resume")
@@ -42,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integers,
         metavar="A,B,C",
         help="lengths of the task, where it has one: success versus length too",
+    )
+    add_option(parser)
+    parser.add_argument(
+        "--perturb",
+        action="append",
+        default=[],
+        metavar="NAME=A,B,C",
+        help="an option at several strengths beside the task as it is, from the same initial states; several options: a grid",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="block of initial states (default 0)")
     parser.add_argument(
@@ -65,86 +77,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--feedback", action="store_true", help="measure test-time feedback over the run's checkpoints instead"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the evaluation in that folder")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot.settings import parse_words
 
-    ways = {name: getattr(args, name) for name in WAYS}
+    ways = {name: getattr(args, name) for name in WAYS} | {"options": option_values(args.option)}
     if args.feedback:
         return _feedback(args, ways)
     from dopr_robot import evaluate
 
-    results = evaluate(args.run, lengths=args.lengths, video=args.video, acting=parse_words(args.acting), **ways)
-    print_results(results.content)
-    print(results.folder)
+    more = {"lengths": args.lengths, "video": args.video, "perturb": option_lists(args.perturb)}
+    results = evaluate(args.run, acting=parse_words(args.acting), **more, **ways)
+    show(results, args, results.folder)
     return 0
 
 
 def _feedback(args: argparse.Namespace, ways: dict[str, Any]) -> int:
     from dopr_robot import feedback
 
-    for option in ("lengths", "video", "acting"):
+    for option in ("lengths", "video", "acting", "perturb"):
         if getattr(args, option):
             raise UserError(f"--feedback goes without --{option}")
     found = feedback(args.run, **ways)
-    print_feedback(found.content)
-    print(found.folder)
+    show(found, args, found.folder)
     return 0
-
-
-def print_feedback(result: dict[str, Any]) -> None:
-    """A measurement of test-time feedback as tables on stdout."""
-    from dopr_robot.evaluation import MEASURES
-
-    longest = result["horizons"][-1]
-    print(f"{result['task']} ({result['kind']}), {result['episodes']} initial states for selection, horizon {longest}")
-    print(
-        f"{'step':>9} {'valid. loss':>11} {'success':>8}   {'95 % interval':<17} {'divergence':>10} {'action gap':>10}"
-    )
-    for each in result["checkpoints"]:
-        low, high = each["curve"][-1]["ci95"]
-        loss = "-" if each["validation_loss"] is None else f"{each['validation_loss']:.5f}"
-        gap = f"{each['action_gap']['mean']:.3f}" if each["action_gap"] else "-"
-        print(
-            f"{each['step']:>9,} {loss:>11} {each['curve'][-1]['success_rate']:>8.1%}   {f'{low:.1%} to {high:.1%}':<17} "
-            f"{each['divergence']['mean']:>10.2f} {gap:>10}"
-        )
-    for each in result["rank_correlation"]:
-        if each["horizon"] == longest:
-            found = "constant" if each["spearman"] is None else f"{each['spearman']:+.2f} (p {each['p_value']:.3f})"
-            print(f"rank correlation with success: {MEASURES[each['measure']]} {found}")
-    if not result["rank_correlation"]:
-        print("fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)")
-
-
-def print_results(results: dict[str, Any]) -> None:
-    """The curve of an evaluation as a table on stdout."""
-    from dopr_robot.envs import get_task
-
-    hz = get_task(results["task"]).control_hz
-    print(f"{results['task']} ({results['kind']}), {results['episodes']} episodes")
-    print(f"{'horizon':>8} {'seconds':>8} {'success':>8}   95 % interval")
-    for point in results["curve"]:
-        low, high = point["ci95"]
-        print(
-            f"{point['horizon']:>8} {point['horizon'] / hz:>8.1f} {point['success_rate']:>8.1%}   {low:.1%} to {high:.1%}"
-        )
-    if results["lengths"]:
-        print(f"{'length':>8} {'episodes':>8} {'success':>8}   95 % interval, at {results['horizons'][-1]} steps")
-    for point in results["lengths"]:
-        low, high = point["ci95"]
-        print(f"{point['length']:>8} {point['episodes']:>8} {point['success_rate']:>8.1%}   {low:.1%} to {high:.1%}")
-    ends = [f"{count} {name}" for name, count in results["outcomes"].items() if count]
-    ends += [f"{count} x {cause}" for cause, count in results["causes"].items()]
-    print("ended by: " + ", ".join(ends))
-    for name, value in results["metrics"].items():
-        low, high = value["ci95"] or (value["mean"], value["mean"])
-        print(f"mean {name}: {value['mean']:.3f} (95 %: {low:.3f} to {high:.3f})")
-    if results["validation_loss"] is not None:
-        print(f"validation loss: {results['validation_loss']:.5f}")
-    for fault in results["faults"]:
-        print(f"fault: {fault}")
 
 
 def integers(text: str) -> list[int]:

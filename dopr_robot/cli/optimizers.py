@@ -5,17 +5,15 @@ dopr train pick_place optimizer=dopr_muon optimizer.lr=1e-3
 
 import argparse
 
+from dopr_robot.cli.printing import add_json, show
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.optim import optimizer_names, optimizer_options
+    from dopr_robot import list_optimizers
 
-    del args
-    width = max(map(len, optimizer_names()))
-    for name in optimizer_names():
-        settings = " ".join(f"{key}={value}" for key, value in optimizer_options(name).items())
-        print(f"{name:<{width}}  {settings}")
+    show(list_optimizers(), args)
     return 0

@@ -7,22 +7,18 @@ dopr train pick_place policy=diffusion_unet
 
 import argparse
 
-from dopr_robot.errors import UnknownNameError
+from dopr_robot.cli.printing import add_json, show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "word", nargs="?", metavar="WORD", help="only those with this word in the name (an objective, a network)"
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.policies import POLICIES
+    from dopr_robot import list_policies
 
-    chosen = {name: entry for name, entry in POLICIES.items() if args.word is None or args.word in name}
-    if not chosen:
-        raise UnknownNameError("policy", args.word, POLICIES)
-    width = max(map(len, chosen))
-    for name, entry in chosen.items():
-        print(f"{name:<{width}}  {entry.summary}")
+    show(list_policies(args.word), args)
     return 0

@@ -12,6 +12,8 @@ that was injected when they were collected.
 import argparse
 from pathlib import Path
 
+from dopr_robot.cli.options import add_option, option_values
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="RUN_OR_STORE", help="run folder, checkpoint folder or store")
@@ -21,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="block of initial states of a policy (default 0)"
     )
+    add_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot import render
 
-    print(render(args.source, args.out, episodes=args.episodes, camera=args.camera, seed=args.seed))
+    ways = {"episodes": args.episodes, "camera": args.camera, "seed": args.seed, "options": option_values(args.option)}
+    print(render(args.source, args.out, **ways))
     return 0

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot.datasets import repair
+    from dopr_robot import repair
 
     for line in repair(args.store) or [f"{args.store}: nothing to repair"]:
         print(line)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from dopr_robot.collection.experts import demonstrations
 from dopr_robot.collection.replay import COLLECTED, collection
 from dopr_robot.collection.transformation import SegmentExpert
 from dopr_robot.datasets import ActionAttributes, Attributes, Store
-from dopr_robot.envs import get_task, load_segments
+from dopr_robot.envs import Task, get_task, load_segments
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.progress import progress
 from dopr_robot.seeds import BLOCK, block
@@ -33,6 +33,8 @@ def collect(
     *,
     keep_failures: bool = False,
     options: Mapping[str, Any] | None = None,
+    cameras: Sequence[str] = (),
+    camera_size: int | tuple[int, int] | None = None,
     source: str | os.PathLike[str] | None = None,
     tries: int | None = None,
 ) -> Store:
@@ -48,7 +50,9 @@ def collect(
         seed: block of initial states.
         noise: share of the expert's own.
         keep_failures: keep the episodes in which the expert fails too.
-        options: of the task.
+        options: of the task; they go into the store's attributes, and from there into what is trained on it.
+        cameras: whose pictures are recorded beside the task's own observations.
+        camera_size: of these pictures, a side or height and width; None: the task's own.
         source: a store whose successful demonstrations, transformed, are the expert; each episode's is noted in ``meta/source``.
         tries: how many episodes are tried at most; None: :data:`TRIES` for each that is missing, and 100 at least.
 
@@ -56,8 +60,8 @@ def collect(
         The store, open to read.
 
     Raises:
-        UserError: an unknown task, one without an expert (without segments, where there is a source), a source that does not
-            fit, or a store of another task, other options, noise or another source.
+        UserError: an unknown task, option or camera, a value out of its range, a task without an expert (without segments,
+            where there is a source), a source that does not fit, or a store of another task, other options, noise or another source.
         DoprError: the expert fails so often that the tries, or the block of seeds, would not do. What was gathered is kept.
         SimulatorError: the simulator failed.
     """
@@ -71,22 +75,22 @@ def collect(
     if tries is not None and tries < 1:
         raise UserError(f"--tries {tries} has to be at least 1")
     own = block("demonstrations", seed, BLOCK)
-    options = dict(options or {})
-    for name in options:
-        if name not in spec.options:
-            raise UserError(f"{spec.id} has no option {name!r} (it has: {', '.join(spec.options) or 'none'})")
-    spec.check_installed()
+    if camera_size is not None and not cameras:
+        raise UserError(f"--size {camera_size} is of pictures: --cameras names those that are recorded")
+    views = {"cameras": cameras, "camera_size": camera_size} if camera_size is not None else {"cameras": cameras}
+    wanted = Task(spec.id, {**(options or {}), **(views if cameras else {})})
     found = out.exists()
-    store = Store.open(out) if found else Store.create(out, _attributes(spec, noise, options, few))
+    store = Store.open(out) if found else Store.create(out, _attributes(wanted, noise, few))
     with store:
         if store.attributes.task != spec.id:
             raise UserError(
                 f"{out} holds demonstrations of {store.attributes.task}, not of {spec.id}: choose another --out"
             )
         collected = collection(store.attributes)
-        made = collected.get("options") or {}
-        if made != options:
-            raise UserError(f"{out} was collected with options {made}, not {options}: choose another --out")
+        if (made := dict(store.attributes.options)) != wanted.options:
+            raise UserError(
+                f"{out} was collected with options {made}, not {dict(wanted.options)}: choose another --out"
+            )
         if collected.get("noise", noise) != noise:  # a replay takes one for all episodes
             raise UserError(
                 f"{out} was collected with --noise {collected['noise']:g}, not {noise:g}: choose another --out"
@@ -110,7 +114,7 @@ def collect(
                 num_envs=min(32, missing),
                 keep_failures=True,
                 make_expert=few.expert if few else None,
-                **options,
+                **wanted.options,
             )
             try:
                 for demonstration in attempts:
@@ -169,11 +173,13 @@ def _few(spec: Any, source: Path) -> _Few:
     return _Few(store.attributes, partial(SegmentExpert, task=segments, sources=arrays), about)
 
 
-def _attributes(spec: Any, noise: float, options: Mapping[str, Any], few: _Few | None) -> Any:
+def _attributes(task: Task, noise: float, few: _Few | None) -> Any:
+    spec = task.spec
     return Attributes(
         task=spec.id,
+        options=dict(task.options),
         control_hz=spec.control_hz,
-        observations=tuple(spec.observations),
+        observations=(*spec.observations, *task.options.get("cameras", ())),
         action=ActionAttributes(
             meaning=spec.action.meaning,
             absolute=spec.action.absolute,
@@ -190,13 +196,7 @@ def _attributes(spec: Any, noise: float, options: Mapping[str, Any], few: _Few |
         if few is None
         else (*few.attributes.provenance, f"segments transformed and replayed: {_origin(few)}"),
         # A replay needs them again.
-        carried={
-            COLLECTED: {
-                "noise": noise,
-                **({"options": dict(options)} if options else {}),
-                **({"from": few.about} if few else {}),
-            }
-        },
+        carried={COLLECTED: {"noise": noise, **({"from": few.about} if few else {})}},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from dopr_robot.datasets import Attributes, Episode, Report, Store, check
+from dopr_robot.datasets import Attributes, Episode, Report, Store, check, is_store
 from dopr_robot.datasets.check import Replay, Replayed
-from dopr_robot.envs import get_task, load_expert, load_segments, make_vec
+from dopr_robot.envs import Task, get_task, load_expert, load_segments
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.reading import Maybe, require
 
@@ -21,8 +22,8 @@ COLLECTED = "collect"
 
 
 def collection(about: Attributes) -> dict[str, Any]:
-    """What ``dopr collect`` noted: ``noise``, ``options`` of the task and ``from``, as far as they are there. Raises DamagedError."""
-    form = {"noise": float | None, "options": Maybe({str: object}), "from": Maybe({"sha256": str, "store": str})}
+    """What ``dopr collect`` noted: ``noise`` and ``from``, as far as they are there. Raises DamagedError."""
+    form = {"noise": float | None, "options": Maybe({}), "from": Maybe({"sha256": str, "store": str})}
     return require(about.carried.get(COLLECTED) or {}, form, f"the store's attribute carried.{COLLECTED}")
 
 
@@ -40,6 +41,13 @@ def executed_actions(about: Attributes, episode: Episode) -> NDArray[Any]:
     return actions
 
 
+def recorded(about: Attributes) -> Task:
+    """The task that a store shows, with its options. Raises UserError where it does not say."""
+    if about.task is None:
+        raise UserError("the task is unknown")
+    return Task(about.task, about.options)
+
+
 @contextmanager
 def replaying(about: Attributes) -> Iterator[Replay]:
     """What replays the episodes of a store, for :func:`dopr_robot.datasets.check`.
@@ -49,11 +57,9 @@ def replaying(about: Attributes) -> Iterator[Replay]:
 
     Raises UserError where the task is unknown, or its simulator not installed; the replay, where the actions are not the task's.
     """
-    if about.task is None:
-        raise UserError("the task is unknown")
-    spec = get_task(about.task)
-    options = collection(about).get("options") or {}
-    env = make_vec(spec.id, 1, **options)
+    collection(about)
+    task = recorded(about)
+    env = Task(task.id, task.varied).make_vec(1)  # pictures may differ in a pixel where another OpenGL draws them
     space = env.single_action_space
     assert isinstance(space, Box)
 
@@ -64,20 +70,20 @@ def replaying(about: Attributes) -> Iterator[Replay]:
         if actions.shape[1:] != space.shape:
             raise UserError(f"the store's actions have shape {list(actions.shape[1:])}, the task's {list(space.shape)}")
         observation, info = env.reset(seed=[episode.seed])  # type: ignore[arg-type]
-        recorded = {
+        kept = {
             key: episode.arrays[key].astype(np.float64)
             for key, value in observation.items()
             if key in episode.arrays and episode.arrays[key].shape[1:] == value.shape[1:]
         }
-        drift = dict.fromkeys(recorded, 0.0)
+        drift = dict.fromkeys(kept, 0.0)
         success = bool(info["success"][0])
         for step, action in enumerate(actions):
-            for key, values in recorded.items():
+            for key, values in kept.items():
                 difference = np.abs(values[step] - observation[key][0])
                 drift[key] = max(drift[key], float(difference.max(initial=0.0)))
             observation, _, terminated, truncated, info = env.step(np.clip(action, space.low, space.high)[None])
             now = bool(info["success"][0])
-            success = success or now if spec.kind == "attain" else now
+            success = success or now if task.spec.kind == "attain" else now
             if terminated[0] or truncated[0]:
                 break
         return Replayed(drift, success)
@@ -88,11 +94,14 @@ def replaying(about: Attributes) -> Iterator[Replay]:
         env.close()
 
 
-def check_store(path: str) -> Report:
+def check_store(path: str | os.PathLike[str]) -> Report:
     """Everything in a store read, and ten episodes replayed where its task's simulator is installed and their seeds are known.
 
     Raises UserError where it is no store. The report's ``replays.why_not`` says why nothing was replayed.
     """
+    path = os.fspath(path)
+    if not is_store(path):
+        raise UserError(f"{path} is no store: --check reads stores")
     why_not, replay = "", None
     with ExitStack() as stack:
         try:

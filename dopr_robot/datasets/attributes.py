@@ -9,7 +9,8 @@ from typing import Any
 
 from dopr_robot.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What is written. 2 has the task's options; in 1 what ``dopr collect`` noted (``carried``) held them."""
 GROUP_KEY = "demonstrations"
 """The attribute of the root group that holds :class:`Attributes`."""
 
@@ -61,6 +62,7 @@ class Attributes:
         provenance: what was done to them since, one line a step.
         carried: what another format's file had and this layout has no place for (environment metadata and the like),
             JSON values by name; written back when the store is converted to that format.
+        options: of the task, JSON values by name; empty: its defaults.
         schema_version: of this description.
     """
 
@@ -74,12 +76,13 @@ class Attributes:
     licence: str = ""
     provenance: tuple[str, ...] = ()
     carried: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
             raise UserError(
-                f"schema_version is {self.schema_version!r} and this dopr_robot reads {SCHEMA_VERSION}: "
+                f"schema_version is {self.schema_version!r} and this dopr_robot reads 1 to {SCHEMA_VERSION}: "
                 "use the dopr_robot that wrote it, or a newer one"
             )
         _check_type("task", self.task, str | None)
@@ -93,6 +96,7 @@ class Attributes:
         if isinstance(self.action, Mapping):
             object.__setattr__(self, "action", _from_mapping(ActionAttributes, self.action, "action."))
         _check_type("action", self.action, ActionAttributes)
+        _check_type("options", self.options, Mapping)
         _check_type("carried", self.carried, Mapping)
         _set_tuple(self, "observations", "observations", str)
         _set_tuple(self, "provenance", "provenance", str)
@@ -102,7 +106,7 @@ class Attributes:
         """The attributes that :meth:`to_json` wrote. Raises UserError naming the field that is wrong."""
         if not isinstance(value, Mapping):
             raise UserError(f"{GROUP_KEY} is {type(value).__name__}: a JSON object is expected")
-        return _from_mapping(cls, value, "")
+        return _from_mapping(cls, _upgraded(value), "")
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; tuples become lists."""
@@ -111,6 +115,20 @@ class Attributes:
     def with_provenance(self, line: str, **changes: Any) -> Attributes:
         """A copy with ``changes`` and one more line of provenance."""
         return dataclasses.replace(self, provenance=(*self.provenance, line), **changes)
+
+
+def _upgraded(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Attributes of schema version 1 in today's form."""
+    if value.get("schema_version") != 1:
+        return value
+    carried = value.get("carried")
+    noted = carried.get("collect") if isinstance(carried, Mapping) else None
+    options = noted.get("options") if isinstance(noted, Mapping) else None
+    value = {**value, "schema_version": SCHEMA_VERSION}
+    if not isinstance(carried, Mapping) or not isinstance(noted, Mapping) or not isinstance(options, Mapping):
+        return value
+    noted = {name: each for name, each in noted.items() if name != "options"}
+    return {**value, "options": options, "carried": {**carried, "collect": noted}}
 
 
 def _from_mapping(cls: type, value: Mapping[str, Any], prefix: str) -> Any:

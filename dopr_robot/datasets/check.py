@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,11 +82,32 @@ class Finding:
 
 @dataclass
 class Report:
-    """What :func:`check` found. Damage contradicts itself or cannot be trained on; a warning is odd and may be meant."""
+    """What :func:`check` found. Damage contradicts itself or cannot be trained on; a warning is odd and may be meant.
 
+    ``print`` shows what ``dopr info --check`` does: a line a finding.
+    """
+
+    path: str = ""
     damage: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     replays: Replays = field(default_factory=Replays)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, for programs."""
+        return {
+            "path": self.path,
+            "good": not self.damage,
+            "damage": [str(finding) for finding in self.damage],
+            "warnings": [str(finding) for finding in self.warnings],
+            "replays": str(self.replays),
+        }
+
+    def __str__(self) -> str:
+        lines = [*map(str, self.damage), *(f"warning: {finding}" for finding in self.warnings)]
+        if not self.damage:
+            warnings = f", {len(self.warnings)} warnings" if self.warnings else ""
+            lines.append(f"{self.path}: good{warnings} ({self.replays})")
+        return "\n".join(lines)
 
 
 def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: int = 10) -> Report:
@@ -102,7 +124,7 @@ def check(path: str | Path, *, replay: Replay | None = None, replay_episodes: in
 
     Raises UserError where it is not a store at all.
     """
-    report = Report()
+    report = Report(str(path))
     try:
         store = _opened(path, report)
         _check_store(store, report, replay, replay_episodes)

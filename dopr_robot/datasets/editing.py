@@ -94,7 +94,7 @@ def with_success(recording: Recording, success: Iterable[int]) -> Recording:
 def merge(parts: Sequence[tuple[Store, Iterable[int]]]) -> Recording:
     """Episodes of several stores, one store after another.
 
-    Raises UserError where keys, shapes, dtypes, control rates, tasks or what an action means differ.
+    Raises UserError where keys, shapes, dtypes, control rates, tasks, their options or what an action means differ.
     """
     first = parts[0][0]
     for store, _ in parts[1:]:
@@ -110,7 +110,7 @@ def merge(parts: Sequence[tuple[Store, Iterable[int]]]) -> Recording:
                 f"{store.path}: {different!r} is {kinds[1]}, and {kinds[0]} in {first.path}: "
                 "bring them together with --keep, --drop or --rename first"
             )
-        for name in ("control_hz", "task", "action"):
+        for name in ("control_hz", "task", "options", "action"):
             mine, theirs = getattr(first.attributes, name), getattr(store.attributes, name)
             if mine != theirs:
                 raise UserError(

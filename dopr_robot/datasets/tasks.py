@@ -15,6 +15,7 @@ from dopr_robot.datasets.attributes import ActionAttributes
 from dopr_robot.datasets.editing import rename_keys
 from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import UserError
+from dopr_robot.images import camera_of
 
 LOG = logging.getLogger(__name__)
 GENERIC = "observation"
@@ -95,6 +96,7 @@ def as_task(recording: Recording, first: Mapping[str, NDArray[Any]], task: Task)
     about = replace(
         about,
         task=task.id,
+        options=about.options if about.task == task.id else {},
         control_hz=about.control_hz or task.control_hz,
         observations=given or about.observations,
         action=_action(about.action, task, _size(first) if loose else None),
@@ -118,15 +120,20 @@ def looked_at(recording: Recording) -> tuple[Recording, Mapping[str, NDArray[Any
 
 
 def _names(first: Mapping[str, NDArray[Any]], task: Task) -> dict[str, str]:
-    """The task's name for the observation that a file gives none."""
+    """The task's names for what a file calls otherwise: the observation that it gives no name, and pictures of the task's cameras."""
+    names: dict[str, str] = {}
+    for key, value in first.items():
+        camera = camera_of(key, task.cameras) if value.ndim == 4 else None
+        if camera is not None and camera not in {*first, *names.values()}:
+            names[key] = camera
     if GENERIC not in first or GENERIC in task.observations:
-        return {}
+        return names
     fitting = [
         key
         for key, shape in task.observations.items()
         if key not in first and tuple(shape) == tuple(first[GENERIC].shape[1:])
     ]
-    return {GENERIC: fitting[0]} if len(fitting) == 1 else {}
+    return names | ({GENERIC: fitting[0]} if len(fitting) == 1 else {})
 
 
 def _action(said: ActionAttributes, task: Task, size: int | None) -> ActionAttributes:

@@ -1,5 +1,8 @@
 """Tasks: Gymnasium environments, and what each says of itself. Importing this registers every task and loads no simulator."""
 
+from typing import Any
+
+from dopr_robot.deprecation import moved
 from dopr_robot.envs import specs
 from dopr_robot.envs.adapters import aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite
 from dopr_robot.envs.contract import check_start
@@ -7,6 +10,7 @@ from dopr_robot.envs.expert import Expert, RememberingExpert
 from dopr_robot.envs.faults import SimulatorError
 from dopr_robot.envs.loading import load_expert, load_segments
 from dopr_robot.envs.making import make, make_vec
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import (
     TASKS,
     ActionSpec,
@@ -17,12 +21,14 @@ from dopr_robot.envs.registration import (
     register_task,
 )
 from dopr_robot.envs.segments import Arrays, Floats, Segment, SegmentedTask, poses
+from dopr_robot.envs.task import Task
 
 specs.register()
 for _adapter in (aloha, gymnasium_mujoco, gymnasium_robotics, metaworld, pusht, robosuite):
     _adapter.register()
 
 __all__ = [
+    "PERTURBATIONS",
     "TASKS",
     "ActionSpec",
     "Arrays",
@@ -32,6 +38,7 @@ __all__ = [
     "Segment",
     "SegmentedTask",
     "SimulatorError",
+    "Task",
     "TaskSpec",
     "check_start",
     "get_task",
@@ -40,7 +47,16 @@ __all__ = [
     "load_segments",
     "make",
     "make_vec",
+    "perturbed",
     "poses",
     "recorded_task",
     "register_task",
 ]
+
+_FORMER = {name: f"dopr_robot.collection.{name}" for name in ("Demonstration", "demonstrations", "measure_expert")}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        return moved(f"{__name__}.{name}", _FORMER[name], gone_in="0.3")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

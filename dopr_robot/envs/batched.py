@@ -30,9 +30,11 @@ from gymnasium.vector.utils import batch_space
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
-from dopr_robot.envs.perturbations import Perturbations, Pushes
+from dopr_robot.envs.cameras import CAMERA_SIZE, check_cameras, check_size
+from dopr_robot.envs.perturbations import PERTURBATIONS, Distortion, Perturbations
+from dopr_robot.envs.pushes import Pushes
 from dopr_robot.envs.registration import TaskSpec
-from dopr_robot.envs.rendering import SceneRenderer
+from dopr_robot.envs.rendering import SceneRenderer, choose_backend
 from dopr_robot.errors import UserError
 
 STATE = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -75,10 +77,9 @@ class BatchedMujocoEnv(VectorEnv):
         render_mode: None or ``"rgb_array"``.
         width, height, camera: of the rendered frames.
         threads: of the physics; None: one a core.
-        obs: what an observation holds: ``state``, and any of the task's cameras, as an image ``uint8 [H, W, 3]`` under its name.
-        image_size: ``(H, W)`` of those images.
-        disturbance, observation_noise, action_delay: see :data:`dopr_robot.envs.specs.PERTURBATIONS`.
-        **options: the task's own, as its TaskSpec lists them.
+        cameras, camera_size: pictures beside the state, see :mod:`dopr_robot.envs.cameras`.
+        obs, image_size: the same as old records have it: keys of the observation, ``state`` and cameras, and ``(H, W)``.
+        **options: the task's own, as its TaskSpec lists them, and :data:`dopr_robot.envs.perturbations.PERTURBATIONS`.
 
     Raises:
         UserError: an option that the task does not have, or a value out of its range.
@@ -99,11 +100,10 @@ class BatchedMujocoEnv(VectorEnv):
         height: int = 240,
         camera: str | None = None,
         threads: int | None = None,
-        obs: Sequence[str] = ("state",),
+        cameras: Sequence[str] = (),
+        camera_size: int | tuple[int, int] = CAMERA_SIZE,
+        obs: Sequence[str] | None = None,
         image_size: tuple[int, int] = (96, 96),
-        disturbance: float | None = None,
-        observation_noise: float = 0.0,
-        action_delay: int = 0,
         **options: Any,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
@@ -111,8 +111,17 @@ class BatchedMujocoEnv(VectorEnv):
         for name in options:
             if name not in self.task.options:
                 raise UserError(f"{self.task.id} has no option {name!r} (it has: {', '.join(self.task.options)})")
-        disturbance = self.default_disturbance if disturbance is None else disturbance
-        self.perturbations = Perturbations(disturbance, observation_noise, action_delay)
+        told = {name: options.pop(name) for name in PERTURBATIONS if name in options}
+        told = {name: value for name, value in told.items() if value is not None}  # old records say null
+        self.perturbations = Perturbations(**{"disturbance": self.default_disturbance, **told})
+        vectors = dict(self.task.observations)
+        if obs is not None:
+            cameras, camera_size = [key for key in obs if key not in vectors], image_size
+            vectors = {key: shape for key, shape in vectors.items() if key in obs}
+        self.cameras, size = check_cameras(self.task, cameras), check_size(camera_size)
+        self.perturbations.need_pictures(self.cameras)
+        if self.cameras:
+            choose_backend()
         self.num_envs = num_envs
         self.max_steps = self.task.max_steps if max_steps is None else max_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -129,9 +138,10 @@ class BatchedMujocoEnv(VectorEnv):
         threads = min(threads or os.cpu_count() or 1, num_envs)
         self._datas = [mujoco.MjData(self.model) for _ in range(threads)]
         self._rollout = Rollout(nthread=threads if threads > 1 else 0)
-        self._renderers: dict[tuple[int, int], SceneRenderer] = {}
-        self._frame = (width, height, camera)
-        self._pushes = Pushes(self.model, self.pushed, disturbance) if disturbance else None
+        self._renderer: SceneRenderer | None = None
+        self._frame = ((height, width), camera)
+        force = self.perturbations.disturbance
+        self._pushes = Pushes(self.model, self.pushed, force) if force else None
 
         self.physics = np.zeros((num_envs, mujoco.mj_stateSize(self.model, STATE)))
         self.sensors = np.zeros((num_envs, self.model.nsensordata))
@@ -139,29 +149,24 @@ class BatchedMujocoEnv(VectorEnv):
         self.variables: dict[str, NDArray[Any]] = {}
         self._rngs: list[np.random.Generator] = [np.random.default_rng() for _ in range(num_envs)]
         self._waiting = np.ones(num_envs, bool)  # finished, or never reset
+        ends = self.model.sensor_adr + self.model.sensor_dim
         self._sensor_at = {
-            self.model.sensor(index).name: slice(
-                self.model.sensor_adr[index], self.model.sensor_adr[index] + self.model.sensor_dim[index]
-            )
-            for index in range(self.model.nsensor)
+            self.model.sensor(index).name: slice(start, end)
+            for index, (start, end) in enumerate(zip(self.model.sensor_adr, ends, strict=True))
         }
         low, high = (np.asarray(bound, np.float32) for bound in (self.task.action.low, self.task.action.high))
         self.single_action_space = spaces.Box(low, high, dtype=np.float32)
-        self.cameras = tuple(key for key in obs if key not in self.task.observations)
-        if wrong := [key for key in self.cameras if key not in self.task.cameras]:
-            known = ", ".join((*self.task.observations, *self.task.cameras))
-            raise UserError(f"{self.task.id} has no observation {wrong[0]!r} (it has: {known})")
-        vectors = {key: shape for key, shape in self.task.observations.items() if key in obs}
         self.single_observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape, np.float32) for key, shape in vectors.items()}
-            | {key: spaces.Box(0, 255, (*image_size, 3), np.uint8) for key in self.cameras}
+            | {key: spaces.Box(0, 255, (*size, 3), np.uint8) for key in self.cameras}
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._unseen = np.ones(num_envs, bool)  # copies that have moved since they were last observed
         self._noise = {key: np.zeros((num_envs, *shape)) for key, shape in vectors.items()}
-        self._images = {key: np.zeros((num_envs, *image_size, 3), np.uint8) for key in self.cameras}
-        self._delayed = np.zeros((num_envs, action_delay, *(self.single_action_space.shape or ())))
+        self._images = {key: np.zeros((num_envs, *size, 3), np.uint8) for key in self.cameras}
+        self._distortions: list[dict[str, Distortion]] = [{} for _ in range(num_envs)]
+        self._delayed = np.zeros((num_envs, self.perturbations.action_delay, len(low)))
 
     # What a task writes
 
@@ -274,14 +279,14 @@ class BatchedMujocoEnv(VectorEnv):
         """Frames of some copies."""
         if self.render_mode is None:
             raise UserError(f"{self.task.id} was made without render_mode='rgb_array'")
-        width, height, camera = self._frame
-        return tuple(self._pictures(int(copy), (height, width), [camera])[0] for copy in copies)
+        size, camera = self._frame
+        return tuple(self._pictures(int(copy), size, [camera])[0] for copy in copies)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free threads and the OpenGL context."""
         self._rollout.close()
-        for renderer in self._renderers.values():
-            renderer.close()
+        if self._renderer is not None:
+            self._renderer.close()
 
     # Inside
 
@@ -300,6 +305,7 @@ class BatchedMujocoEnv(VectorEnv):
             if name not in self.variables:
                 self.variables[name] = np.zeros((self.num_envs, *value.shape), value.dtype)
             self.variables[name][copy] = value
+        self._distortions[copy] = self.perturbations.distortions(self._rngs[copy], self.cameras)
         self.elapsed[copy] = 0
         self._waiting[copy], self._unseen[copy] = False, True
         if self.perturbations.action_delay:
@@ -343,23 +349,24 @@ class BatchedMujocoEnv(VectorEnv):
                 for noise in self._noise.values():
                     noise[copy] = self._rngs[copy].normal(0.0, self.perturbations.observation_noise, noise.shape[1:])
             if self.cameras:
-                size = self._images[self.cameras[0]].shape[1:3]
-                for camera, picture in zip(self.cameras, self._pictures(copy, size, self.cameras), strict=True):
-                    self._images[camera][copy] = picture
+                height, width = self._images[self.cameras[0]].shape[1:3]
+                pictures = self._pictures(copy, (height, width), self.cameras)
+                for camera, picture in zip(self.cameras, pictures, strict=True):
+                    change = self._distortions[copy].get(camera)
+                    self._images[camera][copy] = change(picture) if change else picture
         self._unseen[:] = False
         vectors = self.observe() if self._noise else {}
         seen = {key: np.asarray(vectors[key] + noise, np.float32) for key, noise in self._noise.items()}
         return seen | {camera: pictures.copy() for camera, pictures in self._images.items()}
 
-    def _pictures(self, copy: int, size: tuple[int, ...], cameras: Sequence[str | None]) -> list[NDArray[np.uint8]]:
-        height, width = size
-        if (height, width) not in self._renderers:
-            self._renderers[height, width] = SceneRenderer(self.model, width, height)
+    def _pictures(self, copy: int, size: tuple[int, int], cameras: Sequence[str | None]) -> list[NDArray[np.uint8]]:
+        if self._renderer is None:
+            self._renderer = SceneRenderer(self.model)
         data = self._datas[0]
         mujoco.mj_setState(self.model, data, self.physics[copy], STATE)
         mujoco.mj_forward(self.model, data)
         draw = partial(self.decorate, copy=copy)
-        return [self._renderers[height, width].frame(data, draw, camera) for camera in cameras]
+        return [self._renderer.frame(data, size, camera, draw) for camera in cameras]
 
     def _delay(self, action: Floats, running: Bools) -> Floats:
         """The action that is executed now, after this one has joined the queue."""

@@ -15,7 +15,7 @@ from dopr_robot.envs.contract import check_start
 from dopr_robot.envs.faults import ask, describe
 from dopr_robot.envs.loading import load_expert
 from dopr_robot.envs.making import make, make_vec
-from dopr_robot.envs.registration import TaskSpec
+from dopr_robot.envs.registration import TaskSpec, get_task
 from dopr_robot.errors import UserError
 
 STEPS = 1_000
@@ -153,8 +153,12 @@ CHECKS: Mapping[str, Callable[[TaskSpec], Iterator[str]]] = {
 }
 
 
-def check_task(spec: TaskSpec) -> Iterator[tuple[str, list[str]]]:
-    """Every check's name and what it found; what a task raises is found too."""
+def check_task(task: TaskSpec | str) -> Iterator[tuple[str, list[str]]]:
+    """Every check's name (one of :data:`CHECKS`) and what it found, as ``dopr tasks NAME --check`` does; what a task raises is found too.
+
+    Raises UnknownNameError for a task that is not registered, MissingExtraError for one whose package is not installed.
+    """
+    spec = get_task(task) if isinstance(task, str) else task
     spec.check_installed()
     for name, check in CHECKS.items():
         found: list[str] = []

@@ -2,23 +2,35 @@
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from dopr_robot.envs.loading import load, load_expert
 from dopr_robot.envs.making import make, make_vec
+from dopr_robot.envs.perturbations import PERTURBATIONS, Perturbations
 from dopr_robot.envs.registration import TaskSpec, list_tasks
 
 WIDTH, HEIGHT = 240, 180
 PICTURES = "images/tasks"
-HEAD = """# Tasks
+HEAD = f"""# Tasks
 
 Written by `dopr tasks --page docs/tasks.md`; do not edit. A task is named by its id, ours also by the bare name (`PickPlace`).
 *Attain*: success at horizon h is success reached by control step h. *Sustain*: success at horizon h is no failure up to step h.
 Options are keywords of `dopr_robot.envs.make_vec`, and `--option NAME=VALUE` of `dopr collect`.
+`cameras=["overview", "wrist"]` puts the pictures of a task's cameras beside the other observations: uint8 `[height, width, 3]`, upright,
+under the camera's name, of `camera_size=84` pixels a side, or `(height, width)`; PushT's are of 96, gym-aloha's of 480 x 640 unless told
+otherwise. `free` is the view of the package's own viewer. Shadows, reflections and multisampling are left out, which a software renderer
+can not afford; gym-aloha keeps them, since its published demonstrations have them.
 How often an expert succeeds is measured by `benchmarks/expert_success.py`, on the first seeds of what `dopr collect` draws from and under
 the noise that it injects.
+
+These options perturb what a robot meets, decided by the episode's seed alone. Every task takes them, where its own table does not say
+otherwise; those of pictures need `cameras`.
+
+| option | |
+|---|---|
+{chr(10).join(f"| `{name}` | {what} |" for name, what in PERTURBATIONS.items())}
 """
 NOTES = {
     "metaworld": """`reset(seed=...)` draws objects and goal from the space that the package's benchmark MT1 draws its tasks from.
@@ -113,7 +125,7 @@ def facts(spec: TaskSpec) -> list[tuple[str, str]]:
 def defaults(spec: TaskSpec) -> dict[str, Any]:
     """What each option is where nobody sets it, as far as the entry point's signature says."""
     made = load(spec.vector_entry_point or spec.entry_point)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {each.name: each.default for each in fields(Perturbations)}
     for each in inspect.getmro(made) if inspect.isclass(made) else [made]:
         if each is not object:
             for name, parameter in inspect.signature(each).parameters.items():
@@ -124,11 +136,17 @@ def defaults(spec: TaskSpec) -> dict[str, Any]:
 
 def _task(spec: TaskSpec, docs: Path) -> str:
     *rows, source = facts(spec)
-    options = "; ".join(f"`{name}`: {what}" for name, what in spec.options.items())
-    rows += [("options", options), source] if options else [source]
+    rows += [("options", _options(spec)), source]
     lines = [f"### {spec.id}", "", *_image(spec, docs), "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]
     return "\n".join([*lines, "", *_action(spec), ""])
+
+
+def _options(spec: TaskSpec) -> str:
+    """The task's own with what each does, and the names of those that every task has."""
+    own = [f"`{name}`: {what}" for name, what in spec.options.items() if PERTURBATIONS.get(name) != what]
+    common = [f"`{name}`" for name, what in spec.options.items() if PERTURBATIONS.get(name) == what]
+    return "; ".join([*own, *([", ".join(common)] if common else [])]) or "none"
 
 
 def _expert(spec: TaskSpec) -> str:

@@ -1,13 +1,7 @@
 """Our own tasks as the registry knows them; nothing here loads a simulator."""
 
+from dopr_robot.envs.perturbations import PERTURBATIONS
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, register_task
-
-PERTURBATIONS = {
-    "disturbance": "standard deviation of a random push along every axis, new at every control step, in newtons",
-    "observation_noise": "standard deviation of white noise on every entry of the state, in the entry's unit",
-    "action_delay": "control steps between an action and its execution",
-}
-"""Keywords that every task of ours takes."""
 
 _ARM_LOW = (-2.90, -1.76, -2.90, -3.07, -2.90, -0.02, -2.90)
 _ARM_HIGH = (2.90, 1.76, 2.90, -0.07, 2.90, 3.75, 2.90)

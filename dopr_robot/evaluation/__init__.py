@@ -7,6 +7,8 @@ here put them together. The names below are found when they are asked for, since
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dopr_robot.deprecation import moved
+
 if TYPE_CHECKING:
     from dopr_robot.evaluation.evaluator import run_evaluation
     from dopr_robot.evaluation.feedback import MEASURES
@@ -42,4 +44,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"dopr_robot.evaluation.{_LAZY[name]}"), name)
+    if name == "seeds":
+        return moved("dopr_robot.evaluation.seeds", "dopr_robot.seeds", gone_in="0.3")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,28 +1,42 @@
 """Whether one run beats another: runs evaluated on common initial states, compared, and the comparison written down."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.comparison import compare_evaluated, load_evaluated, look, write_comparison
+from dopr_robot.evaluation.comparison import (
+    Evaluated,
+    compare_evaluated,
+    curves_figure,
+    load_evaluated,
+    look,
+    write_comparison,
+)
 from dopr_robot.evaluation.evaluate import evaluate, evaluated
 from dopr_robot.evaluation.reports.naming import method_labels
+from dopr_robot.evaluation.results import Curve
 from dopr_robot.evaluation.rollouts.records import RESULTS, read_results
 from dopr_robot.policies import find_checkpoint
+from dopr_robot.tables import Shown, Table, interval
+
+PAIRS = 3
+"""Of more pairs than these the longest horizon alone is printed."""
 
 
-class Comparison:
-    """A comparison and where it lies.
+class Comparison(Shown):
+    """A comparison and where it lies. ``print`` shows what ``dopr compare`` does.
 
     Attributes:
         folder: with ``comparison.json``, ``horizon.png``, ``difference.png`` and ``report.html``.
         content: ``comparison.json``, see :func:`~dopr_robot.evaluation.comparison.compare_evaluated`.
+        runs: the evaluations that were compared.
     """
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
-        self.folder, self.content = folder, content
+    def __init__(self, folder: Path, content: dict[str, Any], runs: Sequence[Evaluated]) -> None:
+        self.folder, self.content, self.runs = folder, content, list(runs)
 
     @property
     def methods(self) -> list[dict[str, Any]]:
@@ -33,6 +47,79 @@ class Comparison:
     def pairs(self) -> list[dict[str, Any]]:
         """For each two methods the differences at every horizon, with intervals and p-values."""
         return list(self.content["pairs"])
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Success versus horizon of each method, by its label."""
+        hz = get_task(self.content["task"]).control_hz
+        return {method["label"]: Curve(method["curve"], hz) for method in self.methods}
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a pair and horizon, rates and not points. Raises ImportError without pandas."""
+        import pandas
+
+        keys = ("horizon", "difference", "p_value", "p_holm")
+        return pandas.DataFrame(
+            [
+                {
+                    "first": pair["first"],
+                    "second": pair["second"],
+                    **{key: cell[key] for key in keys},
+                    "low": cell["ci95"][0],
+                    "high": cell["ci95"][1],
+                }
+                for pair in self.pairs
+                for cell in pair["curve"]
+            ]
+        )
+
+    def plot(self) -> Any:
+        """Every method's curve as a matplotlib figure."""
+        return curves_figure(self.content, self.runs)
+
+    def _parts(self) -> Iterator[str | Table]:
+        content = self.content
+        yield f"{content['task']} ({content['kind']}), {content['episodes']} common initial states"
+        horizon = content["horizons"][-1]
+        rows = []
+        for method in self.methods:
+            last = method["curve"][-1]
+            rows.append([method["label"], len(method["runs"]), f"{last['success_rate']:.1%}", interval(last["ci95"])])
+        yield Table(["method", "runs", f"success at {horizon}", "95 %"], rows)
+        every = len(self.pairs) <= PAIRS
+        for pair in self.pairs if every else []:
+            yield f"\n{pair['first']} minus {pair['second']} ({pair['curve'][0]['test']})"
+            cells = [[cell["horizon"], *_cells(cell)] for cell in pair["curve"]]
+            yield Table(["horizon", "points", "95 %", "p", "p (Holm)"], cells)
+            needed = (
+                f"{100 * float(size):.0f}: {count or 'more than 20000'}"
+                for size, count in pair["episodes_needed"].items()
+            )
+            yield f"episodes needed to see a difference (80 % power), by points: {', '.join(needed)}"
+        if not every:
+            test = self.pairs[0]["curve"][0]["test"]
+            yield f"\ndifferences at horizon {horizon} ({test}); the others are in the report"
+            rows = [[pair["first"], pair["second"], *_cells(pair["curve"][-1])] for pair in self.pairs]
+            yield Table(["", "minus", "points", "95 %", "p", "p (Holm)"], rows)
+        if settings := content["settings"]:
+            yield "\nsettings that differ"
+            labels = [method["label"] for method in self.methods]
+            if len(labels) > len(settings):  # the longer side goes down the page
+                columns = list(settings.values())
+                rows = [[label, *(values[i] for values in columns)] for i, label in enumerate(labels)]
+                yield Table(["method", *settings], rows)
+            else:
+                yield Table(["setting", *labels], [[key, *values] for key, values in settings.items()])
+        if content["sequential"]:
+            yield f"\n{content['sequential']['verdict']}"
+            yield "(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)"
+
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and what its JSON file holds."""
+        return {"folder": str(self.folder), **self.content}
+
+    def _pictures(self) -> Sequence[Path]:
+        return [self.folder / "horizon.png", self.folder / "difference.png"]
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -49,6 +136,7 @@ def compare(
     horizons: Sequence[int] | None = None,
     seed: int = 0,
     labels: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     sequential: bool = False,
     block: int = 20,
@@ -63,6 +151,7 @@ def compare(
         episodes: initial states; with ``sequential`` at most.
         horizons: control steps; None: 8 equal ones up to the task's longest.
         seed: block of initial states.
+        options: of the task, over those that the runs were trained for; runs of different options are refused.
         labels: what the methods are called, in their order.
         num_envs: copies of the environment.
         sequential: two runs, ``block`` episodes between two looks, until an anytime-valid test decides.
@@ -78,7 +167,7 @@ def compare(
         if not (path / RESULTS).is_file():
             find_checkpoint(path)
     named = method_labels(paths, labels)
-    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs}
+    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs, "options": options}
     decision: dict[str, Any] | None = None
     if sequential:
         folders, decision = _sequentially(paths, [label for label, _ in named], episodes, block, out, ways)
@@ -88,7 +177,13 @@ def compare(
     result = compare_evaluated(found, horizons)
     result["sequential"] = decision
     write_comparison(result, found, out)
-    return Comparison(out, result)
+    return Comparison(out, result, found)
+
+
+def _cells(cell: dict[str, Any]) -> list[str]:
+    points = [100 * bound for bound in cell["ci95"]]
+    values = f"{100 * cell['difference']:+.1f}", interval(points, "{:+.1f}"), cell["p_value"], cell["p_holm"]
+    return [value if isinstance(value, str) else f"{value:.4f}" for value in values]
 
 
 def _sequentially(

@@ -133,8 +133,9 @@ def common_seeds(runs: Sequence[Evaluated]) -> list[int]:
     for run in runs[1:]:
         for key in ("task", "kind", "env_options"):
             if run.results.get(key) != first.results.get(key):
+                hint = ": --option NAME=VALUE evaluates all runs under one" if key == "env_options" else ""
                 raise UserError(
-                    f"{run.folder} is of another {key} ({run.results.get(key)}) than {first.folder} ({first.results.get(key)})"
+                    f"{run.folder} is of another {key} ({run.results.get(key)}) than {first.folder} ({first.results.get(key)}){hint}"
                 )
     states = [{record.seed: record.initial_state_sha256 for record in run.records} for run in runs]
     common = sorted(set.intersection(*(set(of_run) for of_run in states)))

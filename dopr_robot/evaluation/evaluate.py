@@ -5,27 +5,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.envs import get_task
+from dopr_robot.envs import Task
+from dopr_robot.envs.task import varied
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.evaluator import run_evaluation
 from dopr_robot.evaluation.lengths import evaluate_lengths
+from dopr_robot.evaluation.perturbed import evaluate_perturbed
 from dopr_robot.evaluation.results import Results
 from dopr_robot.evaluation.rollouts.group import ActingPolicy
 from dopr_robot.evaluation.rollouts.plan import Evaluation, describe_checkpoint
 from dopr_robot.policies import Policy, find_checkpoint, load_policy
+from dopr_robot.policies.checkpoint import read_description
 from dopr_robot.training import Run, RunConfig, load_data, validation_loss
+from dopr_robot.training.data import task_id
 from dopr_robot.training.folder import free_or_last
 
 
 def evaluate(
     run: str | os.PathLike[str] | ActingPolicy,
-    task: str | None = None,
+    task: Task | str | None = None,
     *,
     episodes: int | None = None,
     horizons: Sequence[int] | None = None,
     lengths: Sequence[int] | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    perturb: Mapping[str, Sequence[Any]] | None = None,
     acting: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     workers: int | None = None,
@@ -47,7 +52,9 @@ def evaluate(
         horizons: control steps at which success is reported; None: 8 equal ones up to the task's longest.
         lengths: of the task, where it has one: success versus length too.
         seed: block of initial states.
-        options: of the task.
+        options: of the task, over those that the policy was trained for.
+        perturb: values of options by name (``{"observation_noise": [0.01, 0.02]}``; several: every combination): each is rolled out from
+            the same initial states as the unperturbed task.
         acting: how plans become actions, over the checkpoint's (``{"ensemble": True}``).
         num_envs: copies of the environment, and ``workers``: threads; the records depend on neither.
         video: episodes in the video; 0: none.
@@ -68,10 +75,9 @@ def evaluate(
         policy = run
     home = Run.of(checkpoint) if checkpoint else None
     config = home.config if home else RunConfig()
-    name = task or task_of(policy, run)
     evaluation = Evaluation(
         policy,
-        name,
+        chosen_task(task, policy, run),
         episodes=config.evaluation.episodes if episodes is None else episodes,
         seed=seed,
         horizons=horizons,
@@ -86,8 +92,12 @@ def evaluate(
         "validation_loss": _validation_loss(policy, config),
         "resume": resume,
     }
+    if lengths and perturb:
+        raise UserError("lengths and perturb are two measurements: one call each")
     if lengths:
         evaluate_lengths(evaluation, folder, lengths, **more)
+    elif perturb:
+        evaluate_perturbed(evaluation, folder, perturb, **more)
     else:
         run_evaluation(evaluation, folder, **more)
     return Results(folder)
@@ -100,6 +110,7 @@ def evaluated(
     horizons: Sequence[int] | None = None,
     seed: int = 0,
     num_envs: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """The evaluation folder of a run, a checkpoint or itself: one that is there with what is asked for, or a new one."""
     path = Path(run)
@@ -108,22 +119,30 @@ def evaluated(
     checkpoint = find_checkpoint(path).resolve()
     described, home = describe_checkpoint(checkpoint), Run.of(checkpoint)
     assert described is not None
+    trained = read_description(checkpoint)
+    expected = varied({**(trained.get("task_options") or {}), **(options or {})})
     for folder in home.evaluations if home else []:
         found = Results(folder).content
         reach = max(horizons or [0]) <= max(found["horizons"])
         same = found["checkpoint"] and found["checkpoint"]["sha256"] == described["sha256"]
-        use = found["seed"] == seed and found["use"] == "final" and not found["env_options"]
+        use = found["seed"] == seed and found["use"] == "final" and found["env_options"] == expected
         if same and use and reach and not found["partial"] and found["episodes"] >= episodes:
             return folder
-    return evaluate(path, episodes=episodes, horizons=horizons, seed=seed, num_envs=num_envs, video=0).folder
+    return evaluate(
+        path, episodes=episodes, horizons=horizons, seed=seed, num_envs=num_envs, options=options, video=0
+    ).folder
 
 
-def task_of(policy: Any, named: Any) -> str:
-    """The task that a policy was trained for. Raises UserError where it does not say."""
-    task = policy.task if isinstance(policy, Policy) else None
-    if task is None:
+def chosen_task(task: Task | str | None, policy: Any, named: Any) -> Task:
+    """The task that a policy was trained for with its options, or another that is asked for. Raises UserError where neither is known."""
+    own = policy.task if isinstance(policy, Policy) else None
+    if isinstance(task, Task):
+        return task
+    if task is None and own is None:
         raise UserError(f"{named} does not say which task it was trained for: --task NAME (see dopr tasks)")
-    return task
+    wanted = Task(task or own or "")
+    same = own is not None and task_id(own) == wanted.id
+    return wanted.given(policy.task_options) if same else wanted
 
 
 def _validation_loss(policy: Any, config: RunConfig) -> float | None:
@@ -140,4 +159,4 @@ def _default_folder(evaluation: Evaluation, home: Run | None, resume: bool) -> P
         return home.evaluation_folder(f"{checkpoint.name}-seed{evaluation.seed}", resume=resume)
     if checkpoint is not None:
         raise UserError(f"{checkpoint} lies in no run folder: --out DIR says where the evaluation goes")
-    return free_or_last(Path("eval") / f"{get_task(evaluation.task).name}-seed{evaluation.seed}", resume=resume)
+    return free_or_last(Path("eval") / f"{evaluation.spec.name}-seed{evaluation.seed}", resume=resume)

@@ -17,6 +17,7 @@ from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.evaluation import write_evaluation_report
 from dopr_robot.evaluation.reports.showcase import show
+from dopr_robot.evaluation.reports.strength import strength_figure
 from dopr_robot.evaluation.reports.video import rendered
 from dopr_robot.evaluation.rollouts.group import Observer
 from dopr_robot.evaluation.rollouts.plan import Evaluation
@@ -34,7 +35,7 @@ from dopr_robot.progress import progress
 
 FIGURE, REPORT = "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
-LENGTHS = "lengths.png"
+LENGTHS, PERTURBED = "lengths.png", "perturbed.png"
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +50,7 @@ def run_evaluation(
     resume: bool = False,
     observer: Observer | None = None,
     lengths: Mapping[int, Path] | None = None,
+    perturbed: Sequence[tuple[Mapping[str, float], Path]] = (),
 ) -> dict[str, Any]:
     """Roll a policy out and write records, results, curve and video to ``out``.
 
@@ -66,6 +68,8 @@ def run_evaluation(
         observer: sees every reset and step of the episodes that are run.
         lengths: folders of evaluations of the task at shorter lengths, for results, report and ``lengths.png``; see
             :func:`~dopr_robot.evaluation.lengths.evaluate_lengths`, which makes them.
+        perturbed: options and folders of evaluations under perturbations, for results, report and ``perturbed.png``; see
+            :func:`~dopr_robot.evaluation.perturbed.evaluate_perturbed`, which makes them.
 
     Returns:
         The content of ``results.json``.
@@ -104,6 +108,7 @@ def run_evaluation(
             ),
             "validation_loss": validation_loss,
             "lengths": [],
+            "perturbed": [],
             "faults": faults,
             "wall_s": before.get("wall_s", 0.0) + wall,
             "env_steps_per_s": steps / wall,
@@ -139,7 +144,7 @@ def run_evaluation(
         if video:
             write_json(out / RESULTS, final)  # before the pictures, which may fail
             show(evaluation, records, video, out / VIDEO, out / STILLS)
-        return _write(evaluation, out, final, records, lengths)
+        return _write(evaluation, out, final, records, lengths, perturbed)
 
 
 def _write(
@@ -148,21 +153,29 @@ def _write(
     results: dict[str, Any],
     records: Sequence[EpisodeRecord],
     lengths: Mapping[int, Path] | None = None,
+    perturbed: Sequence[tuple[Mapping[str, float], Path]] = (),
 ) -> dict[str, Any]:
     """Write results, curve and report, and return the results."""
-    spec, against = evaluation.spec, None
+    spec, against, strength = evaluation.spec, None, None
     if lengths:
         by_length = {length: read_records(folder / RECORDS) for length, folder in lengths.items()}
         by_length[evaluation.length or 1] = list(records)
         results = results | {"lengths": statistics.by_length(by_length, spec.kind, evaluation.horizon)}
         against = plots.lengths_figure(by_length, results["lengths"], spec)
         plots.save(against, out / LENGTHS)
+    if perturbed:
+        under = [read_records(folder / RECORDS) for _, folder in perturbed]
+        arms = [(options, those) for (options, _), those in zip(perturbed, under, strict=True)]
+        found = statistics.perturbed(records, arms, spec.kind, evaluation.horizons or [])
+        results = results | {"perturbed": found}
+        strength = strength_figure(records, results["curve"][-1], found, under, spec)
+        plots.save(strength, out / PERTURBED)
     write_json(out / RESULTS, results)
     curve = figure(evaluation, records) if records else None
     if curve is not None:
         plots.save(curve, out / FIGURE)
     write_evaluation_report(
-        out / REPORT, results, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS, against
+        out / REPORT, results, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS, against, strength
     )
     return results
 

@@ -6,7 +6,7 @@ checkpoints, rank correlations say which of them goes with success, at every hor
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dopr_robot.envs import get_task
+from dopr_robot.envs import Task, get_task
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import statistics
-from dopr_robot.evaluation.evaluate import task_of
+from dopr_robot.evaluation.evaluate import chosen_task
 from dopr_robot.evaluation.evaluator import run_evaluation, versions
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.evaluation import write_feedback_report
@@ -35,6 +35,7 @@ from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_
 from dopr_robot.files import write_json
 from dopr_robot.policies import find_checkpoint, load_policy
 from dopr_robot.reading import read_json
+from dopr_robot.tables import Shown, Table, interval
 from dopr_robot.training import Run, RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"
@@ -52,7 +53,7 @@ FEWEST = 3
 class Plan:
     """How every checkpoint is rolled out; see :class:`~dopr_robot.evaluation.rollouts.plan.Evaluation`."""
 
-    task: str
+    task: Task
     episodes: int
     seed: int = 0
     horizons: Sequence[int] | None = None
@@ -60,8 +61,8 @@ class Plan:
     workers: int | None = None
 
 
-class Feedback:
-    """A measurement of test-time feedback and where it lies.
+class Feedback(Shown):
+    """A measurement of test-time feedback and where it lies. ``print`` shows what ``dopr eval --feedback`` does.
 
     Attributes:
         folder: with ``feedback.json``, ``feedback.png`` and ``report.html``.
@@ -70,6 +71,63 @@ class Feedback:
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self.folder, self.content = folder, content
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a checkpoint, success at the longest horizon. Raises ImportError without pandas."""
+        import pandas
+
+        rows = []
+        for each in self.content["checkpoints"]:
+            last, gap = each["curve"][-1], each["action_gap"]
+            rows.append(
+                {
+                    "step": each["step"],
+                    "validation_loss": each["validation_loss"],
+                    "success_rate": last["success_rate"],
+                    "low": last["ci95"][0],
+                    "high": last["ci95"][1],
+                    "divergence": each["divergence"]["mean"],
+                    "action_gap": gap and gap["mean"],
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def plot(self) -> Any:
+        """Success, validation loss, divergence and action gap over the checkpoints as a matplotlib figure."""
+        return plots.feedback_figure(self.content, get_task(self.content["task"]).control_hz)
+
+    def _parts(self) -> Iterator[str | Table]:
+        content = self.content
+        longest = content["horizons"][-1]
+        about = f"{content['task']} ({content['kind']})"
+        yield f"{about}, {content['episodes']} initial states for selection, horizon {longest}"
+        rows = []
+        for each in content["checkpoints"]:
+            last, gap = each["curve"][-1], each["action_gap"]
+            rows.append(
+                [
+                    "-" if each["step"] is None else f"{each['step']:,}",
+                    "-" if each["validation_loss"] is None else f"{each['validation_loss']:.5f}",
+                    f"{last['success_rate']:.1%}",
+                    interval(last["ci95"]),
+                    f"{each['divergence']['mean']:.2f}",
+                    f"{gap['mean']:.3f}" if gap else "-",
+                ]
+            )
+        yield Table(["step", "valid. loss", "success", "95 % interval", "divergence", "action gap"], rows)
+        for each in content["rank_correlation"]:
+            if each["horizon"] == longest:
+                found = "constant" if each["spearman"] is None else f"{each['spearman']:+.2f} (p {each['p_value']:.3f})"
+                yield f"rank correlation with success: {MEASURES[each['measure']]} {found}"
+        if not content["rank_correlation"]:
+            yield "fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)"
+
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and what its JSON file holds."""
+        return {"folder": str(self.folder), **self.content}
+
+    def _pictures(self) -> Sequence[Path]:
+        return [self.folder / FIGURE]
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -80,11 +138,12 @@ class Feedback:
 
 def feedback(
     run: str | os.PathLike[str],
-    task: str | None = None,
+    task: Task | str | None = None,
     *,
     episodes: int | None = None,
     horizons: Sequence[int] | None = None,
     seed: int = 0,
+    options: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     workers: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -94,8 +153,8 @@ def feedback(
 
     Args:
         run: a run folder (keep its checkpoints when training: ``training.keep_checkpoints=20``) or one of its checkpoints.
-        task, episodes, horizons, seed, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the initial
-            states are of the range for selection.
+        task, episodes, horizons, seed, options, num_envs, workers, resume: see :func:`~dopr_robot.evaluation.evaluate.evaluate`; the
+            initial states are of the range for selection.
         out: where it goes; None: ``RUN/eval/feedback-seed<seed>``.
 
     Raises:
@@ -108,9 +167,9 @@ def feedback(
     config = home.config
     if config.data.store is None or not Path(config.data.store).exists():
         raise UserError(f"the run's demonstrations are not there: {config.data.store} (run from where it was trained)")
-    name = task or task_of(load_policy(checkpoint), run)
+    what = chosen_task(task, load_policy(checkpoint), run).given(options or {})
     steps = home.checkpoints.steps() if Path(run).resolve() == home.folder.resolve() else []
-    plan = Plan(name, episodes or config.evaluation.episodes, seed, horizons, num_envs, workers)
+    plan = Plan(what, episodes or config.evaluation.episodes, seed, horizons, num_envs, workers)
     folder = Path(out) if out is not None else home.evaluation_folder(f"feedback-seed{seed}", resume=resume)
     checkpoints = [home.checkpoints.folder / str(step) for step in steps] or [checkpoint]
     return Feedback(folder, measure_feedback(checkpoints, config, plan, folder, resume=resume))
@@ -176,11 +235,12 @@ def measure_feedback(
             write_json(folder / RESULT, done)
         measured.append(done)
         records.append(read_records(folder / RECORDS))
-    spec = get_task(plan.task)
+    spec = plan.task.spec
     horizons = [point["horizon"] for point in measured[0]["curve"]]
     result = {
         "task": spec.id,
         "kind": spec.kind,
+        "env_options": plan.task.varied,
         "use": "selection",
         "seed": plan.seed,
         "episodes": plan.episodes,

@@ -2,14 +2,15 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dopr_robot.collection.replay import collection, executed_actions
+from dopr_robot.collection.replay import executed_actions, recorded
 from dopr_robot.datasets import Episode, Store, is_store
-from dopr_robot.envs import get_task, make_vec
+from dopr_robot.envs import Task
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.evaluation.reports.video import Clip, fit, stride_for, write_grid
 
@@ -21,6 +22,7 @@ def render(
     episodes: int = 4,
     camera: str | None = None,
     seed: int = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a video of a run's, or of a store's, first episodes side by side, as ``dopr render`` does.
 
@@ -33,6 +35,7 @@ def render(
         episodes: how many are shown.
         camera: one of the task's cameras, or of the store's images.
         seed: block of initial states of a policy.
+        options: of the task, over those that the policy was trained for, or the demonstrations were collected with.
 
     Raises:
         UserError: nothing there, no such camera, or no way to show it.
@@ -43,16 +46,18 @@ def render(
     if out.suffix != ".mp4":
         raise UserError(f"--out {out} has to end in .mp4")
     if is_store(os.fspath(source)):
-        clips, fps = _demonstrations(os.fspath(source), episodes, camera)
+        clips, fps = _demonstrations(os.fspath(source), episodes, camera, options or {})
     else:
-        clips, fps = _rollouts(Path(source), episodes, camera, seed)
+        clips, fps = _rollouts(Path(source), episodes, camera, seed, options or {})
     write_grid(out, clips, columns=math.ceil(len(clips) ** 0.5), fps=fps)
     return out
 
 
-def _rollouts(source: Path, episodes: int, camera: str | None, seed: int) -> tuple[list[Clip], float]:
+def _rollouts(
+    source: Path, episodes: int, camera: str | None, seed: int, options: Mapping[str, Any]
+) -> tuple[list[Clip], float]:
     # Demonstrations are shown without torch.
-    from dopr_robot.evaluation.evaluate import task_of
+    from dopr_robot.evaluation.evaluate import chosen_task
     from dopr_robot.evaluation.reports.showcase import Camera
     from dopr_robot.evaluation.rollouts.plan import Evaluation
     from dopr_robot.evaluation.rollouts.records import EpisodeRecord
@@ -60,7 +65,14 @@ def _rollouts(source: Path, episodes: int, camera: str | None, seed: int) -> tup
 
     checkpoint = find_checkpoint(source).resolve()
     policy = load_policy(checkpoint)
-    evaluation = Evaluation(policy, task_of(policy, source), episodes=episodes, seed=seed, checkpoint=checkpoint)
+    evaluation = Evaluation(
+        policy,
+        chosen_task(None, policy, source),
+        episodes=episodes,
+        seed=seed,
+        checkpoint=checkpoint,
+        env_options=options,
+    )
     hz = evaluation.spec.control_hz
     filmed = Camera(stride_for(hz), {})
     records: list[EpisodeRecord] = []
@@ -72,7 +84,9 @@ def _rollouts(source: Path, episodes: int, camera: str | None, seed: int) -> tup
     return clips, hz / stride_for(hz)
 
 
-def _demonstrations(source: str, episodes: int, camera: str | None) -> tuple[list[Clip], float]:
+def _demonstrations(
+    source: str, episodes: int, camera: str | None, options: Mapping[str, Any]
+) -> tuple[list[Clip], float]:
     store = Store.open(source)
     hz = store.attributes.control_hz or 10.0
     images = [name for name, key in store.keys.items() if len(key.shape) == 3 and key.shape[-1] == 3]
@@ -88,7 +102,7 @@ def _demonstrations(source: str, episodes: int, camera: str | None) -> tuple[lis
             steps = list(range(0, len(pictures), stride_for(hz)))
             frames = [_pixels(pictures[step]) for step in steps]
         else:
-            frames, steps, success = _replayed(store, index, stride_for(hz), camera)
+            frames, steps, success = _replayed(store, index, stride_for(hz), camera, options)
         outcome = {1: "success", 0: "failure", -1: ""}[success]
         rate = store.attributes.control_hz or 0.0
         clips.append(Clip(f"episode {index}", [fit(frame) for frame in frames], outcome, steps, rate))
@@ -111,19 +125,20 @@ def _view(spec: Any, camera: str | None) -> dict[str, Any]:
     return {"camera": camera}
 
 
-def _replayed(store: Any, index: int, stride: int, camera: str | None) -> tuple[list[Any], list[int], int]:
-
-    seed, task = int(store.seeds[index]), store.attributes.task
-    if task is None or seed < 0:
+def _replayed(
+    store: Any, index: int, stride: int, camera: str | None, options: Mapping[str, Any]
+) -> tuple[list[Any], list[int], int]:
+    seed = int(store.seeds[index])
+    if store.attributes.task is None or seed < 0:
         raise UserError(f"{store.path}: no images, and no task and seed to replay episode {index} from")
-    options = collection(store.attributes).get("options") or {}
-    env = make_vec(task, 1, render_mode="rgb_array", **options, **_view(get_task(task), camera))
+    task = recorded(store.attributes).given(options)
+    env = Task(task.id, task.varied).make_vec(1, render_mode="rgb_array", **_view(task.spec, camera))
     try:
         env.reset(seed=[seed])  # type: ignore[arg-type]
         frames, steps, done, success = [env.render()[0]], [0], False, False  # type: ignore[index]
         space = env.single_action_space  # type: ignore[attr-defined]
-        recorded = Episode(store.episode(index, ["action"]), seed)
-        for number, action in enumerate(executed_actions(store.attributes, recorded), start=1):
+        shown = Episode(store.episode(index, ["action"]), seed)
+        for number, action in enumerate(executed_actions(store.attributes, shown), start=1):
             _, _, terminated, truncated, info = env.step(action.clip(space.low, space.high)[None])  # type: ignore[attr-defined]
             done, success = bool(terminated[0] or truncated[0]), bool(info["success"][0])
             if number % stride == 0 or done:

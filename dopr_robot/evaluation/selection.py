@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dopr_robot.envs import get_task
+from dopr_robot.envs import Task
 from dopr_robot.evaluation import EpisodeRecord, Evaluation
 from dopr_robot.evaluation.evaluator import figures
 from dopr_robot.policies import Policy
@@ -12,7 +12,7 @@ class SelectionRollout:
     """Rolls a policy out from the same initial states at every call; what ``training.train`` takes as ``rollout``.
 
     Args:
-        task: a name of :func:`dopr_robot.envs.get_task`.
+        task: what it was trained for, options included.
         episodes: how many.
         horizons: control steps; None: the task's longest alone.
         num_envs: copies; the records do not depend on it.
@@ -25,9 +25,9 @@ class SelectionRollout:
     """
 
     def __init__(
-        self, task: str, episodes: int, horizons: Sequence[int] | None = None, num_envs: int | None = None
+        self, task: Task, episodes: int, horizons: Sequence[int] | None = None, num_envs: int | None = None
     ) -> None:
-        self.spec = get_task(task)
+        self.task, self.spec = task, task.spec
         self.spec.check_installed()
         self.episodes = episodes
         self.horizons = list(horizons or [self.spec.max_steps])
@@ -36,14 +36,14 @@ class SelectionRollout:
 
     def __call__(self, policy: Policy) -> Mapping[str, float]:
         """``success_rate`` at the longest horizon, and the task's own figures."""
-        self.records = rolled_out(policy, self.spec.id, self.episodes, self.horizons, "selection", self.num_envs)
+        self.records = rolled_out(policy, self.task, self.episodes, self.horizons, "selection", self.num_envs)
         found = figures(self.records, self.spec.kind, self.horizons, use="selection")
         means = {name: value["mean"] for name, value in found["metrics"].items()}
         return {"success_rate": found["curve"][-1]["success_rate"], **means}
 
 
 def rolled_out(
-    policy: Policy, task: str, episodes: int, horizons: Sequence[int], use: str, num_envs: int | None = None
+    policy: Policy, task: Task, episodes: int, horizons: Sequence[int], use: str, num_envs: int | None = None
 ) -> list[EpisodeRecord]:
     """Records of a policy's episodes in one thread, in the order of the episodes; the policy is left in the mode it was in."""
     training = policy.training

@@ -6,7 +6,14 @@
 
 from dopr_robot.optim.coverage import Coverage
 from dopr_robot.optim.dopr import DoPr
-from dopr_robot.optim.factory import make_optimizer, optimizer_names, optimizer_options, parameter_groups, saved_options
+from dopr_robot.optim.factory import (
+    DoPrAdamW,
+    make_optimizer,
+    optimizer_names,
+    optimizer_options,
+    parameter_groups,
+    saved_options,
+)
 from dopr_robot.optim.muon import AdaMuon, Muon, newton_schulz
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.signs import Lion, Signum
@@ -17,6 +24,7 @@ __all__ = [
     "AdaMuon",
     "Coverage",
     "DoPr",
+    "DoPrAdamW",
     "Lion",
     "Muon",
     "Signum",

@@ -1,10 +1,12 @@
 """Checks of options."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
 
+# A saved state has places in this: new ones come at the end.
 FORMS = ("auto", "batch", "average", "low_rank", "sketch", "average_sketch")
 
 
@@ -21,9 +23,7 @@ def check_hyperparameters(*, lr: float, weight_decay: float, **decays: float) ->
 def check_preconditioning(
     *,
     form: Any,
-    damping: Any,
     stat_decay: Any,
-    update_every: Any,
     warmup_steps: Any,
     conv: Any,
     rank: Any,
@@ -32,12 +32,11 @@ def check_preconditioning(
     max_dim: Any,
     max_cost: Any,
     state_dtype: Any,
+    max_update_norm: Any,
 ) -> None:
     """Raise ValueError, naming the value, for an option of ``ActivationPreconditioner`` that is out of range or of the wrong type."""
     if form not in FORMS:
         raise ValueError(f"form={form!r} must be one of {', '.join(FORMS)}")
-    if not callable(damping) and not (is_number(damping) and 0 < damping < math.inf):
-        raise ValueError(f"damping={damping!r} must be a positive number: 0.1 is a good beginning")
     if not (is_number(stat_decay) and 0 <= stat_decay < 1):
         raise ValueError(f"stat_decay={stat_decay!r} must be in [0, 1)")
     if conv not in ("sua", "unfold"):
@@ -50,18 +49,36 @@ def check_preconditioning(
         raise ValueError(f"state_dtype={state_dtype!r} must be 'bfloat16' or None")
     if rank is None:
         raise ValueError("rank=None, the whole inverse, is form='average'")
+    if max_update_norm is not None and not (is_number(max_update_norm) and 0 < max_update_norm < math.inf):
+        raise ValueError(f"max_update_norm={max_update_norm!r} must be a positive number, or None for no limit")
     for name, value, least in (
-        ("update_every", update_every, 1),
         ("warmup_steps", warmup_steps, 0),
         ("rank", 1 if rank == "auto" else rank, 1),
         ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
         ("max_nonfinite", max_nonfinite, 1),
         ("max_dim", 1 if max_dim is None else max_dim, 1),
     ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        check_whole(name, value, least)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise ValueError, naming the value, where it is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def is_number(value: Any) -> bool:
     """Whether ``value`` is an int or a float, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class WarnOnce:
+    """Warns of each thing once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            warnings.warn(message, stacklevel=4)

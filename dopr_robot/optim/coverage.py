@@ -1,8 +1,8 @@
 """Which parameters are preconditioned, and why the others are not."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from dopr_robot.optim.layers import Blocks, Layer, find_layers, in_blocks, own_f
 
 
 def find_factors(
-    model: nn.Module,
+    model: Any,
     *,
     form: str = "auto",
     conv: str,
@@ -20,11 +20,16 @@ def find_factors(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     parameters: Iterable[nn.Parameter] | None = None,
+    must_match: bool = True,
 ) -> tuple[list[Factor], dict[str, str]]:
     """The factors of ``model``'s weights, and for every parameter without one the reason.
 
+    Args:
+        model: a module, or what has ``named_parameters()`` and ``modules()`` like one.
+        must_match: whether every pattern of ``include`` and ``exclude`` has to match a weight.
+
     Raises:
-        ValueError: where a pattern of ``include`` or ``exclude`` matches no weight.
+        ValueError: where one does not.
     """
     names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
     allowed = set(names if parameters is None else parameters)
@@ -35,7 +40,7 @@ def find_factors(
             odd |= dict.fromkeys(module._parameters.values(), why)
         for layer in find_layers(module, conv, include_bias):
             uses.setdefault(layer.weight, []).append(layer)
-    chosen = _select([names[weight] for weight in uses], include, exclude)
+    chosen = select([names[weight] for weight in uses if weight in names], include, exclude, must_match=must_match)
     factors: list[Factor] = []
     left: dict[str, str] = {}
     for parameter, name in names.items():
@@ -60,12 +65,15 @@ def find_factors(
     return factors, {name: reason for name, reason in left.items() if name not in with_bias}
 
 
-def _select(names: Sequence[str], include: Iterable[str] | None, exclude: Iterable[str] | None) -> set[str]:
+def select(
+    names: Sequence[str], include: Iterable[str] | None, exclude: Iterable[str] | None, *, must_match: bool = True
+) -> set[str]:
+    """The names that patterns choose. Raises ValueError for a pattern that matches none, where it must."""
     for kind, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):
             raise ValueError(f"{kind}={patterns!r} must be a list of patterns: [{patterns!r}]")
         for pattern in patterns or ():
-            if not fnmatch.filter(names, pattern):
+            if must_match and not fnmatch.filter(names, pattern):
                 raise ValueError(f"{kind} pattern {pattern!r} matches no weight: the first are {', '.join(names[:3])}")
     chosen = set(names) if include is None else {name for pattern in include for name in fnmatch.filter(names, pattern)}
     return chosen - {name for pattern in exclude or () for name in fnmatch.filter(names, pattern)}
@@ -129,8 +137,23 @@ class Coverage(list[Row]):
     """The rows of the report; ``str()`` is the table to print."""
 
     @classmethod
-    def of(cls, model: nn.Module, factors: Sequence[Factor], left: dict[str, str], *, started: bool) -> "Coverage":
-        """The report over ``model`` as it is now; ``started``: whether a step was taken, so that a layer that saw no input never fired."""
+    def of(
+        cls,
+        model: Any,
+        factors: Sequence[Factor],
+        left: dict[str, str],
+        *,
+        started: bool,
+        off: Container[nn.Parameter] = (),
+        others: Iterable[tuple[str, nn.Parameter]] = (),
+    ) -> "Coverage":
+        """The report over ``model`` as it is now.
+
+        Args:
+            started: whether a step was taken, so that a layer that saw no input never fired.
+            off: weights whose group says ``precondition=False``.
+            others: parameters of the optimizer that are not the model's.
+        """
         rows: dict[nn.Parameter, tuple[bool, str]] = {}
         for factor in factors:
             kind = " + ".join(dict.fromkeys(layer.kind for layer in factor.layers))
@@ -139,16 +162,20 @@ class Coverage(list[Row]):
             fired = factor.refreshed >= 0 or not started
             if not factor.weight.requires_grad:
                 rows[factor.weight] = (False, "wants no gradient")
+            elif factor.weight in off:
+                rows[factor.weight] = (False, f"{kind}; its group says precondition=False")
             elif fired:
                 rows[factor.weight] = (True, f"{kind}; {factor.described()}")
             else:
                 rows[factor.weight] = (False, f"{kind}: NEVER FIRED, no input was seen; left to the base")
             if factor.bias is not None:
                 rows[factor.bias] = (rows[factor.weight][0], f"with {factor.name}")
-        return cls(
+        report = cls(
             Row(name, tuple(parameter.shape), *rows.get(parameter, (False, left.get(name, NEW))))
             for name, parameter in ((plain_name(name), p) for name, p in model.named_parameters())
         )
+        report += [Row(name, tuple(p.shape), False, "not a parameter of the model") for name, p in others]
+        return report
 
     @property
     def matrix_share(self) -> float:

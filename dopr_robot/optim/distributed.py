@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from dopr_robot.optim.factors import Factor, Rows
 
 
-def refuse_sharded(model: nn.Module) -> None:
+def refuse_sharded(model: Any) -> None:
     """Raise ValueError for FSDP: a rank holds rows or flat pieces of a weight, not the matrix that the inverse multiplies."""
     sharded = [
         name for name, p in model.named_parameters() if hasattr(p, "device_mesh") or type(p).__name__ == "FlatParameter"
@@ -27,13 +26,27 @@ def ranks(group: Any) -> int:
     return dist.get_world_size(group) if group is not False and dist.is_available() and dist.is_initialized() else 1
 
 
+def same_on_all_ranks(factors: Sequence[Factor], group: Any) -> None:
+    """Raise RuntimeError where ranks saw other layers run, so that what they are about to exchange would not fit together."""
+    if ranks(group) == 1:
+        return
+    device = factors[0].weight.device if factors else None
+    number = torch.tensor([len(factors), -len(factors)], device=device)
+    dist.all_reduce(number, op=dist.ReduceOp.MAX, group=group)
+    if number[0] != -number[1]:
+        raise RuntimeError(
+            f"one rank saw {int(number[0])} layers run and another {-int(number[1])}: give DoPr the model, so that they are known "
+            "before they run"
+        )
+
+
 def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any) -> list[Factor]:
     """Bring the inputs of all ranks together: sums and counts added, kept rows side by side.
 
     Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a layer costs at most ``min(n, d) x d`` numbers a
     step. Returns the factors that any rank has inputs for.
     """
-    if ranks(group) == 1:
+    if not factors or ranks(group) == 1:
         return due
     # A rank may have run fewer layers than another, or an attention with separate keys: agree on what there is before adding it.
     device = factors[0].weight.device

@@ -1,6 +1,7 @@
 """DoPr: any optimizer, fed with activation-preconditioned gradients."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -8,8 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dopr_robot.optim.coverage import Coverage
+from dopr_robot.optim.groups import PER_GROUP, named
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
+from dopr_robot.optim.sources import Models, one_model
 from dopr_robot.optim.spectrum import Spectrum
+from dopr_robot.optim.state import KEY, by_weight, is_entry, pack, room
+
+_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {"model", "parameters", *PER_GROUP}
 
 
 class DoPr(Optimizer):
@@ -24,13 +30,15 @@ class DoPr(Optimizer):
     ``accelerate.prepare`` act on both. Source: arXiv 2606.06418.
 
     Args:
-        base: the optimizer that takes the step, over parameters of ``model``.
-        model: the model whose forward is to be watched.
+        base: the optimizer that takes the step. Its groups may have ``damping``, ``update_every`` and ``precondition`` of their own.
+        model: the model whose forward is to be watched, or a list or dict of several. Parameters of the base that are not the model's are
+            left to it. None: the uses of the base's parameters are found in the modules that run.
         **options: of :class:`ActivationPreconditioner`: ``form, damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
-            include_bias, rank, max_tokens, max_nonfinite, process_group``.
+            include_bias, rank, max_tokens, max_nonfinite, max_update_norm, process_group``.
 
     Raises:
-        ValueError: for an option out of range, a model without a supported layer, or a base over parameters that are not the model's.
+        ValueError: for an option out of range, a model without a supported layer, a base over parameters none of which is the model's, or
+            a base that calls its closure itself (LBFGS).
 
     >>> model = nn.Linear(3, 2)
     >>> optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=3e-4), model, damping=0.1)
@@ -38,26 +46,36 @@ class DoPr(Optimizer):
     >>> optimizer.step(); optimizer.zero_grad()
     """
 
-    def __init__(self, base: Optimizer, model: nn.Module, **options: Any) -> None:
+    def __init__(self, base: Optimizer, model: Models | None = None, **options: Any) -> None:
         if isinstance(base, DoPr):
             raise ValueError("the base is a DoPr already: give the optimizer inside it, base.base")
-        parameters = [p for group in base.param_groups for p in group["params"]]
-        strangers = _not_of(model, parameters)
-        if strangers:
-            raise ValueError(
-                f"{len(strangers)} of the {len(parameters)} parameters of {type(base).__name__} (the first has shape {strangers[0]}) are "
-                f"not {type(model).__name__}'s: make the base from model.parameters()"
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"the base is a {type(base).__name__}: give an optimizer, like torch.optim.AdamW(model.parameters())"
             )
+        _refuse_closures(base)
+        for key in PER_GROUP:
+            if key in base.defaults:
+                raise ValueError(
+                    f"{type(base).__name__} has an option {key} of its own, which would be taken for DoPr's"
+                )
+        for group in base.param_groups:
+            _check_group(group)
+        whole = one_model(model)
+        _refuse_strangers(base, whole)
         self.base = base
-        self.preconditioner = ActivationPreconditioner(model, parameters=parameters, **options)
+        self.preconditioner = ActivationPreconditioner(whole, parameters=named(base.param_groups), **options)
+        self.preconditioner.groups.follow(base.param_groups, anew=True)
         super().__init__(base.param_groups, base.defaults)
         self._share()
+        self.preconditioner.allow([])
 
     def _share(self) -> None:
         """One list of groups and one state for both: whoever changes them changes the base's."""
         self.param_groups = self.base.param_groups
         self.state = self.base.state
         self.defaults = self.base.defaults
+        self.preconditioner.groups.follow(self.param_groups, self.preconditioner.step)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -74,6 +92,7 @@ class DoPr(Optimizer):
         looks_itself = getattr(self.base, "_step_supports_amp_scaling", False)
         if self.preconditioner.precondition_(wait=not looks_itself):
             self._base_step(self.preconditioner.found_inf)
+            self._keep_entries()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -92,30 +111,89 @@ class DoPr(Optimizer):
         finally:
             del self.base.grad_scale, self.base.found_inf  # type: ignore[attr-defined]
 
+    def _keep_entries(self) -> None:
+        """See to it that ``state[p]`` has its part of ours: once the base has made its own, since it looks whether there is any."""
+        for factor in self.preconditioner.factors:
+            if factor.weight.grad is None and not self.state.get(factor.weight):
+                continue
+            entry = self.state[factor.weight].setdefault(KEY, {})
+            if factor.state:
+                entry["average"] = factor.state
+            elif not entry and (space := room(factor, self.preconditioner.rank)):
+                entry["average"] = space
+        if not self.preconditioner.factors:  # a dry step before any module ran: places for what may be loaded
+            for _, parameter in named(self.param_groups):
+                if parameter.grad is not None and parameter.dim() > 1:
+                    self.state[parameter].setdefault(KEY, {})
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its weights are preconditioned from the next forward on."""
         param_group = {**param_group, "params": _listed(param_group["params"])}
         if not hasattr(self, "param_groups") or self.param_groups is not self.base.param_groups:
             super().add_param_group(param_group)  # torch's own __init__ goes through the base's groups
             return
-        strangers = _not_of(self.preconditioner.model, _tensors(param_group["params"]))
-        if strangers:
-            raise ValueError(
-                f"the group has {len(strangers)} parameters that are not the model's (the first has shape {strangers[0]})"
-            )
+        _check_group(param_group)
+        before = len(self.param_groups)
         self.base.add_param_group(param_group)
-        self.preconditioner.allow(p for group in self.param_groups for p in group["params"])
+        self._share()
+        self.preconditioner.allow(
+            list(named(self.param_groups))[sum(len(g["params"]) for g in self.param_groups[:before]) :]
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's state, and the preconditioner's under ``"activation"``."""
-        return {**self.base.state_dict(), "activation": self.preconditioner.state_dict()}
+        """The base's; ``state[p]["activation"]`` is the preconditioner's part, see :mod:`dopr_robot.optim.state`."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        if self.state:  # with a place for every parameter, which torch.distributed.checkpoint asks for
+            for _, parameter in named(self.param_groups):
+                self.state[parameter]
+        counters = self.preconditioner.counters()
+        for factor in self.preconditioner.factors:
+            if KEY in self.state.get(factor.weight, {}):
+                self.state[factor.weight][KEY].update(pack(factor, counters))
+        state = self.base.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state)
+            state = state if changed is None else changed
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where :meth:`state_dict` left; training then goes on bit for bit."""
-        if "activation" not in state_dict:
-            raise ValueError("the state has no part 'activation': it was saved by an optimizer other than DoPr")
-        self.preconditioner.load_state_dict(state_dict["activation"])
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "activation"})
+        """Take up where :meth:`state_dict` left; training then goes on bit for bit.
+
+        A state of the bare base is taken up too, and statistics begin afresh; so is one of a former release, which had the
+        preconditioner's part beside ``state`` and ``param_groups``.
+        """
+        state_dict = state_dict.copy()
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        former = state_dict.pop(KEY, None)
+        ours = {
+            key: part[KEY] for key, part in state_dict["state"].items() if isinstance(part, Mapping) and KEY in part
+        }
+        places = [key for group in state_dict["param_groups"] for key in group["params"]]
+        entries = {} if former is None else by_weight(self.preconditioner.factors, former)
+        # torch casts a state to its weight's type, which statistics do not have.
+        bare = {
+            key: {k: v for k, v in part.items() if k != KEY} if key in ours else part
+            for key, part in state_dict["state"].items()
+        }
+        self.base.load_state_dict({**state_dict, "state": bare})
+        self._share()
+        parameters = dict(zip(places, (p for _, p in named(self.param_groups)), strict=True))
+        entries |= {parameters[key]: entry for key, entry in ours.items() if key in parameters and is_entry(entry)}
+        self.preconditioner.take_up(entries, stacklevel=4)
+        for parameter, entry in entries.items():
+            self.state[parameter][KEY] = dict(entry)
+        self._keep_entries()
+        for done in self._optimizer_load_state_dict_post_hooks.values():
+            done(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"base": self.base, "preconditioner": self.preconditioner}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"defaults": state["base"].defaults, **state})
         self._share()
 
     def forget_inputs(self) -> None:
@@ -146,16 +224,32 @@ class DoPr(Optimizer):
         return f"DoPr({self.base!r}, {self.preconditioner!r})"
 
 
+def _refuse_closures(base: Optimizer) -> None:
+    closure = inspect.signature(type(base).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{type(base).__name__} evaluates the loss anew inside its step, by gradients that DoPr does not see: take another base"
+        )
+
+
+def _refuse_strangers(base: Optimizer, model: nn.Module | None) -> None:
+    here, parameters = set() if model is None else set(model.parameters()), [p for _, p in named(base.param_groups)]
+    if model is not None and not any(p in here for p in parameters):
+        raise ValueError(
+            f"none of the {len(parameters)} parameters of {type(base).__name__} (the first has shape {tuple(parameters[0].shape)}) is "
+            f"{type(model).__name__}'s: make the base from model.parameters()"
+        )
+
+
+def _check_group(group: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of ours that a group can not have by itself."""
+    odd = sorted(_OPTIONS & set(group))
+    if odd:
+        raise ValueError(
+            f"{odd[0]} is no option of a param group: those are {', '.join(PER_GROUP)}; give it to DoPr, for all groups"
+        )
+
+
 def _listed(params: Any) -> list[Any]:
     """What a group's ``params`` may be, as a list: one tensor, an iterable of them, or of ``(name, tensor)``. An iterator is used up."""
     return [params] if isinstance(params, Tensor) else list(params)
-
-
-def _tensors(params: list[Any]) -> list[Tensor]:
-    return [entry[1] if isinstance(entry, tuple) else entry for entry in params]
-
-
-def _not_of(model: nn.Module, parameters: list[Tensor]) -> list[tuple[int, ...]]:
-    """Shapes of the parameters that are not the model's."""
-    known = {id(p) for p in model.parameters()}
-    return [tuple(p.shape) for p in parameters if id(p) not in known]

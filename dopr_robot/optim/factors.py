@@ -1,6 +1,6 @@
 """The inputs of one weight: their second moment, and what its gradient is multiplied by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dopr_robot.optim.capture import Call
 
 Multiply = Callable[[Tensor], Tensor]  # of rows [groups, n, d]
-_PLAIN = ("form", "refreshed", "turned")
 _CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
 
 
@@ -64,6 +63,7 @@ class Factor:
 
     Attributes:
         form: as given; ``"auto"`` until the first step decides.
+        max_cost: as the preconditioner's, which may take a sketch for an exact form.
         state_dtype: what matrices are kept in from step to step; None: what they are computed in.
         offload: whether what only a refresh needs waits in the CPU's memory.
         rank: how many leading directions a form of low rank treats one by one; None: as the preconditioner says.
@@ -88,23 +88,15 @@ class Factor:
         self.matrix = next((layer for layer in layers if not layer.diagonal), None)
         self.diagonal = next((layer for layer in layers if layer.diagonal), None)
         self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-        # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
-        self.form = (
-            form if self.diagonal is None else "average" if form in ("auto", "average_sketch", "sketch") else form
-        )
-        self.rank: int | None = None
+        self.max_cost: float | None = None
         self.state_dtype: torch.dtype | None = None
         self.offload = False
-        self.state: dict[str, Tensor] = {}
         self.due = True
         self.phase = 0
-        self.refreshed = -1
-        self.turned: Tensor | float = 0.0
-        self.last: BatchInverse | None = None
         self.cosine: Tensor | None = None
         self.compare = False
-        self.alone = False
         self.substitutes = False
+        self.forget(form)
         self.clear()
 
     @property
@@ -163,12 +155,40 @@ class Factor:
         """A part of the state, where and as it is computed with."""
         return self.state[key].to(self.weight.device, self.dtype)
 
+    def kept(self, key: str, value: Tensor) -> Tensor:
+        """``value``, a part of the state, where and as it is kept."""
+        if value.dim() < 3 or self.diagonal is not None:
+            return value
+        away = self.offload and key in ("matrix", "inside")
+        return value.to("cpu" if away else self.weight.device, self.state_dtype or self.dtype)
+
     def keep(self) -> None:
         """Put a newly formed state where and as it is kept."""
         for key, value in self.state.items():
-            if value.dim() > 2 and self.diagonal is None and self.matrix is not None:
-                away = self.offload and key in ("matrix", "inside")
-                self.state[key] = value.to("cpu" if away else value.device, self.state_dtype)
+            self.state[key] = self.kept(key, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to graphs, which can not be copied."""
+        return self.__dict__ | {"_calls": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _calls=WeakSet())
+
+    def extend(self, other: "Factor") -> None:
+        """Take over the uses of ``other``, which is of the same weight, and what it has loaded; inputs recorded so far stay."""
+        passing = ("seen", "sums", "rows", "counts", "early", "due", "_divided", "_calls", "_backward")
+        self.__dict__.update({key: value for key, value in other.__dict__.items() if key not in passing})
+
+    def forget(self, form: str) -> None:
+        """Begin afresh, in a form as :class:`Factor` was given it."""
+        # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
+        costless = self.diagonal is not None and form in ("auto", "sketch", "average_sketch")
+        self.form = "average" if costless else form
+        self.rank: int | None = None
+        self.state: dict[str, Tensor] = {}
+        self.refreshed, self.alone = -1, False
+        self.turned: Tensor | float = 0.0
+        self.last: BatchInverse | None = None
 
     def clear(self) -> None:
         """Forget the inputs recorded since the last step."""
@@ -238,7 +258,7 @@ class Factor:
         layer.split()
         for store in (self.sums, self.state):
             for key, tensor in store.items():
-                store[key] = tensor.expand(3, -1, -1).clone()
+                store[key] = tensor.expand(3, *tensor.shape[1:]).clone()
         self.rows = [Rows(z.expand(3, -1, -1), None) for z, _ in self.rows]
 
     @property
@@ -386,42 +406,6 @@ class Factor:
             return rows
         inner = rows @ left
         return rows.mul_(scale.view(-1, 1, 1)).baddbmm_(inner, basis.mT)
-
-    def load(self, saved: Mapping[str, Any], rank: int | str) -> bool:
-        """Take up a checkpoint's state, on the weight's device. Returns whether all of it was of use: an inverse in another form is left
-        out, and moments of another size are too.
-        """
-        tensors = {key: value.to(self.weight.device, copy=True) for key, value in saved.items() if key not in _PLAIN}
-        form = saved.get("form") or ("low_rank" if "basis" in tensors and self.diagonal is None else "average")
-        if self.form == "auto" and form != "low_rank":
-            self.form = form
-        self.refreshed, self.turned = int(saved["refreshed"]), saved["turned"]
-        self.state = tensors
-        if self.solved:
-            self.state, self.refreshed = {}, self.refreshed if form == "batch" else -1
-            return form == "batch"
-        if self.sketched:
-            fits = form == self.form and "inside" in tensors and tensors["basis"].shape[-2] == self.dim
-            self.state, self.refreshed = (tensors, self.refreshed) if fits else ({}, -1)
-            self.rank = tensors["basis"].shape[-1] if fits else None
-            return fits
-        if isinstance(self.matrix, PackedProjection) and "matrix" in tensors:
-            self.matrix.groups = tensors["matrix"].shape[0]
-        if self.refreshed < 0 and not tensors:
-            return True
-        sized = all(tensors[key].shape[-1] == layer.dim for key, layer in self._sides() if key in tensors)
-        kept = tensors["basis"].shape[-1] if "basis" in tensors and self.diagonal is None else None
-        fits = kept == (rank_of(self.dim, rank) if self.form == "low_rank" else None)
-        if sized and fits and form != "batch" and self.form != "auto":
-            return True
-        self.state = {key: tensors[key] for key, _ in self._sides() if key in tensors and sized}
-        self.refreshed = -1
-        return False
-
-    def _sides(self) -> list[tuple[str, Layer]]:
-        return [
-            (key, layer) for key, layer in (("matrix", self.matrix), ("diagonal", self.diagonal)) if layer is not None
-        ]
 
 
 def rank_of(dim: int, rank: int | str) -> int | None:

@@ -1,11 +1,11 @@
 """Optimizers by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dopr_robot.optim.coverage import find_factors
@@ -59,7 +59,7 @@ def optimizer_options(name: str) -> dict[str, Any]:
                 continue
             if default is None or isinstance(default, bool | int | float | str | tuple):
                 options[key] = list(default) if isinstance(default, tuple) else default
-    return {key: value for key, value in options.items() if key not in ("parameters", "process_group")}
+    return {key: value for key, value in options.items() if key not in ("model", "parameters", "process_group")}
 
 
 def saved_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -76,21 +76,45 @@ def saved_options(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "form": "average" if whole else "low_rank", "rank": rank or "auto"}
 
 
-def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
+def make_optimizer(
+    name: str,
+    model: nn.Module | Iterable[Any],
+    *,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    **options: Any,
+) -> Optimizer:
     """The optimizer ``name`` over ``model``'s parameters that want a gradient.
 
     Matrices decay, vectors (norms' scales, biases) do not. Muon and AdaMuon take the hidden matrices, see :func:`parameter_groups`.
 
     Args:
         name: one of :func:`optimizer_names`.
-        model: the model to train.
-        lr: learning rate.
+        model: the model to train; or its parameters, ``(name, parameter)`` pairs, or param groups, as torch's optimizers take them. Then
+            groups keep their own options, and preconditioning finds the uses of weights in the modules that run.
+        lr: learning rate; None: where a search for the base's begins, see :func:`optimizer_options`.
         weight_decay: decoupled, except for ``sgd`` and ``adam``, where it is torch's L2 term.
         **options: of the base (``betas``, ``momentum``, ...), and for ``dopr_<base>`` of :class:`ActivationPreconditioner`.
 
     Raises:
-        ValueError: for an unknown name or option.
+        ValueError: for an unknown name or option, or parameters alone for Muon, which is told by the model which matrices are hidden.
     """
+    base, whole, preconditioning = _parts(name, model, lr, weight_decay, options)
+    return DoPr(base, whole, **preconditioning) if name.startswith("dopr_") else base
+
+
+class DoPrAdamW(DoPr):
+    """``make_optimizer("dopr_adamw", params, ...)`` as a class, for trainers that ask for one, like Hugging Face's."""
+
+    def __init__(self, params: Any, lr: float | None = None, weight_decay: float = 0.0, **options: Any) -> None:
+        base, model, preconditioning = _parts("dopr_adamw", params, lr, weight_decay, options)
+        super().__init__(base, model, **preconditioning)
+
+
+def _parts(
+    name: str, model: nn.Module | Iterable[Any], lr: float | None, weight_decay: float, options: dict[str, Any]
+) -> tuple[Optimizer, nn.Module | None, dict[str, Any]]:
+    """The base, the model where it is known, and the options of the preconditioning."""
     base_name = _base_of(name)
     make = _BASES[base_name]
     known = set(inspect.signature(make).parameters) - {"params"}
@@ -99,8 +123,41 @@ def make_optimizer(name: str, model: nn.Module, *, lr: float, weight_decay: floa
     if unknown:
         choices = known | (_DOPR_OPTIONS if name != base_name else set())
         raise ValueError(f"{name} has no option {sorted(unknown)[0]!r}: choose from {', '.join(sorted(choices))}")
-    base = make(parameter_groups(model, weight_decay, split_matrices=make in (Muon, AdaMuon)), lr=lr, **options)
-    return base if name == base_name else DoPr(base, model, **preconditioning)
+    split, whole = make in (Muon, AdaMuon), model if isinstance(model, nn.Module) else None
+    if whole is not None:
+        groups = parameter_groups(whole, weight_decay, split_matrices=split)
+    else:
+        groups = _given_groups(model, weight_decay)
+        if split and not all("use_muon" in group for group in groups):
+            raise ValueError(
+                f"{name} can not tell hidden matrices from parameters alone: give the model, or groups with use_muon"
+            )
+    base = make(groups, lr=_LEARNING_RATES[base_name] if lr is None else lr, **options)
+    return base, whole, preconditioning
+
+
+def _given_groups(given: Any, weight_decay: float) -> Groups:
+    """Param groups as they are, with the weight decay where they say none; parameters by whether they are matrices, with their names."""
+    entries: list[Any] = (
+        [given] if isinstance(given, Tensor) else list(given.items() if isinstance(given, dict) else given)
+    )
+    if all(isinstance(entry, dict) for entry in entries):
+        return [{"weight_decay": weight_decay, **group} for group in entries]
+    if any(isinstance(entry, dict) for entry in entries):
+        raise ValueError("give parameters or param groups, not both in one list")
+    parameters = [(entry[1] if isinstance(entry, tuple) else entry, entry) for entry in entries]
+    if odd := next((p for p, _ in parameters if not isinstance(p, Tensor)), None):
+        raise TypeError(
+            f"a {type(odd).__name__} is no parameter: give parameters, (name, parameter) pairs or param groups of one optimizer"
+        )
+    groups = [
+        {
+            "params": [entry for p, entry in parameters if p.requires_grad and (p.dim() > 1) == matrices],
+            "weight_decay": decay,
+        }
+        for matrices, decay in ((True, weight_decay), (False, 0.0))
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _base_of(name: str) -> str:

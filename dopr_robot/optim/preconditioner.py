@@ -1,9 +1,9 @@
 """Activation-wise preconditioning of a model's gradients, for any optimizer."""
 
-import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -11,24 +11,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dopr_robot.optim.batch import BatchInverse
-from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, Recorder
-from dopr_robot.optim.checks import check_preconditioning
-from dopr_robot.optim.coverage import Coverage, find_factors, plain_name
-from dopr_robot.optim.distributed import average_over_ranks, ranks, refuse_sharded
+from dopr_robot.optim.capture import AttentionRecorder
+from dopr_robot.optim.checks import WarnOnce, check_preconditioning
+from dopr_robot.optim.coverage import Coverage, find_factors
+from dopr_robot.optim.distributed import average_over_ranks, ranks, refuse_sharded, same_on_all_ranks
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
+from dopr_robot.optim.groups import Damping, Groups
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.memory import memory_bytes, planned_bytes
+from dopr_robot.optim.order import check_order, is_preconditioned, mark_preconditioned
 from dopr_robot.optim.sketch import Sketch, fit_cost, settle_rank
-from dopr_robot.optim.spectrum import Spectrum, spectrum_of
-from dopr_robot.optim.substitute import Substitution, SubstitutionEnd, may_substitute
-
-REPLACED = (
-    "the model's weights were replaced after the optimizer was made (another layer, to_empty, load_state_dict(assign=True), "
-    "parallelize_module)"
+from dopr_robot.optim.sources import (
+    Hooks,
+    Models,
+    Parameters,
+    as_named,
+    find_names,
+    one_model,
+    record_inputs,
+    watch_modules,
 )
-Damping = float | Callable[[int], float]
+from dopr_robot.optim.spectrum import Spectrum, spectrum_of
+from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pack, unpack
 
 
 class ActivationPreconditioner:
@@ -43,14 +49,17 @@ class ActivationPreconditioner:
     M replaces G in ``weight.grad``. Source: Double Preconditioning, arXiv 2606.06418; theory in arXiv 2502.01763.
 
     Args:
-        model: the model whose forward is to be watched. Where it is wrapped (DDP), the wrapped one serves as well.
+        model: the model whose forward is to be watched; a list or a dict of several. Where it is wrapped (DDP), the wrapped one serves as
+            well. None: the uses of ``parameters`` are found in the modules that run.
         form: what S is. ``"batch"``: of this step's inputs alone, as in the paper, exact at every step, with nothing to keep; by the
             smaller of a ``d x d`` and an ``n x n`` matrix, see :mod:`dopr_robot.optim.batch`. ``"average"``: a running average, and its
             whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"sketch"``,
             ``"average_sketch"``: this step's S or the average by leading directions alone, without a ``d x d`` matrix, see
             :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found
             out at the first step), else ``"average"``.
-        damping: relative to the mean eigenvalue of S; positive; a number, or a function of the step (counted from 0).
+        damping: relative to the mean eigenvalue of S; positive; a number, a function of the step (counted from 0), or
+            ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``, ``update_every`` and
+            ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
         stat_decay: of an averaged S, the weight of the past at each refresh.
         update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
         warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
@@ -65,21 +74,26 @@ class ActivationPreconditioner:
             eigenvalue, in layers with more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
         max_tokens: form S from so many tokens, spread over the batch (whole images and sequences that hold so many); None: all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
+        max_update_norm: scale the preconditioned gradients M down where their joint Euclidean norm is larger. Clipping G before the step
+            scales M by the same factor, but knows nothing of S: where S has small eigenvalues M may be long though G is short.
         state_dtype: ``"bfloat16"``: keep averaged moments and inverses in half the memory; they are computed with in float32.
         offload: keep what only a refresh needs (the averaged moments) in the CPU's memory.
         in_backward: where this step's S is inverted by the dual form, have the backward give ``weight.grad`` M in place of G, by the very
             product that G would have cost: cheaper, and as exact. Until ``step()`` it has the length of G, so that clipping by the norm,
-            loss scales and accumulation do what they did; but who reads its entries before, or changes them one by one, meets M.
-        parameters: the parameters that may be preconditioned; None: all of the model's.
+            loss scales and accumulation do what they did; but who reads its entries before, or changes them one by one, meets M. It
+            needs the model.
+        parameters: the parameters that may be preconditioned, or ``(name, parameter)``; None: all of the model's.
         process_group: the ranks over which statistics are averaged where ``torch.distributed`` is initialised; None: all; False: none.
 
     Raises:
         ValueError: for a value out of range, or a model without a supported layer.
     """
 
+    model: nn.Module | Parameters
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Models | None = None,
         *,
         # docs/optimizer.md has the reason of every default. Measured on PushT (U-Net, 100 steps, benchmarks/optimizer_defaults.py),
         # held-out loss 0.208 with stat_decay 0.9 and 0.217 with 0, 0.212 refreshing at every step, 0.209 with the whole inverse.
@@ -96,19 +110,18 @@ class ActivationPreconditioner:
         rank: int | str = "auto",
         max_tokens: int | None = None,
         max_nonfinite: int = 10,
+        max_update_norm: float | None = None,
         max_dim: int | None = 8192,
         max_cost: float | None = None,
         state_dtype: torch.dtype | str | None = None,
         offload: bool = False,
         in_backward: bool = False,
-        parameters: Iterable[nn.Parameter] | None = None,
+        parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]] | None = None,
         process_group: Any = None,
     ) -> None:
         check_preconditioning(
             form=form,
-            damping=damping,
             stat_decay=stat_decay,
-            update_every=update_every,
             warmup_steps=warmup_steps,
             conv=conv,
             rank=rank,
@@ -117,53 +130,105 @@ class ActivationPreconditioner:
             max_dim=max_dim,
             max_cost=max_cost,
             state_dtype=state_dtype,
+            max_update_norm=max_update_norm,
         )
-        lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+        if model is None and parameters is None:
+            raise ValueError("without a model, the parameters that are to be preconditioned have to be given")
+        if model is None and in_backward:
+            raise ValueError(
+                "in_backward=True needs the model: what else uses a weight has to be known before its backward"
+            )
+        given = None if parameters is None else as_named(parameters)
+        whole = one_model(model)
+        self.model = Parameters(given or []) if whole is None else whole
+        self._named = {p: name for name, p in (self.model.named_parameters() if given is None else given)}
+        lazy = [name for name, p in self.model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
         if lazy:
             raise ValueError(f"{lazy[0]} has no shape yet: run the lazy model once before making the optimizer")
-        refuse_sharded(model)
-        self.model = model
-        self.damping = damping
+        refuse_sharded(self.model)
+        self.form = form
         self.stat_decay = stat_decay
-        self.update_every = update_every
         self.warmup_steps = warmup_steps
         self.rank = rank
         self.max_tokens = max_tokens
+        self.max_update_norm = max_update_norm
         self.max_cost = max_cost
         self.state_dtype = torch.bfloat16 if state_dtype == "bfloat16" else state_dtype
         self.offload = offload
         self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
         self.step = 0
-        self.finite = FiniteCheck(max_nonfinite, self._warn_once)
-        self._warned: set[str] = set()
+        self.warn = WarnOnce()
+        self.finite = FiniteCheck(max_nonfinite, self.warn)
         self._masks = TokenMasks()
-        self._hooks: list[Any] = []
-        self._attached: list[Any] = []
-        self.form = form
-        self._choice: dict[str, Any] = {
-            "form": form,
-            "conv": conv,
-            "include_bias": include_bias,
-            "max_dim": max_dim,
-            "include": include,
-            "exclude": exclude,
-        }
-        self.factors, self._left = find_factors(model, **self._choice, parameters=parameters)
-        self._parameters = list(model.parameters())
-        if not self.factors:
-            reasons = "; ".join(sorted(set(self._left.values()))[:3])
-            raise ValueError(
-                f"{type(model).__name__} has no layer to precondition ({reasons or 'it has no parameters'})"
-            )
-        self._prepare()
+        self._choice: dict[str, Any] = {"form": form, "conv": conv, "include_bias": include_bias, "max_dim": max_dim}
+        self._choice |= {"include": include, "exclude": exclude}
+        if isinstance(self.model, Parameters):
+            find_names(self.model, include, exclude)
+        self.groups = Groups(damping=damping, update_every=update_every, precondition=True)
+        self.groups.follow([{"params": list(self._named)}], anew=True)
+        self.factors: list[Factor] = []
+        self._left: dict[str, str] = {}
+        self._waiting: dict[nn.Parameter, Mapping[str, Any]] = {}
+        self._watch()
+        if not self.factors and not isinstance(self.model, Parameters):
+            raise ValueError(self.nothing_found())
 
-    def _prepare(self) -> None:
-        """Tell the factors how to keep their state, give each its turn, and watch the model."""
+    def _watch(self) -> None:
+        """Look for layers, and have their inputs recorded."""
+        self._hooks, self._finder, self._attached = Hooks(self), Hooks(self), Hooks(self)
+        if isinstance(self.model, Parameters):
+            self._finder.add(watch_modules(self))
+        self._find()
+
+    def _find(self) -> None:
+        """Make factors of the weights that are to be preconditioned; the ones that are so already keep their statistics."""
+        known = {factor.weight: factor for factor in self.factors}
+        bare = isinstance(self.model, Parameters)
+        found, self._left = find_factors(self.model, **self._choice, parameters=list(self._named), must_match=not bare)
+        for factor in found:
+            factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
+            settle_rank(factor, self.rank)
+        self.factors = [self._kept(known.get(factor.weight), factor) for factor in found]
+        # Each refresh has its turn within ``update_every`` steps: the costliest first, each to the step that has least to do.
+        loads: dict[int, list[int]] = {}
+        for factor in sorted(self.factors, key=lambda factor: -factor.cost):
+            every = self.groups.of(factor.weight)["update_every"]
+            load = loads.setdefault(every, [0] * min(every, len(self.factors)))
+            factor.phase = load.index(min(load))
+            load[factor.phase] += factor.cost
         for factor in self.factors:
-            factor.state_dtype, factor.offload = self.state_dtype, self.offload
-        self._stagger()
-        self._register_hooks()
+            if factor.weight not in known:
+                factor.due = self._is_due(factor, self.step)
+        self._hooks.remove()
+        substitute = self.groups if self.in_backward else None
+        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens, substitute))
+
+    def _kept(self, old: Factor | None, new: Factor) -> Factor:
+        if old is not None and [layer.module for layer in old.layers] == [layer.module for layer in new.layers]:
+            old.name = new.name
+            return old
+        saved = self._waiting.pop(new.weight, None) if old is None else pack(old, self.counters())
+        if saved is not None:
+            unpack(new, saved, self.rank)
+        if old is None:
+            return new
+        old.extend(new)  # calls that wait for their gradient know the old one
+        return old
+
+    def meet(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module begins to run, with ``args``, that was not seen before: look for uses of the parameters in it."""
+        assert isinstance(self.model, Parameters)
+        if self.model.meet(module):
+            self._find()
+            for hook in module._forward_pre_hooks.values() if args else ():
+                if isinstance(hook, AttentionRecorder):  # which torch calls from the next forward on
+                    hook(module, args, {})
+
+    def nothing_found(self) -> str:
+        """Why there is nothing to precondition."""
+        reasons = "; ".join(sorted(set(self._left.values()))[:3])
+        return f"{type(self.model).__name__} has no layer to precondition ({reasons or 'it has no parameters'})"
 
     def precondition_(self, *, wait: bool = False) -> bool:
         """Replace the gradients G by M, in place, and forget the inputs since the last call.
@@ -176,27 +241,29 @@ class ActivationPreconditioner:
         Raises:
             RuntimeError: without a forward or a backward since the last call, and after ``max_nonfinite`` bad steps in a row.
         """
-        self._check_order()
+        self.groups.advance(self.step)
+        active = [factor for factor in self.factors if self.groups.of(factor.weight)["precondition"]]
+        gradients = [p.grad for p in self._named if p.grad is not None]
+        if not check_order(self, active, gradients):
+            return True
         with torch.no_grad():
-            due = average_over_ranks(
-                self.factors, [factor for factor in self.factors if factor.seen], self.process_group
-            )
+            if isinstance(self.model, Parameters):
+                same_on_all_ranks(active, self.process_group)
+            due = average_over_ranks(active, [factor for factor in active if factor.seen], self.process_group)
             for factor in due:
                 if factor.form == "auto":
                     factor.form = "batch" if factor.rows else "average"
-                if self.max_cost is not None and factor.refreshed < 0:
-                    fit_cost(factor, self.max_cost, self.update_every)
-                settle_rank(factor, self.rank)
+                if factor.max_cost is not None and factor.refreshed < 0:
+                    fit_cost(factor, factor.max_cost, self.groups.of(factor.weight)["update_every"])
             sketches = [
                 Sketch(factor, 0.0 if factor.form == "sketch" else self.stat_decay) for factor in due if factor.sketched
             ]
             solves = {factor: factor.early or BatchInverse(factor) for factor in due if factor.solved}
             kept = [factor for factor in due if not factor.solved and not factor.sketched]
             moments = [factor.batch_moments() for factor in kept]
-            gradients = [p.grad for p in self._parameters if p.grad is not None]
             traces = [each.trace for each in (*solves.values(), *sketches)]
             statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
-            bad = self.finite.bad([*gradients, *statistics], self.factors[0].weight.device)
+            bad = self.finite.bad([*gradients, *statistics], gradients[0].device)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
             self.finite.found_inf = (
                 bad if bad.is_cuda and not wait and all(factor.ready for factor in due if not factor.solved) else None
@@ -207,7 +274,7 @@ class ActivationPreconditioner:
                 return False
             self._refresh(kept, moments, solves, sketches)
             if self.step >= self.warmup_steps:
-                self._apply(solves)
+                self._apply(active, solves)
             self.finite.count(gradients, self.step)
         self._begin_step(self.step + 1)
         return True
@@ -217,26 +284,28 @@ class ActivationPreconditioner:
         self._begin_step(self.step)
 
     def attach(self, optimizer: Optimizer) -> "ActivationPreconditioner":
-        """Precondition before every step of ``optimizer``, which is otherwise used as before."""
+        """Precondition before every step of ``optimizer``, which is otherwise used as before; options of its groups are heeded."""
+        self.groups.follow(optimizer.param_groups, self.step, anew=True)
+        self._find()
 
         def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if any(callable(argument) for argument in (*args[1:], *kwargs.values())):
                 raise RuntimeError(
                     "an attached preconditioner cannot see gradients made inside a closure: use DoPr, or no closure"
                 )
+            self.groups.follow(optimizer.param_groups, self.step)
             if not self.precondition_(wait=True):
                 for group in optimizer.param_groups:
                     for parameter in group["params"]:
                         parameter.grad = None  # a step over no gradients changes nothing
 
-        self._attached.append(optimizer.register_step_pre_hook(before_step))
+        self._attached.add(optimizer.register_step_pre_hook(before_step))
         return self
 
     def detach(self) -> None:
         """Remove every hook from the model and from the optimizers that this was attached to."""
-        for handle in (*self._hooks, *self._attached):
-            handle.remove()
-        self._hooks, self._attached = [], []
+        for hooks in (self._hooks, self._finder, self._attached):
+            hooks.remove()
 
     def token_mask(self, *masks: Tensor) -> AbstractContextManager[None]:
         """Leave padding out of S for forwards in this context.
@@ -249,21 +318,20 @@ class ActivationPreconditioner:
         """
         return self._masks.given(masks)
 
-    def allow(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Precondition these parameters from the next forward on; the ones preconditioned so far keep their statistics."""
-        known = {factor.name: factor for factor in self.factors}
-        factors, self._left = find_factors(self.model, **self._choice, parameters=parameters)
-        self._parameters = list(self.model.parameters())
-        self.factors = [known.get(factor.name, factor) for factor in factors]
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks = []
-        self._prepare()
+    def allow(self, parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]]) -> None:
+        """Precondition these parameters too, from the next forward on."""
+        named = as_named(parameters)
+        self._named |= {p: name for name, p in named if p not in self._named}
+        if isinstance(self.model, Parameters):
+            self.model.add(named)
+        self._find()
         self._begin_step(self.step)
 
     def coverage(self) -> Coverage:
-        """Every parameter of the model: preconditioned and how, or left to the base and why."""
-        return Coverage.of(self.model, self.factors, self._left, started=self.step > 0)
+        """Every parameter: preconditioned and how, or left to the base and why."""
+        off = {factor.weight for factor in self.factors if not self.groups.of(factor.weight)["precondition"]}
+        others = [(name, p) for p, name in self._named.items() if p not in set(self.model.parameters())]
+        return Coverage.of(self.model, self.factors, self._left, started=self.step > 0, off=off, others=others)
 
     def spectrum(self) -> dict[str, Spectrum]:
         """For each layer its condition number, effective rank, the share of the gradient that was turned, and how near its form of S comes
@@ -298,80 +366,54 @@ class ActivationPreconditioner:
             }
         return usage | {"total": sum(usage.values())}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Step, counters, and for each layer its form, and of an averaged S the moments, the inverse and the step of its last refresh."""
+    def counters(self) -> dict[str, int]:
+        """Steps taken, and left out."""
         self.finite.read()
-        return {
-            "version": 2,
-            "step": self.step,
-            "skipped": self.finite.skipped,
-            "skipped_in_a_row": self.finite.in_a_row,
-            "factors": {
-                factor.name: {
-                    "form": factor.form,
-                    "refreshed": factor.refreshed,
-                    "turned": factor.turned,
-                    **factor.state,
-                }
-                for factor in self.factors
-            },
-        }
+        return {"step": self.step, "skipped": self.finite.skipped, "skipped_in_a_row": self.finite.in_a_row}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where :meth:`state_dict` left, under other options as far as they allow: what does not fit is formed anew.
+    def take_up(self, entries: Mapping[nn.Parameter, Mapping[str, Any]], stacklevel: int = 3) -> None:
+        """Take up entries of weights, see :mod:`dopr_robot.optim.state`, under other options as far as they allow: what does not fit is
+        formed anew, with a warning.
 
-        Raises ValueError where the layers are others.
+        A weight without an entry begins afresh; an entry of a weight that no module was seen to use is kept until one is.
         """
-        saved = {plain_name(name): values for name, values in state["factors"].items()}
-        known, given = {factor.name for factor in self.factors}, set(saved)
-        if known != given:
-            raise ValueError(
-                f"the state is another model's: {len(given - known)} layers are not here ({', '.join(sorted(given - known)[:3])}), "
-                f"{len(known - given)} are missing ({', '.join(sorted(known - given)[:3])})"
-            )
-        self.finite.skipped, self.finite.in_a_row = int(state["skipped"]), int(state["skipped_in_a_row"])
-        anew = [factor.name for factor in self.factors if not factor.load(saved[factor.name], self.rank)]
+        entries = {p: entry for p, entry in entries.items() if is_entry(entry)}
+        counters = counters_of(entries)
+        self.finite.skipped, self.finite.in_a_row = counters["skipped"], counters["skipped_in_a_row"]
+        self._waiting = dict(entries)
+        anew = []
+        for factor in self.factors:
+            entry = self._waiting.pop(factor.weight, None)
+            if entry is None:
+                factor.forget(self.form)
+                settle_rank(factor, self.rank)
+            elif not unpack(factor, entry, self.rank):
+                anew.append(factor.name)
         if anew:
             warnings.warn(
                 f"the state was saved under other options (form, rank, conv or include_bias): {len(anew)} layers "
                 f"({', '.join(anew[:3])}) form their inverse anew at the next step",
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
-        self._begin_step(int(state["step"]))
+        self._begin_step(counters["step"])
 
-    def _check_order(self) -> None:
-        gradients = [factor.weight.grad for factor in self.factors if factor.weight.grad is not None]
-        if not gradients:
-            if self._replaced():
-                raise RuntimeError(f"{REPLACED}: make the base and DoPr after that")
-            raise RuntimeError("no gradient to precondition: run the model, then loss.backward(), before step()")
-        if not any(factor.seen or factor.ready for factor in self.factors):
-            raise RuntimeError(
-                "gradients without a forward: no layer has seen an input that a gradient came back for. Are they of another copy of the "
-                "model, or was it run, or compiled and run (torch.compiler.reset() then), before this optimizer was made?"
-            )
-        if self.step % 100 == 1 and (gone := self._replaced()):
-            self._warn_once(f"{REPLACED}, of {len(gone)} layers ({', '.join(gone[:3])}): they are not preconditioned")
-        if all(getattr(gradient, "_preconditioned_at", -1) == gradient._version for gradient in gradients):
-            raise RuntimeError(
-                "the gradients are those of the last step, preconditioned already: zero them, then run forward and backward "
-                "(inside the closure, where there is one) before step()"
-            )
-        unseen = [
-            factor.name
-            for factor in self.factors
-            if factor.weight.grad is not None and not factor.seen and factor.refreshed < 0
-        ]
-        if unseen:
-            self._warn_once(
-                f"{len(unseen)} weights got a gradient but their layers saw no input ({', '.join(unseen[:3])}): they are left to the base "
-                "optimizer. Is the weight used without calling its module?"
-            )
+    def state_dict(self) -> dict[str, Any]:
+        """The entries by the weights' names, for a preconditioner that is used alone."""
+        counters = self.counters()
+        return {"version": VERSION, "factors": {factor.name: pack(factor, counters) for factor in self.factors}}
 
-    def _replaced(self) -> list[str]:
-        """Names of the weights that are not in the model any more."""
-        here = set(self.model.parameters())
-        return [factor.name for factor in self.factors if factor.weight not in here]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where :meth:`state_dict` left, that of former releases included. Raises ValueError where the layers are others."""
+        self.take_up(by_weight(self.factors, state), stacklevel=4)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the hooks: a copy or a pickle has its own, on its own model (which is copied with it)."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_hooks", "_finder", "_attached")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.groups.index()
+        self._watch()
 
     def _refresh(
         self,
@@ -380,73 +422,67 @@ class ActivationPreconditioner:
         solves: dict[Factor, BatchInverse],
         sketches: list[Sketch],
     ) -> None:
-        damping = self._damping()
         for factor, parts in zip(kept, moments, strict=True):
             moved = factor.average(parts, self.stat_decay)
             factor.state |= {
                 key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
                 for key, new in moved.items()
             }
-        strengthened = form_inverses(kept, damping, self.rank)
-        strengthened += [(factor, solve.factorise(damping)) for factor, solve in solves.items()]
+        strengthened = [(factor, solve.factorise(self._damping(factor))) for factor, solve in solves.items()]
+        for damping, part in groupby(sorted(kept, key=self._damping), self._damping):
+            strengthened += form_inverses(list(part), damping, self.rank)
         for sketch in sketches:
-            formed, raised = sketch.form(damping)
-            state = sketch.factor.state
-            state |= {
-                key: self.finite.unless_bad(sketch.factor.value(key) if key in state else new, new)
+            factor = sketch.factor
+            formed, raised = sketch.form(self._damping(factor))
+            factor.state |= {
+                key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
                 for key, new in formed.items()
             }
-            strengthened.append((sketch.factor, raised))
+            strengthened.append((factor, raised))
         for factor, raised in strengthened:
             if not raised.is_cuda and bool(raised.any()):
-                self._warn_once(
-                    f"the second moment of {factor.name} could not be factorised with damping {damping:g}: it was raised"
+                self.warn(
+                    f"the second moment of {factor.name} could not be factorised with damping {self._damping(factor):g}: it was "
+                    "raised"
                 )
         for factor in (*kept, *(sketch.factor for sketch in sketches)):
             factor.keep()
         for factor in (*kept, *solves, *(sketch.factor for sketch in sketches)):
             factor.refreshed = self.step
 
-    def _apply(self, solves: dict[Factor, BatchInverse]) -> None:
-        for factor in self.factors:
+    def _apply(self, active: list[Factor], solves: dict[Factor, BatchInverse]) -> None:
+        turned: list[nn.Parameter] = []
+        for factor in active:
             gradient, solve = factor.weight.grad, solves.get(factor)
-            if (
-                gradient is None
-                or not (factor.ready or solve)
-                or getattr(gradient, "_preconditioned_at", -1) == gradient._version
-            ):
+            if gradient is None or not (factor.ready or solve) or is_preconditioned(gradient):
                 continue
             looked_at = factor.refreshed == self.step and (solve is None or self._has_turn(factor, self.step))
             if solve is not None and looked_at:
                 factor.last = solve
             exact = None
-            if (
-                looked_at
-                and factor.compare
-                and factor.matrix is not None
-                and factor.diagonal is None
-                and factor.bias is None
-            ):
+            if looked_at and factor.compare and factor.matrix and factor.diagonal is None and factor.bias is None:
                 factor.compare, exact = False, BatchInverse(factor) if solve is None else None
                 factor.cosine = torch.ones(())
                 if exact is not None:
-                    exact.factorise(self._damping())
+                    exact.factorise(self._damping(factor))
             factor.precondition_(solve, measure=looked_at and factor.early is None, exact=exact)
             if looked_at and factor.early is not None:
                 factor.turned = factor.early.turned()
             factor.alone = solve is not None and solve.d is not None and len(factor.rows) == 1
             if solve is not None:
                 solve.release()
-            gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
+            turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
+        if self.max_update_norm is not None and turned:
+            nn.utils.clip_grad_norm_(turned, self.max_update_norm)
+        for parameter in turned:
+            mark_preconditioned(parameter.grad)
 
-    def _damping(self) -> float:
-        damping = self.damping(self.step) if callable(self.damping) else self.damping
-        if not 0 < damping < math.inf:
-            raise ValueError(f"damping(step={self.step}) gave {damping}: it must be a positive number")
-        return damping
+    def _damping(self, factor: Factor) -> float:
+        return self.groups.damping(factor.weight)
 
     def _has_turn(self, factor: Factor, step: int) -> bool:
-        return step % self.update_every == factor.phase
+        every = self.groups.of(factor.weight)["update_every"]
+        return bool(step % every == factor.phase % every)
 
     @property
     def skipped(self) -> int:
@@ -459,47 +495,18 @@ class ActivationPreconditioner:
         return self.finite.found_inf
 
     def _begin_step(self, step: int) -> None:
-        self.step = step
+        self.step = self.groups.step = step
+        substitutes = self.in_backward and step >= self.warmup_steps and ranks(self.process_group) == 1
         for factor in self.factors:
             if factor.seen or factor.due:
                 factor.clear()
-            # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
-            factor.due = not factor.ready or factor.fresh or factor.matrix is None or self._has_turn(factor, step)
-            factor.substitutes = (
-                self.in_backward and factor.alone and step >= self.warmup_steps and ranks(self.process_group) == 1
-            )
+            factor.due = self._is_due(factor, step)
+            factor.substitutes = substitutes and factor.alone
 
-    def _stagger(self) -> None:
-        """Spread the refreshes over ``update_every`` steps: the costliest first, each to the step that has least to do."""
-        load = [0] * self.update_every
-        for factor in sorted(self.factors, key=lambda factor: -factor.cost):
-            factor.phase = load.index(min(load))
-            load[factor.phase] += factor.cost
+    def _is_due(self, factor: Factor, step: int) -> bool:
+        # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
+        always = not factor.ready or factor.fresh or factor.matrix is None
+        return self.groups.of(factor.weight)["precondition"] and (always or self._has_turn(factor, step))
 
-    def _register_hooks(self) -> None:
-        by_module: dict[nn.Module, dict[str, Recorder]] = {}
-        for factor in self.factors:
-            for layer in factor.layers:
-                role = getattr(layer, "role", "input")
-                by_module.setdefault(layer.module, {})[role] = Recorder(
-                    factor, layer, self._masks.find, self.max_tokens
-                )
-        for module, recorders in by_module.items():
-            if isinstance(module, nn.MultiheadAttention):
-                hook = AttentionRecorder(module, recorders)
-                self._hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-                end = AttentionEnd(hook)
-                self._hooks.append(module.register_forward_hook(end, with_kwargs=True, always_call=True))
-            elif self.in_backward and may_substitute(recorders["input"].factor):
-                begin = Substitution(recorders["input"], self._damping)
-                self._hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-                self._hooks.append(
-                    module.register_forward_hook(SubstitutionEnd(begin), with_kwargs=True, always_call=True)
-                )
-            else:
-                self._hooks.append(module.register_forward_hook(recorders["input"], with_kwargs=True))
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            warnings.warn(message, stacklevel=3)
+    def __repr__(self) -> str:
+        return f"ActivationPreconditioner(form={self.form!r}, damping={self.groups!r}, {len(self.factors)} weights)"

@@ -1,6 +1,6 @@
 """M in place of G by autograd itself, where the backward of a layer needs no product more for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dopr_robot.optim.batch import BatchInverse
 from dopr_robot.optim.capture import Call, Hook, Recorder, made_as
 from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.groups import Groups
 from dopr_robot.optim.layers import Layer, TransposedLinear
 
 
@@ -22,11 +23,11 @@ class _Substitute(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, weight: Tensor, x: Tensor, call: Call, damping: Callable[[], float]
+        ctx: Any, output: Tensor, weight: Tensor, x: Tensor, mask: Tensor | None, call: Call, groups: Groups
     ) -> Tensor:
         ctx.mark_dirty(output)
         ctx.save_for_backward(x)
-        ctx.call, ctx.damping = call, damping
+        ctx.mask, ctx.call, ctx.groups = mask, call, groups
         return output
 
     @staticmethod
@@ -35,22 +36,29 @@ class _Substitute(torch.autograd.Function):
         call: Call = ctx.call
         made = gradient.flatten(0, -2).t() @ x.flatten(0, -2).to(gradient.dtype) if torch.is_grad_enabled() else None
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
-            call.streams = [(x.detach(), None)]
+            call.streams = [(x.detach(), ctx.mask)]
             call.factor.record(call, gradient.detach())
             call.streams = []
             if made is None:
-                made = _substituted(call.factor, gradient, x, ctx.damping())
-        return gradient, call.layer.view(made)[0], None, None, None
+                damping = ctx.groups.damping(call.factor.weight) if ctx.mask is None else None
+                made = _substituted(call.factor, gradient, x, damping)
+        return gradient, call.layer.view(made)[0], None, None, None, None
 
 
-def _substituted(factor: Factor, gradient: Tensor, x: Tensor, damping: float) -> Tensor:
+def _substituted(factor: Factor, gradient: Tensor, x: Tensor, damping: float | None) -> Tensor:
     """What the backward of a call just recorded is to add to the weight's gradient [rows, d].
 
     For the first call of a step that is M, scaled to the length of G. A second one takes it back, so that the sum is the gradient of
-    both, which the step multiplies as ever.
+    both, which the step multiplies as ever. So it is with a call of which a mask leaves inputs out (``damping`` None): those have one too.
     """
     before, factor.early = factor.early, None
-    if before is None and len(factor.rows) == 1 and factor.rows[0].d is not None and not factor.sums:
+    if (
+        damping is not None
+        and before is None
+        and len(factor.rows) == 1
+        and factor.rows[0].d is not None
+        and not factor.sums
+    ):
         solve = BatchInverse(factor)
         if solve.z is not None and (solve.z.is_cuda or bool(solve.trace.isfinite().all())):
             solve.factorise(damping)
@@ -66,9 +74,9 @@ class Substitution(Hook):
     In between the weight wants no gradient, so that autograd leaves it out.
     """
 
-    def __init__(self, recorder: Recorder, damping: Callable[[], float]) -> None:
+    def __init__(self, recorder: Recorder, groups: Groups) -> None:
         self.recorder = recorder
-        self.damping = damping
+        self.groups = groups
         self.open = False
 
     @torch._disable_dynamo
@@ -78,11 +86,11 @@ class Substitution(Hook):
         if (
             factor.due
             and factor.substitutes
+            and self.groups.of(weight)["precondition"]
             and torch.is_grad_enabled()
             and weight.requires_grad
             and isinstance(x, Tensor)
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-            and self.recorder.find_mask(self.recorder.layer.tokens(x)) is None
         ):
             weight.requires_grad_(False)
             self.open = True
@@ -95,9 +103,9 @@ class Substitution(Hook):
         if output is None:
             return None
         x = args[0] if args else next(iter(kwargs.values()))
-        call = Call(layer, [], factor, whole=True)
+        call, mask = Call(layer, [], factor, whole=True), self.recorder.find_mask(layer.tokens(x))
         made = made_as(output)
-        result = _Substitute.apply(made, layer.weight, x, call, self.damping)  # type: ignore[no-untyped-call]
+        result = _Substitute.apply(made, layer.weight, x, mask, call, self.groups)  # type: ignore[no-untyped-call]
         return result if made is output else None
 
 

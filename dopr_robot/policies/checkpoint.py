@@ -25,14 +25,15 @@ from dopr_robot.files import pointed
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import LONGEST, PolicySpec
-from dopr_robot.reading import read_json, require
+from dopr_robot.reading import Maybe, read_json, require
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """What is written. 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults. 3 added the
-demonstrations' limits to the normalisation, diffusion's ``time_steps``, and every option that was left at its default."""
+demonstrations' limits to the normalisation, diffusion's ``time_steps``, and every option that was left at its default. 4 added the task's
+options, which were not known before."""
 
 LOG = logging.getLogger(__name__)
-READS = (1, 2, 3)
+READS = (1, 2, 3, 4)
 WEIGHTS = "policy.safetensors"
 DESCRIPTION = "policy.json"
 LARGEST = 10_000_000
@@ -45,6 +46,7 @@ FORM = {
     "H": _STEPS,
     "Ta": _STEPS,
     "task": str | None,
+    "task_options": Maybe({}),
     "observations": {str: _ARRAY},
     "action": {**_ARRAY, "meaning": dict},
     "policy": {"name": str},

@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "groups": (1, 65_536),
     "heads": (1, 1024),
     "image_dim": (1, 65_536),
+    "impala_channels": (1, 65_536),
     "keypoints": (1, 65_536),
     "kernel_size": (1, 1023),
     "kl_weight": (0, 1e9),

@@ -113,6 +113,11 @@ class Policy(nn.Module, ABC):
         return self.spec.task
 
     @property
+    def task_options(self) -> dict[str, Any]:
+        """Of that task, as it was trained for."""
+        return self.spec.task_options
+
+    @property
     def remembers(self) -> bool:
         """Whether :meth:`act` has to be given the episodes' memory."""
         return self.acting.remembers

@@ -55,6 +55,7 @@ class PolicySpec:
         horizon: H, actions that it predicts. The first of them belongs to the first observation step, as in Diffusion Policy.
         n_action_steps: Ta, actions that it executes before it looks again, starting at the newest observation.
         task: Gymnasium id of the task it was trained for, or None.
+        task_options: of that task, JSON values by name; pictures apart, which ``observations`` tell.
         action_meaning: what the numbers of an action are ("joint position, absolute, rad"), from the store.
 
     Raises:
@@ -68,6 +69,7 @@ class PolicySpec:
     n_action_steps: int = 8
     task: str | None = None
     action_meaning: dict[str, Any] = field(default_factory=dict)
+    task_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.observations:
@@ -95,6 +97,7 @@ class PolicySpec:
             "H": self.horizon,
             "Ta": self.n_action_steps,
             "task": self.task,
+            "task_options": self.task_options,
             "observations": {
                 key: {"shape": list(spec.shape), "dtype": spec.dtype} for key, spec in self.observations.items()
             },
@@ -112,5 +115,6 @@ class PolicySpec:
             horizon=data["H"],
             n_action_steps=data["Ta"],
             task=data["task"],
+            task_options=data.get("task_options") or {},
             action_meaning=data["action"]["meaning"],
         )

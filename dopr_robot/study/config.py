@@ -10,6 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.envs import TaskSpec, get_task
+from dopr_robot.envs.task import words
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.settings import convert, leaves, parse_words, plain, read_yaml, to_yaml, typed, typed_part
 from dopr_robot.training.composition import check_sections
@@ -21,13 +23,24 @@ LONGEST_NAME = 120
 
 @dataclass
 class TaskEntry:
-    """A task of a study: its name, its demonstrations, which of their keys are observed (null: as the store says), and horizons in
-    control steps of its own."""
+    """A task of a study: its name, its demonstrations, its options (null: those of the store), which of the store's keys are observed
+    (null: as the store says), and horizons in control steps of its own."""
 
     task: str = ""
     store: str = ""
+    options: dict[str, Any] | None = None
     observations: list[str] | None = None
     horizons: list[int] | None = None
+
+    @property
+    def label(self) -> str:
+        """What the task is called in the study's tables: two entries may be one task under two options."""
+        return " ".join([self.task, *words(self.options or {})])
+
+
+def task_of(label: str) -> TaskSpec:
+    """The task of an entry's label."""
+    return get_task(label.split(" ")[0])
 
 
 @dataclass
@@ -137,7 +150,7 @@ class Arm:
     def key(self) -> dict[str, Any]:
         """What distinguishes it, as in ``arms.jsonl``."""
         return {
-            "task": self.entry.task,
+            "task": self.entry.label,
             "policy": label(self.policy_entry),
             "optimizer": label(self.optimizer_entry),
             "learning_rate": self.learning_rate,
@@ -147,7 +160,7 @@ class Arm:
     @property
     def name(self) -> str:
         """Of its folders."""
-        task = self.entry.task.rsplit("/", 1)[-1]
+        task = self.entry.label.rsplit("/", 1)[-1]
         return file_name(
             f"{task}-{label(self.policy_entry)}-{label(self.optimizer_entry)}-lr{self.learning_rate:g}-seed{self.seed}"
         )
@@ -155,7 +168,6 @@ class Arm:
     @cached_property
     def config(self) -> RunConfig:
         """The run's configuration. Raises UserError where the study's settings do not make one."""
-        from dopr_robot.envs import get_task
         from dopr_robot.training import config_from
 
         study = self.study
@@ -165,7 +177,7 @@ class Arm:
         return config_from(
             {
                 "name": self.name,
-                "task": get_task(self.entry.task).id,
+                "task": {"name": get_task(self.entry.task).id, "options": self.entry.options},
                 "data": {**study.data, "store": self.entry.store, "observations": self.entry.observations},
                 "policy": self.policy_entry,
                 "optimizer": {**optimizer, "lr": self.learning_rate},
@@ -175,7 +187,10 @@ class Arm:
 
     def config_sha256(self) -> str:
         """Of everything that decides the run."""
-        return hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode()).hexdigest()
+        decides = asdict(self.config)
+        if not decides["task"]["options"]:  # as it was before there were any
+            decides["task"] = decides["task"]["name"]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def entry_name(entry: Any) -> str:

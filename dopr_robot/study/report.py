@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.pages import svg, write_page
 from dopr_robot.evaluation.reports.provenance import store_text
 from dopr_robot.evaluation.statistics import difference_curve, success_matrix
 from dopr_robot.files import replacing
-from dopr_robot.study.config import Arm, Study, file_name, label, short_labels
+from dopr_robot.study.config import Arm, Study, file_name, label, short_labels, task_of
 from dopr_robot.study.table import TABLE, Method, Record, answers, methods, rows, summary, to_csv
 
 
@@ -41,7 +40,8 @@ def write_report(
         group = [method for method in every if (method.task, method.policy) == (task, policy)]
         whole = [row for row in table if (row["task"], row["policy"]) == (task, policy)]
         figure = curves_figure(group, max(horizons[task]), said)
-        plots.save(figure, out / f"curves-{file_name(f'{get_task(task).name}-{said[policy]}')}.png")
+        name = task.replace(task.split(" ")[0], task_of(task).name, 1)
+        plots.save(figure, out / f"curves-{file_name(f'{name}-{said[policy]}')}.png")
         last = [row | {"own": json.loads(row["figures"] or "{}")} for row in summary(whole)]
         figures = list(dict.fromkeys(name for row in last for name in row["own"]))
         panels.append(
@@ -56,7 +56,7 @@ def write_report(
         said=said,
         answers=answers(table, said),
         optimizers=[label(entry) for entry in study.optimizers],
-        stores=[(entry.task, store_text(entry.store)) for entry in study.tasks],
+        stores=[(entry.label, store_text(entry.store)) for entry in study.tasks],
         arms=len(done),
         diverged=[record for record in done.values() if record["error"]],
         settings=study.to_yaml(),
@@ -118,7 +118,7 @@ def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]
 
 
 def _horizon(axes: Axes, method: Method, colour: str, dashes: str, longest: int, name: str, *, band: bool) -> None:
-    kind, steps = get_task(method.task).kind, np.unique(np.linspace(0, longest, 200).round().astype(int))
+    kind, steps = task_of(method.task).kind, np.unique(np.linspace(0, longest, 200).round().astype(int))
     episodes = method.success.shape[1]
     success = np.stack(
         [

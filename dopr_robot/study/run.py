@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -23,6 +23,7 @@ from dopr_robot.study.config import Arm, Study, label, load_study
 from dopr_robot.study.table import TABLE, read_summary
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
+from dopr_robot.tables import Shown, Table
 from dopr_robot.training import load_data
 from dopr_robot.training.advice import without_effect
 
@@ -46,8 +47,8 @@ FORM = {
 
 
 @dataclass(frozen=True)
-class StudyResult:
-    """A finished study.
+class StudyResult(Shown):
+    """A finished study. ``print`` shows what ``dopr compare STUDY.yaml`` does.
 
     Attributes:
         folder: with ``table.csv`` (every method at every horizon), ``report.html`` and the records.
@@ -61,6 +62,26 @@ class StudyResult:
     def summary(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows: every method at the longest horizon, and its difference in points."""
         return read_summary(self.folder, self.study)
+
+    def to_pandas(self) -> Any:
+        """``table.csv`` as a ``pandas.DataFrame``: every method at every horizon. Raises ImportError without pandas."""
+        import pandas
+
+        return pandas.read_csv(self.folder / TABLE)
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield Table(*self.summary)
+        yield f"every horizon: {self.folder / TABLE}; curves: {self.folder / REPORT}"
+
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and the rows of ``table.csv``, whose values are texts."""
+        import csv
+
+        with (self.folder / TABLE).open(encoding="utf-8", newline="") as file:
+            return {"folder": str(self.folder), "table": list(csv.DictReader(file))}
+
+    def _pictures(self) -> Sequence[Path]:
+        return sorted(self.folder.glob("curves-*.png"))
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -104,7 +125,7 @@ def run_study(
         study, out = load_study(path, words), out or Path("studies") / path.stem
     out = Path(out)
     arms = study.arms()
-    horizons = {entry.task: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
+    horizons = {entry.label: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
     with held(out):  # first of all: reading the stores takes time
@@ -221,7 +242,7 @@ def _train(
     jobs = [
         TrainJob(
             arm.key, _absolute(asdict(arm.config)), arm.config_sha256(), str((out / "runs" / arm.name).resolve()),
-            horizons[arm.entry.task],
+            horizons[arm.entry.label],
         )
         for arm in missing
     ]  # fmt: skip
@@ -266,7 +287,7 @@ def _test(
             {name: (out / "policies" / arm.name / name).read_bytes() for name in POLICY_FILES},
             arm.entry.task,
             episodes,
-            horizons[arm.entry.task],
+            horizons[arm.entry.label],
             options["threads"],
         )
         for arm in missing
@@ -293,7 +314,7 @@ def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, 
     return {
         "weights_sha256": done[arm.name]["weights_sha256"],
         "episodes": episodes,
-        "horizons": list(horizons[arm.entry.task]),
+        "horizons": list(horizons[arm.entry.label]),
     }
 
 

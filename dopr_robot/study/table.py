@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dopr_robot.envs import get_task
 from dopr_robot.evaluation import EpisodeRecord, statistics
 from dopr_robot.evaluation.statistics import metrics, success_matrix, wilson
-from dopr_robot.study.config import Arm, Study, entry_name, label, short_labels
+from dopr_robot.study.config import Arm, Study, entry_name, label, short_labels, task_of
 
 Record = dict[str, Any]
 TABLE = "table.csv"
@@ -61,7 +60,7 @@ def methods(
         groups.setdefault((arm.key["task"], arm.key["policy"], arm.key["optimizer"]), []).append(arm)
     made = []
     for (task, policy, optimizer), arms in groups.items():
-        kind, shape = get_task(task).kind, (study.evaluation.test_episodes, len(horizons[task]))
+        kind, shape = task_of(task).kind, (study.evaluation.test_episodes, len(horizons[task]))
         episodes = tuple(tests.get(arm.name, ()) for arm in arms)
         success = [
             success_matrix(records, kind, horizons[task]) if records else np.zeros(shape, bool) for records in episodes

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dopr_robot.envs import Task
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.evaluation.selection import SelectionRollout, rolled_out
@@ -17,6 +18,7 @@ from dopr_robot.evaluation.statistics import succeeded
 from dopr_robot.policies import load_policy
 from dopr_robot.reading import read_json
 from dopr_robot.training import Interrupted, config_from, read_metrics, train
+from dopr_robot.training.data import settled_task
 from dopr_robot.training.metrics import FIGURES
 
 POLICY_FILES = ("policy.json", "policy.safetensors")
@@ -76,7 +78,10 @@ def train_arm(job: TrainJob) -> Trained:
         UserError, Interrupted: as :func:`dopr_robot.training.train`.
     """
     config, folder = config_from(job.config), Path(job.folder)
-    rollout = SelectionRollout(config.task or "", config.training.rollout_episodes, job.horizons)
+    config.task = settled_task(config)
+    rollout = SelectionRollout(
+        Task(config.task.name or "", config.task.options or {}), config.training.rollout_episodes, job.horizons
+    )
     error, files, selection, weights = None, {}, [], None
     try:
         checkpoint = train(config, folder, rollout)
@@ -127,7 +132,7 @@ def test_arm(job: TestJob) -> list[str]:
         for name, content in job.files.items():
             (Path(folder) / name).write_bytes(content)
         policy = load_policy(folder)
-        records = rolled_out(policy, job.task, job.episodes, job.horizons, "final")
+        records = rolled_out(policy, Task(job.task, policy.task_options), job.episodes, job.horizons, "final")
     return [record.to_json() for record in records]
 
 

@@ -12,13 +12,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.errors import UnknownNameError, UserError, closest
 from dopr_robot.settings import leaves, like, parse_words, plain, read_yaml, typed, typed_part
-from dopr_robot.training.config import DataConfig, EvaluationConfig, RunConfig, TrainingConfig, read_config
+from dopr_robot.training.config import DataConfig, EvaluationConfig, RunConfig, TaskConfig, TrainingConfig, read_config
 
 LOG = logging.getLogger(__name__)
 GROUPS = ("policy", "optimizer")
 SECTIONS: dict[str, type[Any]] = {"data": DataConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
+TASK = [f"task.{each.name}" for each in fields(TaskConfig)]
 USUAL = ["experiment", "policy", "policy.horizon", "optimizer", "optimizer.lr", "optimizer.weight_decay"]
 """Of the keys of policies and optimizers, those that a wrong key is compared with before any is loaded."""
 
@@ -111,9 +112,11 @@ def _check(values: Mapping[str, Any]) -> None:
     """Raise for a key that no configuration has, and for values of sections that are of another type."""
     known = [f"{section}.{each.name}" for section, schema in SECTIONS.items() for each in fields(schema)]
     known += [each.name for each in fields(RunConfig) if each.name not in SECTIONS]
+    known += TASK
+    _task(values)
     for key, value in values.items():
         section, _, name = key.partition(".")
-        if section in GROUPS:
+        if section in GROUPS or key.startswith("task.options."):
             continue
         if key not in known:
             _unknown(key, [each for each in known if each.startswith(f"{section}.")] or [*known, *USUAL])
@@ -140,7 +143,9 @@ def whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif ends:
             raise UserError(f"{key} could be {' or '.join(ends)}: name the whole key")
         else:
-            raise UnknownNameError("config key", key, [*own, *known])
+            lasts = {each.rpartition(".")[2]: each for each in [*known, *own]}
+            near = closest(key, lasts)
+            raise UnknownNameError("config key", key, [*own, *known], lasts[near] if near else None)
     return found
 
 
@@ -155,6 +160,8 @@ def _unknown(key: str, known: Sequence[str]) -> None:
 def _built(experiment: str | None, values: Mapping[str, Any], words: Mapping[str, Any]) -> RunConfig:
     """Our defaults, the experiment, values and words, each over the ones before, by the types of what they are for."""
     tree = _composed(experiment)
+    task = _task(tree, values, words)
+    tree, values, words = ({k: v for k, v in layer.items() if not _of_task(k)} for layer in (tree, values, words))
     for group in GROUPS:
         given = values.get(group)
         name = given.get("name") if isinstance(given, Mapping) else given
@@ -167,10 +174,42 @@ def _built(experiment: str | None, values: Mapping[str, Any], words: Mapping[str
     tree["policy"] = asdict(typed(POLICIES[str(policy["name"])].schema, policy, "policy"))
     standard = _defaults("optimizer", str(tree["optimizer"]["name"]))
     tree["optimizer"] = {
-        key: value if value == standard[key] else like(standard[key], value, f"optimizer.{key}")
+        key: value if value == standard[key] else _option(key, standard[key], value)
         for key, value in tree["optimizer"].items()
     }
-    return typed(RunConfig, tree)
+    return typed(RunConfig, {**tree, "task": task})
+
+
+def _of_task(key: str) -> bool:
+    return key == "task" or key.startswith("task.")
+
+
+def _task(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's settings from layers of settings, nested or by dotted key, each over the ones before; a task that is named anew does not
+    keep the options of the one before. Raises as :func:`~dopr_robot.settings.typed_part`."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        told: dict[str, Any] = {}
+        if "task" in layer:
+            value = plain(layer["task"])
+            told = value if isinstance(value, dict) else {"name": value}
+        told = told | {key.partition(".")[2]: layer[key] for key in TASK if key in layer}
+        if "name" in told:
+            found = {}
+        found |= typed_part(TaskConfig, told, "task")
+        single = {
+            key.removeprefix("task.options."): plain(layer[key]) for key in layer if key.startswith("task.options.")
+        }
+        if single:
+            found["options"] = {**(found.get("options") or {}), **single}
+    return found
+
+
+def _option(key: str, standard: Any, value: Any) -> Any:
+    """An optimizer's setting by the type of its default; the damping may be a schedule instead, which the optimizer itself looks at."""
+    if key == "damping" and isinstance(plain(value), Mapping):
+        return plain(value)
+    return like(standard, value, f"optimizer.{key}")
 
 
 def _composed(experiment: str | None) -> dict[str, Any]:

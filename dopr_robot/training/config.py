@@ -1,5 +1,6 @@
 """The configuration of a training run: what each setting means, and which values it takes."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,20 @@ CHOICES = {
     "early_stop": ("validation_loss", "success_rate"),
     "tracker": ("wandb", "trackio"),
 }
+
+
+@dataclass
+class TaskConfig:
+    """What the demonstrations show, and the policy is rolled out in.
+
+    Args:
+        name: a Gymnasium id, or a bare name; null: the store's.
+        options: of the task; null: those that the store was collected with, which others may not contradict. Pictures are no matter
+            of options here: ``data.observations`` says what is read.
+    """
+
+    name: str | None = None
+    options: dict[str, Any] | None = None
 
 
 @dataclass
@@ -123,7 +138,13 @@ class TrainingConfig:
 
 @dataclass
 class EvaluationConfig:
-    """What ``dopr eval`` does with the run unless told otherwise."""
+    """What ``dopr eval`` does with the run unless told otherwise.
+
+    Args:
+        episodes: initial states.
+        num_envs: copies of the environment that are rolled out at once while training.
+        video: episodes in the video; 0: none.
+    """
 
     episodes: int = 100
     num_envs: int = 16
@@ -132,10 +153,15 @@ class EvaluationConfig:
 
 @dataclass
 class RunConfig:
-    """All of a run; ``config.yaml`` in the run folder is this, in full, and reproduces the run."""
+    """All of a run; ``config.yaml`` in the run folder is this, in full, and reproduces the run.
+
+    Args:
+        name: of the run folder, ``runs/<name>``; null: the experiment's, or ``run``.
+        task: that the policy is for; null: the one that the store's attributes name.
+    """
 
     name: str | None = None
-    task: str | None = None
+    task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
     policy: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -143,6 +169,8 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.task, TaskConfig):  # its name alone
+            self.task = TaskConfig(self.task)
         training, data = self.training, self.data
         for key, least in AT_LEAST.items():
             if (value := getattr(training, key)) is not None and value < least:
@@ -186,6 +214,8 @@ def read_config(path: Path) -> dict[str, Any]:
     A run of a release before goes on as it began: a run's file has every option, so what it lacks was none yet.
     """
     values = read_yaml(path, "configuration", [each.name for each in fields(RunConfig)])
+    if "task" in values and not isinstance(values["task"], Mapping):  # its name alone
+        values["task"] = {"name": values["task"]}
     if (path.parent / "checkpoints").is_dir():
         from dopr_robot.optim import saved_options
         from dopr_robot.policies.checkpoint import of_former_release

@@ -10,40 +10,38 @@ import torch
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Batch, Store, Windows, split_episodes, statistics
-from dopr_robot.envs import TaskSpec, get_task
+from dopr_robot.envs import Task, TaskSpec, get_task
+from dopr_robot.envs.task import varied
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.images import is_image
 from dopr_robot.policies import ArraySpec, Policy, PolicySpec
-from dopr_robot.training.config import RunConfig
+from dopr_robot.training.config import RunConfig, TaskConfig
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Windows of the two splits, statistics of the training split, and the interface that the store implies."""
+    """Windows of the two splits, statistics of the training split, the interface that the store implies, and the task."""
 
     train: Windows
     validation: Windows | None
     statistics: dict[str, dict[str, NDArray[np.float64]]]
     spec: PolicySpec
+    task: TaskConfig
 
 
 def load_data(config: RunConfig) -> TrainingData:
     """Open the store that the configuration names and split it.
 
     Raises:
-        UserError: no store, keys that it does not have, another task's store, another control rate or shape than the task's, NaN, or
-            too few windows for a batch.
+        UserError: no store, keys that it does not have, another task's store or one of other options, another control rate or shape than
+            the task's, NaN, or too few windows for a batch.
     """
     if config.data.store is None:
         raise UserError("data.store is not set: data.store=PATH names the demonstrations")
     store = Store.open(config.data.store)
     if not store.num_episodes:
         raise UserError(f"{store.path} holds no episode yet")
-    recorded, task = store.attributes.task, task_id(config.task)
-    if task and recorded and task != task_id(recorded):
-        raise UserError(
-            f"task={config.task} but {store.path} holds demonstrations of {recorded}: leave task out, or use its store"
-        )
+    task = _task(config.task, store)
     observations = config.data.observations or store.observations
     if not observations:
         raise UserError(
@@ -63,12 +61,13 @@ def load_data(config: RunConfig) -> TrainingData:
                 f"{store.path} holds {store.keys[key].dtype} in {key!r}, and a policy reads and gives numbers: "
                 f"data.observations=[{numbers}]"
             )
-    _check_task(store, task or recorded, observations, config.data.action)
+    _check_task(store, task, observations, config.data.action)
     steps = {key: config.policy[key] for key in ("n_obs_steps", "horizon", "n_action_steps")}
     spec = PolicySpec(
         observations={key: _array_spec(store, key) for key in observations},
         action=_array_spec(store, config.data.action),
-        task=task or recorded,
+        task=task.name,
+        task_options=task.options or {},
         action_meaning=store.attributes.to_json()["action"],
         **steps,
     )
@@ -85,6 +84,7 @@ def load_data(config: RunConfig) -> TrainingData:
         validation=windows(held_out) if len(held_out) else None,
         statistics=_named(statistics(store, [*vectors, config.data.action], train), config.data.action),
         spec=spec,
+        task=task,
     )
     for key, found in data.statistics.items():
         if not all(np.isfinite(value).all() for value in found.values()):
@@ -111,22 +111,47 @@ def short_episodes(windows: Windows) -> str:
     )
 
 
+def _registered(name: str) -> bool:
+    try:
+        get_task(name)
+    except UnknownNameError:
+        return False
+    return True
+
+
 def task_id(name: str | None) -> str | None:
     """The Gymnasium id of a task that may be given by its bare name; a task that is not registered stays as it is."""
-    try:
-        return get_task(name).id if name else None
-    except UnknownNameError:
-        return name
+    return get_task(name).id if name and _registered(name) else name
 
 
-def _check_task(store: Store, task: str | None, observations: Sequence[str], action: str) -> None:
+def settled_task(config: RunConfig) -> TaskConfig:
+    """The task of a run with its options: what the configuration says, and else its store. Raises UserError where the two differ."""
+    return config.task if config.data.store is None else _task(config.task, Store.open(config.data.store))
+
+
+def _task(wanted: TaskConfig, store: Store) -> TaskConfig:
+    about, name = store.attributes, task_id(wanted.name)
+    if name and about.task and name != task_id(about.task):
+        raise UserError(
+            f"task={wanted.name} but {store.path} holds demonstrations of {about.task}: leave task out, or use its store"
+        )
+    name = name or about.task
+    theirs = varied(about.options)
+    options = theirs if wanted.options is None else varied(wanted.options)
+    if name and _registered(name):
+        options = dict(Task(name, options).options)
+    if about.task and options != theirs:
+        raise UserError(
+            f"task.options={options} but {store.path} was collected with {theirs or 'none'}: leave task.options out, or use its store"
+        )
+    return TaskConfig(name, options)
+
+
+def _check_task(store: Store, of: TaskConfig, observations: Sequence[str], action: str) -> None:
     """Raise UserError where the task gives no such observation, runs at another control rate than the store, or has other shapes."""
-    try:
-        spec = get_task(task) if task else None
-    except UnknownNameError:
+    if of.name is None or not _registered(of.name):
         return  # trained for a task that is not here
-    if spec is None:
-        return
+    spec = get_task(of.name)
     strangers = [key for key in observations if key not in {*spec.observations, *spec.cameras}]
     if strangers:
         raise UserError(

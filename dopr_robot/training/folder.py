@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dopr_robot.errors import UserError
 from dopr_robot.files import check_name
+from dopr_robot.tables import Table
 from dopr_robot.training.config import RunConfig, load_config
 
 if TYPE_CHECKING:
@@ -106,6 +107,19 @@ class Run:
     def evaluation_folder(self, name: str, *, resume: bool = False) -> Path:
         """``eval/<name>``, or ``eval/<name>-2``, ... where that is taken; with ``resume`` the last one that is."""
         return free_or_last(self.folder / "eval" / name, resume=resume)
+
+    def _repr_html_(self) -> str:
+        config, steps = self.config, self.checkpoints.steps()
+        rows = [
+            ["run", self.folder],
+            ["task", config.task or ""],
+            ["demonstrations", config.data.store or ""],
+            ["policy", config.policy.get("name", "")],
+            ["optimizer", f"{config.optimizer.get('name', '')}, lr {config.optimizer.get('lr', '')}"],
+            ["step", f"{steps[-1] if steps else 0:,} of {config.training.steps:,}"],
+            ["evaluations", len(self.evaluations)],
+        ]
+        return Table(["", ""], rows).html()
 
     def __fspath__(self) -> str:
         return str(self.folder)

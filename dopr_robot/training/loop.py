@@ -70,6 +70,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
     if options.rollout_every and rollout is None:
         raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
     data = load_data(config)
+    config.task = data.task  # the run says itself what it was trained for
     if options.early_stop == "validation_loss" and data.validation is None:
         raise UserError("training.early_stop=validation_loss: the store has too few episodes to hold one out")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -258,11 +259,16 @@ def _train(
 
 
 def build_optimizer(policy: Policy, config: RunConfig) -> Optimizer:
-    """The optimizer that the configuration names. Raises UserError for a value that it does not take."""
+    """The optimizer that the configuration names; a schedule of its damping goes over the whole run where it says no ``steps``.
+    Raises UserError for a value that it does not take.
+    """
     # The same step in one pass over the weights, where torch has it; it is no property of the method, so it is no setting.
     fused: dict[str, Any] = {"fused": True} if config.optimizer.get("name") in FUSED else {}
     try:
-        return make_optimizer(model=policy, **config.optimizer, **fused)
+        options = dict(config.optimizer)
+        if isinstance(options.get("damping"), dict):
+            options["damping"] = {"steps": config.training.steps, **options["damping"]}
+        return make_optimizer(model=policy, **options, **fused)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer {config.optimizer.get('name')}: {error}") from None
 

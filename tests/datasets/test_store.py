@@ -191,7 +191,7 @@ def test_what_is_not_a_store_is_said_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "2 and this dopr_robot reads 1"),
+        ({"schema_version": 3}, "3 and this dopr_robot reads 1 to 2"),
         ({"control_hz": "20"}, "control_hz is '20'"),
         ({"control_hz": -1}, "positive"),
         ({"observations": "state"}, "observations is 'state'"),

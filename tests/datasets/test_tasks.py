@@ -41,6 +41,19 @@ def test_what_the_task_does_not_give_stays_a_key_and_is_no_observation(caplog):
     assert "gives state [29], and none of pose" in caplog.text
 
 
+def test_pictures_go_by_the_cameras_names():
+    """robomimic's habit, LeRobot's, and the key of PushT's human demonstrations; a key that is a camera's already stays."""
+    keys = {"robot0_eye_in_hand_image": (8, 8, 3), "agentview_image": (8, 8, 3), "object": (10,), "action": (7,)}
+    about, found = shown("robosuite/Lift-v0", Attributes(observations=tuple(keys)[:3]), **keys)
+    assert found == {"robot0_eye_in_hand", "agentview", "object", "action"}
+    assert about.observations == ("robot0_eye_in_hand", "agentview", "object")
+    assert shown("gym_pusht/PushT-v0", img=(96, 96, 3), state=(5,), action=(2,))[1] == {"image", "state", "action"}
+    top = {"observation.images.top": (8, 8, 3), "state": (14,), "action": (14,)}
+    assert "top" in shown("gym_aloha/AlohaInsertion-v0", **top)[1]
+    both = {"image": (8, 8, 3), "img": (8, 8, 3), "state": (5,), "action": (2,)}
+    assert shown("gym_pusht/PushT-v0", **both)[1] == set(both)
+
+
 @pytest.mark.parametrize(
     ("about", "keys", "said"),
     [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from dopr_robot.envs import make, make_vec
+from dopr_robot.envs import get_task, make, make_vec
 from dopr_robot.errors import UserError
 
 NOTHING = np.zeros((3, 4), np.float32)
@@ -102,7 +102,7 @@ def test_noise_and_pushes_have_the_size_that_was_asked_for():
         ("PickPlace", {"cubes": 2}, "has no option 'cubes'"),
         ("Stack", {"cubes": 5}, "cubes=5 has to be a whole number from 1 to 4"),
         ("PegInsert", {"clearance": 0.1}, "clearance=0.1 has to be from"),
-        ("PickPlace", {"obs": ("state", "rear")}, "no observation 'rear'"),
+        ("PickPlace", {"obs": ("state", "rear")}, "unknown camera of dopr_robot/PickPlace-v0: 'rear'"),
         ("PickPlace", {"action_delay": -1}, "action_delay=-1"),
         ("PickPlace", {"observation_noise": float("nan")}, "observation_noise=nan"),
         ("PickPlase", {}, "did you mean 'PickPlace'"),
@@ -115,7 +115,7 @@ def test_a_wrong_option_is_named(task, options, words):
 
 @pytest.mark.parametrize("task", ["PickPlace", "Drawer", "QuadrotorTrack"])
 def test_pictures_are_observations(task):
-    env = make_vec(task, 2, obs=("state", *make_vec(task, 1).task.cameras), image_size=(48, 64))
+    env = make_vec(task, 2, cameras=get_task(task).cameras, camera_size=(48, 64))
     observation, _ = env.reset(seed=[0, 1])
     cameras = env.task.cameras
     assert set(observation) == {"state", *cameras}
@@ -140,7 +140,7 @@ def test_one_policy_can_be_asked_for_any_tower(cubes):
 
 
 def test_the_drawers_stages_come_in_their_order():
-    from dopr_robot.envs import get_task, load_expert
+    from dopr_robot.envs import load_expert
 
     env = make_vec("Drawer", 1)
     expert = load_expert(get_task("Drawer"))(env)

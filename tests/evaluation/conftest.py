@@ -21,6 +21,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from dopr_robot.envs import TASKS, ActionSpec, TaskSpec, register_task
 from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
 
+FAULTS = {
+    "observation_noise": "standard deviation on the position",
+    "broken_seeds": "whose fifth step raises",
+    "blurred_seeds": "whose third step tells no number",
+}
+
 
 class PointEnv(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -31,21 +37,24 @@ class PointEnv(gym.Env):
         broken_seeds: Collection[int] = (),
         blurred_seeds: Collection[int] = (),
         goals: int = 1,
+        observation_noise: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
         self.sustain = sustain
         self.goals = goals
+        self.observation_noise = observation_noise
         self.broken_seeds, self.blurred_seeds = broken_seeds, blurred_seeds
         self.render_mode = render_mode
         self.action_space = Box(-0.1, 0.1, (2,), np.float32)
         self.observation_space = Dict(position=Box(-9, 9, (2,), np.float64), goal=Box(-9, 9, (2,), np.float64))
 
     def _observation(self) -> dict[str, np.ndarray]:
-        return {"position": self.position.copy(), "goal": self.goal.copy()}
+        noise = self.observation_noise * self.noise.standard_normal(2)
+        return {"position": self.position + noise, "goal": self.goal.copy()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
-        self.seed = seed
+        self.seed, self.noise = seed, np.random.default_rng(seed)
         self.steps = self.reached = 0
         self.goal = self.np_random.uniform(-1, 1, 2)
         self.position = self.goal.copy() if self.sustain else self.np_random.uniform(-1, 1, 2)
@@ -162,7 +171,7 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
             description="go there",
             entry_point="point_task:PointEnv",
             length="goals",
-            options={"goals": "how many are to be reached, one after another"},
+            options={"goals": "how many are to be reached, one after another", **FAULTS},
             **shared,
         ),
         TaskSpec(

@@ -210,8 +210,8 @@ def test_groups_decay_matrices_only_and_give_hidden_ones_to_muon():
 def test_options_go_where_they_belong():
     optimizer = make_optimizer("dopr_adamw", policy(), lr=1e-3, betas=(0.8, 0.9), damping=0.3, update_every=5)
     assert optimizer.base.defaults["betas"] == (0.8, 0.9)
-    assert optimizer.preconditioner.damping == 0.3
-    assert optimizer.preconditioner.update_every == 5
+    assert optimizer.param_groups[0]["damping"] == 0.3
+    assert optimizer.param_groups[0]["update_every"] == 5
     frozen = policy()
     frozen[1].requires_grad_(False)
     chosen = {p for group in make_optimizer("adamw", frozen, lr=1e-3).param_groups for p in group["params"]}

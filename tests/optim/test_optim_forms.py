@@ -155,8 +155,7 @@ def test_auto_takes_this_steps_moment_where_a_layer_has_more_inputs_than_a_step_
     run(others["average"], alone["average"], 1)
     assert torch.equal(model[0].weight, alone["batch"][0].weight)
     assert torch.equal(model[2].weight, alone["average"][2].weight)
-    held = optimizer.state_dict()["activation"]["factors"]
-    assert not any(isinstance(value, Tensor) and value.dim() > 1 for value in held["0.weight"].values())
+    assert "average" not in optimizer.preconditioner.state_dict()["factors"]["0.weight"]
     run(optimizer, model, 5, n=60)  # a larger batch does not change the choice
     assert {row.name: row.how for row in optimizer.coverage()} == how
 
@@ -241,23 +240,6 @@ def test_changed_options_of_a_state_are_formed_anew(change):
     assert any(factor.refreshed == 1 for factor in optimizer.preconditioner.factors)
 
 
-def test_a_state_from_before_there_were_forms_is_taken_up():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(200, 4), nn.Linear(4, 2))
-    optimizer = sgd(model, form="low_rank")
-    model(torch.randn(9, 200)).sum().backward()
-    optimizer.step()
-    state = copy.deepcopy(optimizer.state_dict())
-    del state["activation"]["version"]
-    for factor in state["activation"]["factors"].values():
-        del factor["form"]
-    again = sgd(model, form="low_rank")
-    again.load_state_dict(state)
-    for factor, other in zip(optimizer.preconditioner.factors, again.preconditioner.factors, strict=True):
-        assert factor.state.keys() == other.state.keys()
-        assert other.refreshed == 0
-
-
 def test_a_state_knows_nothing_of_wrappers():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
@@ -266,10 +248,10 @@ def test_a_state_knows_nothing_of_wrappers():
     for optimizer, forward in ((plain, model), (other, wrapped["module"]["_orig_mod"])):
         forward(torch.randn(9, 6)).sum().backward()
         optimizer.step()
-    state, theirs = plain.state_dict(), other.state_dict()
-    assert state["activation"]["factors"].keys() == theirs["activation"]["factors"].keys() == {"0.weight"}
-    plain.load_state_dict(theirs)
-    other.load_state_dict(state)
+    state, theirs = plain.preconditioner.state_dict(), other.preconditioner.state_dict()
+    assert state["factors"].keys() == theirs["factors"].keys() == {"0.weight"}
+    plain.preconditioner.load_state_dict(theirs)
+    other.preconditioner.load_state_dict(state)
 
 
 @pytest.mark.parametrize("form", ["batch", "average", "low_rank"])

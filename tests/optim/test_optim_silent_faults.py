@@ -310,7 +310,7 @@ def test_a_lazy_model_that_has_not_run():
 
 def test_transforms_that_no_backward_runs_in():
     model = net()
-    sgd(model)
+    optimizer = sgd(model)
     parameters = dict(model.named_parameters())
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
@@ -318,6 +318,7 @@ def test_transforms_that_no_backward_runs_in():
 
     with pytest.raises(RuntimeError, match=r"torch\.func"):
         torch.func.grad(loss)(parameters)
+    assert optimizer.preconditioner.step == 0
 
 
 def test_a_model_compiled_and_run_before():

@@ -70,7 +70,7 @@ def test_a_checkpoint_of_another_format_or_cut_short_is_refused(small, tmp_path)
         load_policy(tmp_path)
     description = json.loads((tmp_path / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps({**description, "format_version": 99}))
-    with pytest.raises(UserError, match=r"format_version 99.* reads 1, 2, 3"):
+    with pytest.raises(UserError, match=r"format_version 99.* reads 1, 2, 3, 4"):
         load_policy(tmp_path)
     (tmp_path / "policy.json").write_text("{")
     with pytest.raises(DamagedError, match="is not JSON"):

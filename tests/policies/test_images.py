@@ -10,6 +10,7 @@ from dopr_robot.optim import DoPr
 from dopr_robot.policies import ArraySpec, PolicySpec, load_policy, make_policy, save_policy
 from dopr_robot.policies.encoders import Encoder, EncoderConfig
 from dopr_robot.policies.encoders.images import Augmentation, SpatialSoftmax
+from dopr_robot.policies.encoders.impala import Impala
 from dopr_robot.policies.encoders.resnet import ResNet18, load_pretrained
 
 CAMERAS = {
@@ -58,8 +59,37 @@ def test_resnet_18_has_the_published_size_and_names():
     assert ResNet18(channels=8)(torch.zeros(1, 3, 96, 128)).shape == (1, 64, 3, 4)
 
 
-def test_cameras_are_learned_and_dopr_covers_every_matrix():
-    policy, data = camera_policy(colour=0.3), draw()
+def test_impala_has_the_published_stages():
+    network = Impala()
+    assert (
+        sum(value.numel() for value in network.parameters()) == 97_600
+    )  # 16, 32, 32 channels: 448 + 9,280, 4,640 + 36,992, 9,248 + 36,992
+    assert network(torch.zeros(2, 3, 84, 72)).shape == (2, 32, 11, 9)
+    with pytest.raises(UserError, match=r"leave one position to impala, which halves 3 times: more than 8"):
+        camera_policy({"front": ArraySpec((8, 8, 3), "uint8")}, backbone="impala", crop=1.0)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "impala"])
+def test_shared_weights_read_all_cameras_of_a_size_at_once(backbone):
+    """The features are those of a camera at a time, and the backbone is called once a size."""
+    observations = {"a": ArraySpec((40, 48, 3), "uint8"), "b": ArraySpec((40, 48, 3), "uint8"), **CAMERAS}
+    policy, seen = camera_policy(observations, backbone=backbone, shared=True).eval(), draw(observations)["observation"]
+    encoder, calls = policy.encoder, []
+    encoder.backbones["shared"].register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    features = encoder(seen)
+    assert sorted(calls) == [8, 8, 16]
+    start = 0
+    for key in encoder.keys:
+        part, size = encoder.parts[key] if key != "state" else None, 8 if key != "state" else 3
+        if part is not None:
+            alone = part(encoder.backbones["shared"](part.augment(seen[key]).flatten(0, 1))).unflatten(0, (4, 2))
+            assert torch.allclose(features[..., start : start + size], alone, atol=1e-5), key
+        start += size
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "impala"])
+def test_cameras_are_learned_and_dopr_covers_every_matrix(backbone):
+    policy, data = camera_policy(colour=0.3, backbone=backbone), draw()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     losses = []
     for step in range(30):
@@ -186,7 +216,7 @@ def test_flags_are_numbers_whatever_their_dtype():
 
 def test_wrong_options_and_wrong_images_are_told(generators):
     for options, message in (
-        ({"backbone": "resnet50"}, "neither resnet18 nor vit"),
+        ({"backbone": "resnet50"}, "none of resnet18, impala, vit"),
         ({"norm": "batch"}, "none of group, frozen_batch"),
         ({"crop": 0.5}, r"images of \[16, 20\] after encoder\.crop leave one position"),
         ({"crop": 0.0}, r"crop=0.0 has to lie in \(0, 1\]"),

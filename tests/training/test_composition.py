@@ -8,7 +8,7 @@ import pytest
 from dopr_robot.errors import UserError
 from dopr_robot.settings import to_yaml
 from dopr_robot.study import load_study
-from dopr_robot.training import compose_config, config_from, load_config
+from dopr_robot.training import build_optimizer, compose_config, config_from, load_config
 from dopr_robot.training.advice import without_effect
 
 PATHS = ["2024_11_06", "lr=3/x.zarr", "my data (1)/x.zarr", "a,b/x.zarr", "数据/x.zarr", "1e3", "${oc.env:USER}", "[x]"]
@@ -97,6 +97,24 @@ def test_a_switched_optimizer_keeps_what_both_have_and_a_line_says_so(tmp_path, 
     assert "keeps lr=0.001" in caplog.text
     caplog.clear()
     assert compose_config(str(mine), ["optimizer=dopr_adamw"]).optimizer["damping"] == 0.3 and not caplog.text
+
+
+def test_a_damping_that_follows_a_schedule_over_the_run(tmp_path):
+    from torch import nn
+
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("optimizer: {name: dopr_adamw, damping: {schedule: cosine, from: 1.0, to: 0.1}}\n")
+    typed = compose_config("pick_place", ["optimizer.damping={schedule: cosine, from: 1.0, to: 0.1}"])
+    for config in (compose_config(str(mine), ["training.steps=200"]), typed):
+        assert config.optimizer["damping"] == {"schedule": "cosine", "from": 1.0, "to": 0.1}
+        optimizer = build_optimizer(nn.Linear(3, 2), config)
+        steps = config.training.steps
+        assert repr(optimizer.preconditioner.groups) == f"cosine from 1 to 0.1 over {steps} steps"
+    odd = compose_config("pick_place", ["optimizer.damping={schedule: wave, from: 1.0, to: 0.1}"])
+    with pytest.raises(UserError, match="optimizer dopr_adamw: damping schedule='wave' must be one of linear"):
+        build_optimizer(nn.Linear(3, 2), odd)
+    with pytest.raises(UserError, match="a number is expected"):
+        compose_config("pick_place", ["optimizer.lr={schedule: cosine}"])
 
 
 def test_a_switched_policy_keeps_what_both_have(tmp_path, caplog):

@@ -5,7 +5,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 
 TASKS = {
@@ -13,6 +14,7 @@ TASKS = {
     "gym_aloha/AlohaTransferCube-v0": "the right arm grips the cube and hands it over to the left",
 }
 HORIZON, REWARD = 300, 4.0
+CAMERAS = ("top", "angle", "front_close", "left_wrist", "right_wrist", "left_pillar", "right_pillar", "free")
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 
 
@@ -26,7 +28,7 @@ def register() -> None:
                 control_hz=50,
                 max_steps=HORIZON,
                 description=f"{description}; success: the package's reward of {REWARD:g}",
-                observations={"state": (14,), "top": (480, 640, 3)},
+                observations={"state": (14,)},
                 action=ActionSpec(
                     meaning="joint position and gripper opening, scaled as the package does",
                     absolute=True,
@@ -37,6 +39,8 @@ def register() -> None:
                 ),
                 entry_point="dopr_robot.envs.adapters.aloha:make",
                 arguments={"task_id": task_id},
+                options=PERTURBATIONS,
+                cameras=CAMERAS,
                 package="gym_aloha",
                 extra="aloha",
                 source="github.com/huggingface/gym-aloha",
@@ -44,34 +48,49 @@ def register() -> None:
         )
 
 
+@perturbed
 def make(
-    task_id: str, *, max_steps: int = HORIZON, render_mode: str | None = None, width: int = 320, height: int = 240
+    task_id: str,
+    *,
+    max_steps: int = HORIZON,
+    camera_size: int | tuple[int, int] = (480, 640),
+    **views: Any,
 ) -> gymnasium.Env:
-    """One environment of a task. The state holds the arms alone, so the camera's picture is always part of the observation."""
-    prepare_rendering(render_mode, needed=True)
+    """One environment of a task, seen as :class:`~dopr_robot.envs.adapters.adapter.Views` says, at the size of the published data sets."""
+    seen, spec = Views(camera_size=camera_size, **views), get_task(task_id)
+    seen.check(spec)
     import gym_aloha  # noqa: F401 - registers the ids
 
-    env = gymnasium.make(
-        task_id,
-        obs_type="pixels_agent_pos",
-        max_episode_steps=max_steps,
-        visualization_width=width,
-        visualization_height=height,
-        disable_env_checker=True,
-    )
-    return Aloha(env, get_task(task_id))
+    env = gymnasium.make(task_id, obs_type="pixels_agent_pos", max_episode_steps=max_steps, disable_env_checker=True)
+    return Aloha(env, spec, seen, pushed=r"vx300s_(left|right)/gripper_link", plain=False)
 
 
 class Aloha(Adapter):
-    """The package's ``agent_pos`` is our ``state``."""
+    """The package's ``agent_pos`` is our ``state``. Shadows are drawn: published demonstrations have them."""
 
-    def __init__(self, env: gymnasium.Env, task: TaskSpec) -> None:
-        super().__init__(env, task)
-        picture = gymnasium.spaces.Box(0, 255, task.observations["top"], np.uint8)
-        self.observation_space = gymnasium.spaces.Dict({**self.observation_space.spaces, "top": picture})  # type: ignore[attr-defined]
+    view = "top"
+
+    def __init__(self, env: gymnasium.Env, task: TaskSpec, views: Views, **options: Any) -> None:
+        super().__init__(env, task, views, **options)
+        inside = self.unwrapped._env.task  # type: ignore[attr-defined]
+        nothing = {"top": np.zeros((1, 1, 3), np.uint8)}
+
+        def get_observation(physics: Any) -> dict[str, Any]:
+            """The package's own draws three pictures of 640 x 480, whatever is asked for."""
+            return {"qpos": inside.get_qpos(physics), "images": nothing}
+
+        inside.get_observation = get_observation
+
+    def physics(self) -> tuple[Any, Any]:
+        inside = self.unwrapped._env.physics  # type: ignore[attr-defined]
+        return inside.model.ptr, inside.data.ptr
+
+    def observe(self, observation: Any) -> dict[str, Any]:
+        return {"state": observation["agent_pos"]}
+
+    def neutral(self, observation: Any) -> Any:
+        """The posture, which the action has the numbers of."""
+        return observation["state"]
 
     def judge(self, info: dict[str, Any], terminated: bool) -> dict[str, Any]:
         return {"success": bool(info.get("is_success", False))}
-
-    def _arrays(self, observation: Any) -> dict[str, Any]:
-        return {"state": observation["agent_pos"].astype("float32"), "top": observation["pixels"]["top"]}

@@ -1,8 +1,11 @@
 """Gymnasium's MuJoCo tasks that end when the robot falls: success is not to have fallen."""
 
+from typing import Any
+
 import gymnasium
 
-from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 
 TASKS = {
@@ -38,27 +41,17 @@ def register() -> None:
                 ),
                 entry_point="dopr_robot.envs.adapters.gymnasium_mujoco:make",
                 arguments={"task_id": task_id},
+                options=PERTURBATIONS,
+                cameras=("free",) if task_id.startswith("Inverted") else ("track", "free"),
                 source="gymnasium.farama.org/environments/mujoco",
             )
         )
 
 
-def make(
-    task_id: str,
-    *,
-    max_steps: int = HORIZON,
-    render_mode: str | None = None,
-    width: int = 320,
-    height: int = 240,
-) -> gymnasium.Env:
-    """One environment of a task."""
-    prepare_rendering(render_mode)
-    env = gymnasium.make(
-        task_id,
-        max_episode_steps=max_steps,
-        render_mode=render_mode,
-        width=width,
-        height=height,
-        disable_env_checker=True,
-    )
-    return Adapter(env, get_task(task_id))
+@perturbed
+def make(task_id: str, *, max_steps: int = HORIZON, **views: Any) -> gymnasium.Env:
+    """One environment of a task, seen as :class:`~dopr_robot.envs.adapters.adapter.Views` says."""
+    seen, spec = Views(**views), get_task(task_id)
+    seen.check(spec)
+    env = gymnasium.make(task_id, max_episode_steps=max_steps, render_mode=seen.render_mode, disable_env_checker=True)
+    return Adapter(env, spec, seen, pushed="torso|pole2?")

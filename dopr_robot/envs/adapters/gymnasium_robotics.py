@@ -5,8 +5,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 
 KITCHEN = ("microwave", "kettle", "light switch", "slide cabinet")
@@ -26,18 +28,25 @@ FETCH = {
 }
 MAZES = {"PointMaze_UMaze-v3": 300, "PointMaze_Medium-v3": 600, "PointMaze_Large-v3": 800}
 
+PUSHED = "palm|panda0_link7|robot0:gripper_link|particle"
+"""What a disturbance pushes: the hand, or the ball."""
+
 _GOAL = "desired_goal"
+_ADROIT_CAMERAS, _CAPS = ("fixed", "vil_camera"), ("left_cap", "right_cap")
+_FETCH = ("head_camera_rgb", "gripper_camera_rgb", "external_camera_0", "lidar")
 
 
 def register() -> None:
     """Add the tasks."""
     for task_id, (size, joints, description) in ADROIT.items():
-        _add(task_id, 100, 200, description, {"state": (size,)}, joints, "joint position, scaled to its range", True)
+        cameras = (*_ADROIT_CAMERAS, *(f"view_{view}" for view in range(1, 6) if "Pen" in task_id))
+        meaning = "joint position, scaled to its range"
+        _add(task_id, 100, 200, description, {"state": (size,)}, joints, meaning, True, cameras)
     kitchen = "bring microwave, kettle, light switch and slide cabinet to their goals, in any order; success: all four"
-    _add("FrankaKitchen-v1", 12.5, 280, kitchen, {"state": (59,)}, 9, "joint velocity, scaled", False, stages=_stages())
+    _add("FrankaKitchen-v1", 12.5, 280, kitchen, {"state": (59,)}, 9, "joint velocity, scaled", False, _CAPS, _stages())
     for task_id, (size, description) in FETCH.items():
         observations = {"state": (size,), _GOAL: (3,)}
-        _add(task_id, 25, 50, description, observations, 4, "end-effector and gripper displacement", False)
+        _add(task_id, 25, 50, description, observations, 4, "end-effector and gripper displacement", False, _FETCH)
     for task_id, steps in MAZES.items():
         observations = {"state": (4,), _GOAL: (2,)}
         _add(task_id, 10, steps, "roll the ball within 0.45 m of the goal", observations, 2, "force on the ball", True)
@@ -52,6 +61,7 @@ def _add(
     size: int,
     meaning: str,
     absolute: bool,
+    cameras: tuple[str, ...] = (),
     stages: tuple[str, ...] = (),
 ) -> None:
     register_task(
@@ -72,6 +82,8 @@ def _add(
             ),
             entry_point="dopr_robot.envs.adapters.gymnasium_robotics:make",
             arguments={"task_id": task_id},
+            options=PERTURBATIONS,
+            cameras=(*cameras, "free"),
             stages=stages,
             package="gymnasium_robotics",
             extra="gymnasium-robotics",
@@ -84,35 +96,40 @@ def _stages() -> tuple[str, ...]:
     return tuple(name.replace(" ", "_") for name in KITCHEN)
 
 
-def make(
-    task_id: str,
-    *,
-    max_steps: int | None = None,
-    render_mode: str | None = None,
-    width: int = 320,
-    height: int = 240,
-) -> gymnasium.Env:
-    """One environment of a task."""
-    prepare_rendering(render_mode)
+@perturbed
+def make(task_id: str, *, max_steps: int | None = None, **views: Any) -> gymnasium.Env:
+    """One environment of a task, seen as :class:`~dopr_robot.envs.adapters.adapter.Views` says."""
+    seen, spec = Views(**views), get_task(task_id)
+    seen.check(spec)
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)
-    spec = get_task(task_id)
     options: dict[str, Any] = {"tasks_to_complete": list(KITCHEN)} if spec.stages else {}
-    if render_mode:
-        options |= {"width": width, "height": height}
     env = gymnasium.make(
         task_id,
         max_episode_steps=max_steps or spec.max_steps,
-        render_mode=render_mode,
+        render_mode=seen.render_mode,
         disable_env_checker=True,
         **options,
     )
-    return Robotics(env, spec)
+    return Robotics(env, spec, seen, pushed=PUSHED)
 
 
 class Robotics(Adapter):
     """The package's four families: a plain vector (Adroit), or one with a goal beside it."""
+
+    @property
+    def holder(self) -> Any:
+        """Mazes and the kitchen have an environment of the robot inside."""
+        whole: Any = self.unwrapped
+        return getattr(whole, "point_env", None) or getattr(whole, "robot_env", None) or whole
+
+    def neutral(self, observation: Any) -> NDArray[np.float64]:
+        """Adroit's actions are positions of the joints: the ones where they are. Elsewhere nothing moves without an action."""
+        if not self.task.action.absolute or not hasattr(self.holder, "act_mean"):
+            return np.zeros(len(self.task.action.low))
+        mean, half = self.holder.act_mean, self.holder.act_rng
+        return (self.holder.data.qpos[: len(mean)] - mean) / half
 
     def observe(self, observation: Any) -> dict[str, Any]:
         if not isinstance(observation, dict):

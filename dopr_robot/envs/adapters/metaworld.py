@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 
 TASKS = {
@@ -79,6 +80,9 @@ WITHOUT_NOISE = {
 }
 """Where the expert fails on some seeds: its success without the noise. Below 1 the fault is the package's."""
 HORIZON = 500
+CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV", "free")
+UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")
+"""Cameras that hang upside down in the package."""
 
 
 def register() -> None:
@@ -106,6 +110,8 @@ def register() -> None:
                 expert_success=success,
                 expert_seeds=50,
                 expert_fault=_fault(name),
+                options=PERTURBATIONS,
+                cameras=CAMERAS,
                 package="metaworld",
                 extra="metaworld",
                 source="github.com/Farama-Foundation/Metaworld",
@@ -124,23 +130,25 @@ def _fault(name: str) -> str:
     )
 
 
-def make(
-    name: str, *, max_steps: int = HORIZON, render_mode: str | None = None, width: int = 320, height: int = 240
-) -> gymnasium.Env:
-    """One environment of a task; the goal is part of the observation."""
-    prepare_rendering(render_mode)
+@perturbed
+def make(name: str, *, max_steps: int = HORIZON, **views: Any) -> gymnasium.Env:
+    """One environment of a task, seen as :class:`~dopr_robot.envs.adapters.adapter.Views` says; the goal is part of the observation."""
+    seen, spec = Views(**views), get_task(f"metaworld/{name}")
+    seen.check(spec)
     import metaworld
 
-    options: dict[str, Any] = {"camera_name": "corner2", "width": width, "height": height} if render_mode else {}
-    env = metaworld.ALL_V3_ENVIRONMENTS[name](render_mode=render_mode, **options)
-    return MetaWorld(gymnasium.wrappers.TimeLimit(env, min(max_steps, HORIZON)), get_task(f"metaworld/{name}"))
+    env = metaworld.ALL_V3_ENVIRONMENTS[name](render_mode=seen.render_mode)
+    return MetaWorld(gymnasium.wrappers.TimeLimit(env, min(max_steps, HORIZON)), spec, seen, pushed="hand")
 
 
 class MetaWorld(Adapter):
-    """``reset(seed=...)`` draws a task and sets it, as the package's benchmark MT1 does. Its cameras hang upside down."""
+    """``reset(seed=...)`` draws a task and sets it, as the package's benchmark MT1 does."""
 
-    def render(self) -> Any:
-        return np.ascontiguousarray(self.env.render()[::-1, ::-1])  # type: ignore[index, call-overload]
+    view = "corner2"
+
+    def draw(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        picture = super().draw(camera, size)
+        return np.ascontiguousarray(picture[::-1, ::-1]) if camera in UPSIDE_DOWN else picture
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         env: Any = self.unwrapped

@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from dopr_robot.envs.adapters.adapter import Adapter
+from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, register_task
 
 SPEC = TaskSpec(
@@ -23,6 +25,11 @@ SPEC = TaskSpec(
     action=ActionSpec("end-effector position", True, "pixel", ("x", "y"), (0.0, 0.0), (512.0, 512.0)),
     entry_point="dopr_robot.envs.adapters.pusht:make_pusht",
     metrics={"coverage": "max"},
+    options={
+        **PERTURBATIONS,
+        "disturbance": "standard deviation of a random change of the pusher's speed along both axes at every control step, in pixels/s",
+    },
+    cameras=("image",),
     package="gym_pusht",
     extra="pusht",
     in_process=True,
@@ -35,37 +42,60 @@ def register() -> None:
     register_task(SPEC)
 
 
+@perturbed
 def make_pusht(
-    *, max_steps: int = SPEC.max_steps, render_mode: str | None = None, width: int = 240, height: int = 240
+    *, max_steps: int = SPEC.max_steps, camera_size: int | tuple[int, int] = 96, **views: Any
 ) -> gymnasium.Env:
-    """One PushT with our contract; ``width`` and ``height`` are those of the rendered frame."""
+    """One PushT, seen as :class:`~dopr_robot.envs.adapters.adapter.Views` says, at the size of the human demonstrations."""
+    seen = Views(camera_size=camera_size, **views)
+    seen.check(SPEC, opengl=False)
     import gym_pusht  # noqa: F401 - registers the id
 
     env = gymnasium.make(
         SPEC.id,
         obs_type="state",
         max_episode_steps=max_steps,
-        render_mode=render_mode or "rgb_array",
-        visualization_width=width,
-        visualization_height=height,
+        render_mode="rgb_array",
+        visualization_width=seen.width,
+        visualization_height=seen.height,
         disable_env_checker=True,
     )
-    return PushT(env)
+    return PushT(env, seen)
 
 
 class PushT(Adapter):
-    """The demonstrations' state."""
+    """The demonstrations' state, and their picture."""
 
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env, SPEC)
+    pushed = ("pusher",)
+
+    def __init__(self, env: gymnasium.Env, views: Views) -> None:
+        super().__init__(env, SPEC, views)
         self.action_dtype = np.dtype(np.float64)
         low, high = env.observation_space.low, env.observation_space.high  # type: ignore[attr-defined]
         # The block can be pushed over the table's edge, which the package's own bounds do not allow for.
         margin = np.array([512, 512, 512, 512, 0])
         bounds = (low - margin).astype(np.float32), (high + margin).astype(np.float32)
-        self.observation_space = spaces.Dict({"state": spaces.Box(*bounds, dtype=np.float32)})
+        state = spaces.Box(*bounds, dtype=np.float32)
+        self.observation_space = spaces.Dict({**self.observation_space.spaces, "state": state})  # type: ignore[attr-defined]
+        self._kick = np.zeros(2)
+
+    def draw(self, camera: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        inside: Any = self.unwrapped
+        return inside._get_img(inside._draw(), width=size[1], height=size[0])
+
+    def render(self) -> Any:
+        return self.env.render()  # with the action marked
+
+    def push(self, forces: NDArray[np.float64]) -> None:
+        self._kick = forces[0, :2]
+
+    def neutral(self, observation: Any) -> Any:
+        """Where the pusher is."""
+        return observation["state"][:2]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        pusher = self.unwrapped.agent  # type: ignore[attr-defined]
+        pusher.velocity += tuple(map(float, self._kick))
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, _settled(reward), terminated, truncated, info
 

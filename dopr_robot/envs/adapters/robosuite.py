@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from dopr_robot.envs.adapters.adapter import Adapter, prepare_rendering
+from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
+from dopr_robot.envs.rendering import FREE, camera_names
 from dopr_robot.envs.segments import Arrays, Segment, SegmentedTask, poses
 from dopr_robot.errors import UserError, errors_only
 
@@ -26,6 +28,18 @@ TASKS = {
     "ToolHang": ("ToolHang", 44, 700, "put the frame together and hang the tool on it"),
     "Transport": ("TwoArmTransport", 41, 700, "two arms fetch a hammer, hand it over and bin the trash"),
 }
+
+
+HANDS = r"robot\d+_(right|left)_hand"
+COLLISION = 0
+"""The group of geoms that collide, which robosuite does not draw."""
+
+
+def _cameras(name: str, arms: int) -> list[str]:
+    """Of a task, as robosuite names them."""
+    around = ["agentview", "frontview", "birdview", *(["sideview"] if name != "Can" else [])]
+    around += ["shouldercamera0", "shouldercamera1"] if arms == 2 else []
+    return around + [f"robot{arm}_{view}" for arm in range(arms) for view in ("eye_in_hand", "robotview")]
 
 
 def register() -> None:
@@ -52,7 +66,11 @@ def register() -> None:
                 ),
                 entry_point="dopr_robot.envs.adapters.robosuite:make",
                 arguments={"task_id": f"robosuite/{name}-v0", "package_name": package_name},
-                options={"env_args": "environment metadata of a robomimic file (a JSON object): its name and keywords"},
+                options={
+                    "env_args": "environment metadata of a robomimic file (a JSON object): its name and keywords",
+                    **PERTURBATIONS,
+                },
+                cameras=(*_cameras(name, arms), FREE),
                 segments="dopr_robot.envs.adapters.robosuite:LiftSegments" if name == "Lift" else None,
                 package="robosuite",
                 extra="robosuite",
@@ -61,22 +79,22 @@ def register() -> None:
         )
 
 
+@perturbed
 def make(
     task_id: str,
     package_name: str,
     *,
     env_args: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
-    render_mode: str | None = None,
-    width: int = 320,
-    height: int = 240,
+    **views: Any,
 ) -> gymnasium.Env:
-    """One environment: the task's own, or the one that ``env_args`` describes (``{"env_name": ..., "env_kwargs": {...}}``)."""
-    prepare_rendering(render_mode)
+    """One environment: the task's own, or the one that ``env_args`` describes (``{"env_name": ..., "env_kwargs": {...}}``), seen as
+    :class:`~dopr_robot.envs.adapters.adapter.Views` says."""
+    seen, spec = Views(**views), get_task(task_id)
+    seen.check(spec, known=(*seen.cameras, *filter(None, [seen.camera])) if env_args else None)
     logging.getLogger("robosuite_logs").addFilter(errors_only)
     import robosuite
 
-    spec = get_task(task_id)
     described = dict(env_args or {})
     name = str(described.get("env_name", package_name))
     options = dict(described.get("env_kwargs", {})) or _defaults(name)
@@ -87,14 +105,19 @@ def make(
     options["controller_configs"] = _composite(options)
     options |= {
         "has_renderer": False,
-        "has_offscreen_renderer": render_mode is not None,
+        "has_offscreen_renderer": False,
         "use_camera_obs": False,
         "ignore_done": True,
         "hard_reset": False,
         "seed": 0,  # of what is drawn while the model is built (the two-arm tasks' hammer): one for all copies
     }
-    env = Robosuite(robosuite.make(name, **options), render_mode, width, height)
-    return RobosuiteAdapter(gymnasium.wrappers.TimeLimit(env, max_steps or spec.max_steps), spec)
+    env = Robosuite(robosuite.make(name, **options), seen.render_mode)
+    adapted = RobosuiteAdapter(
+        gymnasium.wrappers.TimeLimit(env, max_steps or spec.max_steps), spec, seen, pushed=HANDS, hidden=[COLLISION]
+    )
+    if env_args:  # an environment of its own has cameras of its own
+        seen.check(spec, known=(*camera_names(adapted.physics()[0]), FREE))
+    return adapted
 
 
 def _defaults(name: str) -> dict[str, Any]:
@@ -119,9 +142,9 @@ def _composite(options: Mapping[str, Any]) -> Any:
 class Robosuite(gymnasium.Env):
     """robosuite's environment as a Gymnasium one; its randomness comes from the seed."""
 
-    def __init__(self, env: Any, render_mode: str | None, width: int, height: int) -> None:
+    def __init__(self, env: Any, render_mode: str | None) -> None:
         self.env = env
-        self.render_mode, self._size = render_mode, (width, height)
+        self.render_mode = render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(env.control_freq)}
         low, high = env.action_spec
         self.action_space = gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
@@ -147,10 +170,6 @@ class Robosuite(gymnasium.Env):
         observation, reward, _, _ = self.env.step(action)
         return observation, float(reward), False, False, {"success": bool(self.env._check_success())}
 
-    def render(self) -> Any:
-        width, height = self._size
-        return self.env.sim.render(camera_name="agentview", width=width, height=height)[::-1]
-
     def close(self) -> None:
         self.env.close()
 
@@ -164,6 +183,12 @@ def _samplers(sampler: Any) -> list[Any]:
 
 class RobosuiteAdapter(Adapter):
     """robosuite's ``object-state`` under robomimic's name, ``object``."""
+
+    view = "agentview"
+
+    def physics(self) -> tuple[Any, Any]:
+        sim = self.unwrapped.env.sim  # type: ignore[attr-defined]
+        return sim.model._model, sim.data._data
 
     def observe(self, observation: Any) -> dict[str, Any]:
         return {key: observation["object-state" if key == "object" else key] for key in self.task.observations}

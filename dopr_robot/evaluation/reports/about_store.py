@@ -1,6 +1,7 @@
 """What is in a store, as plain figures: what ``dopr info STORE`` prints."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets import Store, check, statistics
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.reports.store import KeyRow, key_rows, write_store_report
+from dopr_robot.evaluation.reports.store import KeyRow, action_text, key_rows, write_store_report
 from dopr_robot.policies.scaling import hardly_moved
+from dopr_robot.tables import Shown, Table
 
 LARGE_BYTES = 256 * 1024**2
 SAMPLE = 8
@@ -22,15 +24,19 @@ BINS = 24
 
 
 @dataclass(frozen=True)
-class StoreDescription:
-    """A store looked at; what costs time is found when it is asked for."""
+class StoreDescription(Shown):
+    """A store looked at; what costs time is found when it is asked for.
 
-    store: Store
+    Attributes:
+        path: which.
+    """
 
-    @classmethod
-    def of(cls, path: str) -> "StoreDescription":
-        """Of the store at a path. Raises UserError where there is none, DamagedError for a damaged one."""
-        return cls(Store.open(path))
+    path: str
+
+    @cached_property
+    def store(self) -> Store:
+        """The store. Raises UserError where there is none, DamagedError for a damaged one."""
+        return Store.open(self.path)
 
     @cached_property
     def ranges(self) -> dict[str, Mapping[str, Any]]:
@@ -79,11 +85,40 @@ class StoreDescription:
         """Whether its range is of a sample."""
         return self.bytes(key) > LARGE_BYTES
 
-    def write_page(self, out: Path) -> None:
+    def plain(self) -> dict[str, Any]:
+        """See :func:`store_summary`."""
+        return store_summary(self.path)
+
+    def _parts(self) -> Iterator[str | Table]:
+        store, about = self.store, self.store.attributes
+        rate = f" at {about.control_hz:g} Hz" if about.control_hz else ""
+        yield f"{self.path}: {store.num_episodes} episodes, {store.num_steps:,} steps{rate}, {about.task or 'task unknown'}"
+        rows = []
+        for row in self.keys:
+            sampled = "~" if row.least and self.is_large(row.name) else ""
+            rows.append([row.name, row.shape, row.dtype, sampled + row.least, sampled + row.largest, row.use])
+        yield Table(["key", "shape", "dtype", "least", "largest", ""], rows)
+        if store.num_episodes:
+            lengths = store.episode_lengths
+            yield f"lengths  {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}  |{histogram(lengths)}|"
+            known = store.success[store.success >= 0]
+            yield f"success  {known.mean():.1%} of {len(known)} episodes that say" if len(known) else "success  unknown"
+        yield f"action   {action_text(store)}"
+        if self.still:
+            yield f"still    {self.still} hardly move, so policies do not stretch them to the full range"
+        if about.source:
+            yield f"source   {about.source}" + (f", {about.licence}" if about.licence else "")
+        yield from (f"done     {line}" for line in about.provenance)
+        warnings = self.warnings if store.num_episodes else []
+        if warnings is None:
+            yield "warnings were not looked for in so large a store: --check reads everything"
+        yield from (f"warning: {line}" for line in warnings or [])
+
+    def write_page(self, out: str | os.PathLike[str]) -> None:
         """A page with plots and pictures. Raises UserError for a store without an episode."""
         if not self.store.num_episodes:
             raise UserError(f"{self.store.path} holds no episode yet")
-        write_store_report(out, self.store, self.keys, self.warnings or [])
+        write_store_report(Path(out), self.store, self.keys, self.warnings or [])
 
 
 def store_summary(path: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def write_evaluation_report(
     video: Path,
     stills: Path,
     lengths: Figure | None = None,
+    strength: Figure | None = None,
 ) -> None:
     """Write ``report.html`` of one evaluation to ``out``.
 
@@ -36,6 +37,7 @@ def write_evaluation_report(
         curve: success versus horizon; None where nothing was run.
         video, stills: put into the page where they exist.
         lengths: success versus the task's length, where that was asked for.
+        strength: success versus the strength of a perturbation, likewise.
     """
     write_page(
         out,
@@ -49,6 +51,7 @@ def write_evaluation_report(
         poster=_poster(video) if video.exists() else None,
         stills=data_uri("image/png", stills.read_bytes()) if stills.exists() else None,
         lengths_svg=svg(lengths),
+        strength_svg=svg(strength),
         command=evaluation_command(results),
         **_training(Run.of(results["checkpoint"]["path"]) if results["checkpoint"] else None),
     )

@@ -77,7 +77,7 @@ def horizon_figure(runs: Sequence[Run], kind: str, control_hz: float, title: str
         below = len(names) > BANDS or any("\n" in name for name in names)
         columns = 1 if any(len(line) > WRAP // 2 for name in names for line in name.split("\n")) else 3
         lines = -(-sum(1 + name.count("\n") for name in names) // columns) if below else 0
-        figure = Figure(figsize=(7.2, 4.2 + 0.19 * lines), layout="constrained")
+        figure = Drawing(figsize=(7.2, 4.2 + 0.19 * lines), layout="constrained")
         axes = figure.add_subplot()
         longest = max(max(run.horizons) for run in runs)
         for run, (colour, _) in zip(runs, looks(len(runs)), strict=True):
@@ -122,7 +122,7 @@ def log_axis(axis: Axis) -> None:
 
 
 def _draw_curve(axes: Axes, run: Run, kind: str, colour: str, alone: bool) -> None:
-    steps = _change_points(run.records, kind, max(run.horizons))
+    steps = change_points(run.records, kind, max(run.horizons))
     points = curve(run.records, kind, steps)
     rate = np.array([point["success_rate"] for point in points])
     low, high = np.array([point["ci95"] for point in points]).T
@@ -176,7 +176,7 @@ def lengths_figure(
         spec: the task.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+        figure = Drawing(figsize=(9.6, 4.0), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
         rates = np.array([point["success_rate"] for point in points])
         error = np.abs(np.array([point["ci95"] for point in points]).T - rates)
@@ -186,7 +186,7 @@ def lengths_figure(
         horizon = points[0]["horizon"]
         for name, rate, low_high, shade in zip(names, rates, error.T, shades, strict=True):
             left.errorbar([name], [rate], yerr=low_high[:, None], fmt="o", color=shade, elinewidth=1.5, capsize=3)
-            steps = _change_points(records[int(name)], spec.kind, horizon)
+            steps = change_points(records[int(name)], spec.kind, horizon)
             curves = success_matrix(records[int(name)], spec.kind, steps).mean(axis=0)
             right.plot(steps, curves, drawstyle="steps-post", color=shade, linewidth=2, label=name)
         left.set_xlabel("length of the task")
@@ -200,7 +200,7 @@ def lengths_figure(
     return figure
 
 
-def _change_points(records: Sequence[EpisodeRecord], kind: str, longest: int) -> list[int]:
+def change_points(records: Sequence[EpisodeRecord], kind: str, longest: int) -> list[int]:
     """Steps at which the curve changes, and both ends."""
     ends = {record.first_success_step if kind == "attain" else record.first_failure_step for record in records}
     return sorted({0, longest} | {step for step in ends if step is not None and step <= longest})
@@ -226,7 +226,7 @@ def difference_figure(pairs: Sequence[Mapping[str, Any]], control_hz: float) -> 
     titles = [wrapped(f"{pair['first']} minus {pair['second']}", 84 // columns) for pair in shown]
     lines = max(title.count("\n") for title in titles)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.1 + (2.2 + 0.17 * lines) * rows), layout="constrained")
+        figure = Drawing(figsize=(7.2, 1.1 + (2.2 + 0.17 * lines) * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, pair, title in zip(panels, shown, titles, strict=False):
             horizons = [0, *(cell["horizon"] for cell in pair["curve"])]
@@ -264,7 +264,7 @@ def training_figure(lines: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not series["loss"] and not series["validation_loss"]:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+        figure = Drawing(figsize=(7.2, 2.8), layout="constrained")
         axes = figure.add_subplot()
         for key, name, colour, mark in (
             ("loss", "training loss", COLOURS[0], ""),
@@ -308,7 +308,7 @@ def validation_figure(
 ) -> Figure:
     """Validation loss against success, one point a checkpoint, in the order of training."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+        figure = Drawing(figsize=(7.2, 4.0), layout="constrained")
         axes = figure.add_subplot()
         error = np.abs(np.array(intervals).T - np.array(rates))
         axes.plot(losses, rates, color="0.7", linewidth=1, zorder=1)
@@ -348,7 +348,7 @@ def feedback_figure(result: Mapping[str, Any], control_hz: float) -> Figure:
     last = checkpoints[-1]
     gaps = any(each["action_gap"] for each in shown)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.6 * (2 + gaps) + 0.6), layout="constrained")
+        figure = Drawing(figsize=(7.2, 2.6 * (2 + gaps) + 0.6), layout="constrained")
         panels = figure.subplots(2 + gaps, 1, sharex=True)
         top, bottom = panels[0], panels[-1]
         for each, shade in zip(shown, shades, strict=True):
@@ -392,6 +392,13 @@ def _draw_quartiles(axes: Axes, points: Sequence[Mapping[str, Any]], colour: Any
     if band:
         low, high = ([point[key] for point in points] for key in ("q25", "q75"))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return render(self)
 
 
 def save(figure: Figure, path: Path) -> None:

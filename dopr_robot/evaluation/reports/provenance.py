@@ -7,6 +7,7 @@ from typing import Any
 
 from dopr_robot.collection.replay import collection
 from dopr_robot.datasets import Store
+from dopr_robot.envs.task import words
 from dopr_robot.errors import DoprError
 from dopr_robot.files import shown
 from dopr_robot.training import Run, RunConfig
@@ -74,12 +75,20 @@ def evaluation_command(results: Mapping[str, Any]) -> str | None:
     checkpoint = results.get("checkpoint")
     if not checkpoint:
         return None
-    words = ["dopr", "eval", shown(checkpoint["path"]), "--task", results["task"]]
-    words += ["--episodes", str(results["episodes_asked"]), "--seed", str(results["seed"])]
-    words += ["--horizons", ",".join(map(str, results["horizons"]))]
+    call = ["dopr", "eval", shown(checkpoint["path"]), "--task", results["task"]]
+    call += ["--episodes", str(results["episodes_asked"]), "--seed", str(results["seed"])]
+    call += ["--horizons", ",".join(map(str, results["horizons"]))]
+    for option in words(results.get("env_options") or {}):
+        call += ["--option", option]
     if results.get("lengths"):
-        words += ["--lengths", ",".join(str(each["length"]) for each in results["lengths"])]
-    return shlex.join(words)
+        call += ["--lengths", ",".join(str(each["length"]) for each in results["lengths"])]
+    strengths: dict[str, list[str]] = {}
+    for arm in results.get("perturbed") or []:
+        for name, value in arm["options"].items():
+            strengths.setdefault(name, []).append(str(value))
+    for name, values in strengths.items():
+        call += ["--perturb", f"{name}={','.join(dict.fromkeys(values))}"]
+    return shlex.join(call)
 
 
 def metrics_of(run: Run | None) -> list[dict[str, Any]]:

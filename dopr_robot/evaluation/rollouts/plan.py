@@ -10,7 +10,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from dopr_robot import seeds
-from dopr_robot.envs import TaskSpec, get_task, list_tasks, make_vec
+from dopr_robot.envs import Task, TaskSpec, list_tasks
 from dopr_robot.envs.contract import check_start
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.rollouts.episode import Job
@@ -26,21 +26,24 @@ class Evaluation:
 
     Args:
         policy: who acts.
-        task: a name that :func:`dopr_robot.envs.get_task` knows.
+        task: a task, or a name that :func:`dopr_robot.envs.get_task` knows; becomes the task with all its options.
         episodes: how many initial states.
         seed: block of initial states inside the range of ``use``.
         horizons: control steps at which success is reported; None: 8 equal ones up to the task's longest. Rollouts stop at the
             largest.
         use: "final", or "selection" for choosing a checkpoint.
         checkpoint: the checkpoint's folder, for ``results.json``; None for a policy that has none.
-        env_options: further arguments of the task.
+        env_options: of the task, over its own; become all that it has.
+
+    The cameras that are made are those that the policy reads, at the size at which it reads them.
 
     Raises:
-        UserError: an unknown task, a horizon beyond the task's longest, a policy that does not fit, a task that ignores its seed.
+        UserError: an unknown task, option or camera, a horizon beyond the task's longest, a policy that does not fit, a task that
+            ignores its seed.
     """
 
     policy: ActingPolicy
-    task: str
+    task: Task | str
     episodes: int = 100
     seed: int = 0
     horizons: Sequence[int] | None = None
@@ -51,6 +54,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise UserError(f"episodes={self.episodes} has to be at least 1")
+        task = Task(self.task) if isinstance(self.task, str) else self.task
+        task = task.given(self.env_options).seen_by(self.policy.observations)
+        object.__setattr__(self, "task", task)
+        object.__setattr__(self, "env_options", task.varied)
         object.__setattr__(self, "horizons", check_horizons(self.horizons, self.spec.max_steps))
         first = self.jobs[0]
         env = self.make_env(1)
@@ -63,7 +70,8 @@ class Evaluation:
     @cached_property
     def spec(self) -> TaskSpec:
         """The task."""
-        return get_task(self.task)
+        assert isinstance(self.task, Task)
+        return self.task.spec
 
     @property
     def horizon(self) -> int:
@@ -88,7 +96,7 @@ class Evaluation:
             raise UserError(f"{self.spec.id} has no length to vary (tasks that have one: {known})")
         if length < 1:
             raise UserError(f"length {length} of {self.spec.id} has to be at least 1")
-        return replace(self, env_options={**self.env_options, name: length})
+        return replace(self, env_options={name: length})
 
     @property
     def jobs(self) -> list[Job]:
@@ -97,7 +105,8 @@ class Evaluation:
 
     def make_env(self, num_envs: int, **kwargs: Any) -> VectorEnv:
         """``num_envs`` copies of the task."""
-        return make_vec(self.spec.id, num_envs, **self.env_options, **kwargs)
+        assert isinstance(self.task, Task)
+        return self.task.make_vec(num_envs, **kwargs)
 
     def rollout(self, observer: Observer | None = None, **kwargs: Any) -> Rollout:
         """Rollouts as they are evaluated; ``kwargs`` go to the environment."""

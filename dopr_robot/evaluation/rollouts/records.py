@@ -19,7 +19,9 @@ _POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": ran
 RESULTS_FORM = {
     "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
     "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
-    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]), "outcomes": {str: int}, "causes": Maybe({str: int}),
+    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]),
+    "perturbed": Maybe([{"options": dict, "curve": [_POINT], "difference": {"mean": float, "ci95": (float, float)}}]),
+    "outcomes": {str: int}, "causes": Maybe({str: int}),
     "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "validation_loss": float | None, "faults": Maybe([str]),
 }  # fmt: skip
 """What is read of ``results.json``, see :mod:`dopr_robot.reading`."""

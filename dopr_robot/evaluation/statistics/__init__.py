@@ -29,6 +29,7 @@ from dopr_robot.evaluation.statistics.paired import (
     seeds_test,
     sequential_decision,
 )
+from dopr_robot.evaluation.statistics.perturbed import perturbed
 
 __all__ = [
     "Difference",
@@ -47,6 +48,7 @@ __all__ = [
     "median_steps",
     "metrics",
     "outcomes",
+    "perturbed",
     "power",
     "restricted_mean",
     "seeds_test",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.images import CHANNELS, is_image
 from dopr_robot.policies.encoders.images import Augmentation, SpatialSoftmax, ViT
+from dopr_robot.policies.encoders.impala import Impala
 from dopr_robot.policies.encoders.resnet import ResNet18, load_pretrained
 from dopr_robot.policies.options import RANGES, EncoderOptions
 from dopr_robot.policies.spec import ArraySpec
@@ -23,13 +24,14 @@ class EncoderConfig(EncoderOptions):
     """What becomes of the observations. Vectors go in as they are; images (uint8 ``[h, w, C]``) through a backbone.
 
     Args:
-        backbone: ``resnet18``, or ``vit`` (extra ``vit``).
+        backbone: ``resnet18``; ``impala``, a small one for CPUs and few demonstrations; or ``vit`` (extra ``vit``).
         channels: width of the ResNet's first stage; 64 is the published one.
+        impala_channels: width of IMPALA's first stage; 16 is the published one.
         norm: the ResNet's: ``group``, or ``frozen_batch`` to keep pretrained statistics.
-        keypoints: of the spatial softmax that reads the ResNet out.
+        keypoints: of the spatial softmax that reads the ResNet or IMPALA's network out.
         vit: timm's name of a vision transformer.
         image_dim: features of one camera.
-        shared: whether all cameras go through one backbone.
+        shared: whether all cameras go through one backbone, those of a size in one batch.
         weights: local ``.safetensors`` file that the backbone begins with, or null.
         crop: share of height and width that is kept: a random part in training, the centre when acting.
         colour: strength of random brightness, contrast and saturation in training.
@@ -39,6 +41,7 @@ class EncoderConfig(EncoderOptions):
 
     backbone: str = "resnet18"
     channels: int = 64
+    impala_channels: int = 16
     norm: str = "group"
     keypoints: int = 32
     vit: str = "vit_tiny_patch16_224"
@@ -100,16 +103,30 @@ class Encoder(nn.Module):
         self.output_dim = sum(dims.values())
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        pictures = self._pictures(observation)
         features = []
         for key in self.keys:
             value = observation[key]
-            if key in self.backbone_of:
-                features.append(self.parts[_name(key)](value, self.backbones[self.backbone_of[key]]))
+            if key in pictures:
+                features.append(pictures[key])
             else:
                 features.append(
                     self.parts[_name(key)](value) if _name(key) in self.parts else value.reshape(*value.shape[:2], -1)
                 )
         return torch.cat(features, dim=-1)
+
+    def _pictures(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of every camera, ``[B, To, image_dim]``. What one backbone reads of one size goes through it in one batch."""
+        seen = {key: self.parts[_name(key)].augment(observation[key]) for key in self.backbone_of}
+        batches: dict[tuple[str, torch.Size], list[str]] = {}
+        for key, owner in self.backbone_of.items():
+            batches.setdefault((owner, seen[key].shape), []).append(key)
+        features: dict[str, Tensor] = {}
+        for (owner, shape), keys in batches.items():
+            maps = self.backbones[owner](torch.cat([seen[key].flatten(0, 1) for key in keys]))
+            for key, own in zip(keys, maps.chunk(len(keys)), strict=True):
+                features[key] = self.parts[_name(key)](own).unflatten(0, shape[:2])
+        return features
 
 
 class Identities(nn.Module):
@@ -132,24 +149,24 @@ class Identities(nn.Module):
 
 
 class Camera(nn.Module):
-    """Images of one camera to features: ``uint8 [B, To, h, w, C] -> [B, To, image_dim]``; the backbone may be all cameras'."""
+    """What a camera has of its own: augmentation before the backbone, and behind it ``[N, ...] -> [N, image_dim]``."""
 
     def __init__(self, augment: Augmentation, backbone: nn.Module, config: EncoderConfig) -> None:
         super().__init__()
         self.augment = augment
         features: int = backbone.output_dim  # type: ignore[assignment]
-        convolutional = isinstance(backbone, ResNet18)
-        if convolutional and max(augment.size) <= 32:
+        least = getattr(backbone, "halvings", None)
+        convolutional = least is not None
+        if least is not None and max(augment.size) <= 2**least:
             raise UserError(
-                f"images of {list(augment.size)} after encoder.crop leave one position to a ResNet-18, which halves five times: "
-                "more than 32 pixels are needed"
+                f"images of {list(augment.size)} after encoder.crop leave one position to {config.backbone}, which halves {least} times: "
+                f"more than {2**least} pixels are needed"
             )
         self.read_out = SpatialSoftmax(features, config.keypoints) if convolutional else nn.Identity()
         self.project = nn.Linear(2 * config.keypoints if convolutional else features, config.image_dim)
 
-    def forward(self, images: Tensor, backbone: nn.Module) -> Tensor:
-        x = backbone(self.augment(images).flatten(0, 1))
-        return self.project(self.read_out(x)).unflatten(0, images.shape[:2])
+    def forward(self, features: Tensor) -> Tensor:
+        return self.project(self.read_out(features))
 
 
 def make_backbone(config: EncoderConfig, image_channels: int, size: tuple[int, int]) -> nn.Module:
@@ -158,10 +175,12 @@ def make_backbone(config: EncoderConfig, image_channels: int, size: tuple[int, i
     if config.backbone == "resnet18":
         norm: Any = config.norm
         backbone = ResNet18(image_channels, config.channels, norm)
+    elif config.backbone == "impala":
+        backbone = Impala(image_channels, config.impala_channels)
     elif config.backbone == "vit":
         backbone = ViT(config.vit, image_channels, size)
     else:
-        raise UserError(f"encoder.backbone={config.backbone!r} is neither resnet18 nor vit")
+        raise UserError(f"encoder.backbone={config.backbone!r} is none of resnet18, impala, vit")
     if config.weights is not None:
         load_pretrained(backbone.model if isinstance(backbone, ViT) else backbone, config.weights)
     return backbone

@@ -61,6 +61,8 @@ class ResNet18(nn.Module):
         norm: ``group``, or ``frozen_batch`` to use pretrained statistics as they are.
     """
 
+    halvings = 5
+
     def __init__(self, image_channels: int = 3, channels: int = 64, norm: Norm = "group") -> None:
         super().__init__()
         if norm not in get_args(Norm):

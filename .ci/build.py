@@ -1,0 +1,92 @@
+"""Wheel and sdist, each installed alone in an empty environment, and tried there: `make build`.
+
+First without any dependency (what does not need one has to work), then with those of the environment that this is run by on the path:
+not installed once more, since torch and the simulators are gigabytes, and the wheel's content is what is in question.
+"""
+
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DIST = ROOT / "dist"
+
+BARE = """
+import importlib.resources, pathlib, sys
+import dopr_robot
+assert pathlib.Path(dopr_robot.__file__).is_relative_to(sys.prefix), dopr_robot.__file__
+assert dopr_robot.UserError("x") and dopr_robot.Interrupted
+files = importlib.resources.files("dopr_robot")
+for name in ("py.typed", "configs/train.yaml", "configs/experiment/pick_place.yaml", "evaluation/reports/templates/base.html.j2"):
+    assert files.joinpath(name).is_file(), name
+"""
+OPTIMIZER = """
+import torch
+from dopr_robot.optim import DoPr
+model = torch.nn.Linear(3, 2)
+optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model)
+model(torch.randn(8, 3)).square().mean().backward()
+optimizer.step()
+"""
+WHOLE = """
+import dopr_robot as dopr
+store = dopr.collect("CartPoleSwingUp", 2, "s.zarr")
+small = {"policy.network.dim": 16, "policy.network.layers": 1, "policy.network.heads": 2}
+run = dopr.train(store="s.zarr", name="a", steps=2, batch_size=16, **small)
+results = dopr.evaluate(run, episodes=2, horizons=[10], video=2)
+print(results)
+assert (results.folder / "report.html").is_file() and (results.folder / "rollouts.mp4").is_file()
+dopr.info(run).write_page("run.html")
+dopr.info("s.zarr").write_page("store.html")
+"""
+
+
+def call(*command: object, cwd: Path) -> None:
+    """Run a command. Raises SystemExit, with what it said, where it fails."""
+    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))[:300]}\n{done.stdout}{done.stderr}")
+
+
+def tried(artefact: Path) -> None:
+    """Install one file and try it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        venv.create(place / "env", with_pip=True)
+        scripts = place / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+        python, dopr = scripts / "python", scripts / "dopr"
+        call(python, "-m", "pip", "install", "-q", "--no-deps", artefact, cwd=place)
+        call(python, "-I", "-c", BARE, cwd=place)
+        for words in (["--version"], ["--help"]):
+            call(dopr, *words, cwd=place)
+        libraries = call_output(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        # Behind its own, and without what an editable install of the checkout would add.
+        (Path(libraries) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        for program in (BARE, OPTIMIZER, WHOLE):
+            call(python, "-I", "-c", program, cwd=place)
+        for words in (["tasks", "PickPlace"], ["policies"], ["train", "pick_place", "--print"], ["info", "--versions"]):
+            call(dopr, *words, cwd=place)
+    print(f"{artefact.name}: good")
+
+
+def call_output(*command: object) -> str:
+    """What a command prints."""
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    """Build both, and try both."""
+    for old in DIST.glob("dopr_robot-*"):
+        old.unlink()
+    call(sys.executable, "-m", "build", "-q", "--outdir", DIST, ROOT, cwd=ROOT)
+    artefacts = sorted(DIST.glob("dopr_robot-*"))
+    assert [path.suffix for path in artefacts] == [".whl", ".gz"], artefacts
+    for artefact in artefacts:
+        tried(artefact)
+
+
+if __name__ == "__main__":
+    main()

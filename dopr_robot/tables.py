@@ -1,0 +1,98 @@
+"""Lines and tables, made once for the terminal and for notebooks."""
+
+import html
+import io
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dopr_robot.terminal import escaped
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: names to the left, numbers to the right.
+
+    >>> print(Table(["method", "success"], [["adamw", "95 %"], ["dopr", "100 %"]]))
+    method  success
+    adamw      95 %
+    dopr      100 %
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def _columns(self) -> Iterator[tuple[str, bool]]:
+        """Each column's name, and whether it holds numbers."""
+        for place, name in enumerate(self.head):
+            yield name, all(str(row[place])[:1] in "+-~0123456789" for row in self.rows)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, head: bool = True) -> str:
+        """As text, with the columns' names or without; where the terminal is too narrow names are folded, and numbers stay whole."""
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        table = RichTable(box=None, show_header=head, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
+        for name, number in self._columns():
+            table.add_column(escape(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(escape(escaped(str(cell))) for cell in row))
+        # Without a terminal a line is as long as it has to be: programs read it.
+        terminal, text = Console(), io.StringIO()
+        width = terminal.width if terminal.is_terminal else 10_000
+        Console(file=text, width=width, highlight=False, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def html(self) -> str:
+        """As HTML."""
+        columns = [(name, "right" if number else "left") for name, number in self._columns()]
+        head = "".join(f'<th style="text-align: {side}">{_safe(name)}</th>' for name, side in columns)
+        rows = (
+            "".join(
+                f'<td style="text-align: {side}">{_safe(cell)}</td>'
+                for cell, (_, side) in zip(row, columns, strict=True)
+            )
+            for row in self.rows
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Shown:
+    """What ``print`` shows as the command does, and a notebook as HTML, with its pictures."""
+
+    def _parts(self) -> Iterator[str | Table]:
+        """Lines and tables, in their order."""
+        raise NotImplementedError
+
+    def plain(self) -> Any:
+        """Plain values, for programs: what ``--json`` prints."""
+        raise NotImplementedError
+
+    def _pictures(self) -> Sequence[Path]:
+        """PNG files that a notebook shows below; those that are not there are passed over."""
+        return ()
+
+    def __str__(self) -> str:
+        return "\n".join(str(part) if isinstance(part, Table) else escaped(part) for part in self._parts())
+
+    def _repr_html_(self) -> str:
+        parts = [part.html() if isinstance(part, Table) else f"<div>{_safe(part)}</div>" for part in self._parts()]
+        pictures = (b64encode(path.read_bytes()).decode() for path in self._pictures() if path.is_file())
+        parts += [f'<img style="max-width: 100%" src="data:image/png;base64,{picture}">' for picture in pictures]
+        return "".join(parts)
+
+
+def interval(bounds: Sequence[float], form: str = "{:.1%}") -> str:
+    """``"91.2% to 98.0%"``."""
+    return " to ".join(form.format(bound) for bound in bounds)
+
+
+def _safe(text: Any) -> str:
+    return html.escape(escaped(str(text)))
