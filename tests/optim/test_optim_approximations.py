@@ -1,12 +1,14 @@
 """Forms for layers whose exact ones are dear: blocks on the diagonal, sketches, a budget; and what they hold."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
+from dopr_robot.optim.state import room
 
 
 def inputs(step: int, n: int = 300, d: int = 200, known: int = 12) -> Tensor:
@@ -196,3 +198,47 @@ def test_bad_limits_are_named(options):
     (name,) = options
     with pytest.raises(ValueError, match=name):
         ActivationPreconditioner(nn.Linear(4, 2), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"form": "sketch"},
+        {"form": "average_sketch", "state_dtype": "bfloat16", "offload": True},
+        {"form": "batch", "max_cost": 0.3},
+        {"form": "average", "max_cost": 0.3},
+        {"form": "average", "state_dtype": "bfloat16"},
+        {"form": "average", "max_dim": 64},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_resumed_run_is_the_same(options):
+    torch.set_default_dtype(torch.float32)
+
+    def make() -> tuple[nn.Module, DoPr]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(200, 300, bias=False), nn.Tanh(), nn.Linear(300, 4, bias=False))
+        return model, DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, update_every=2, **options)
+
+    def train(model: nn.Module, optimizer: DoPr, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            model(inputs(step).float()).square().mean().backward()
+            optimizer.step()
+
+    model, optimizer = make()
+    train(model, optimizer, range(3))
+    other, again = make()
+    other.load_state_dict(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for factor, loaded in zip(optimizer.preconditioner.factors, again.preconditioner.factors, strict=True):
+        assert (factor.form, factor.rank) == (loaded.form, loaded.rank)
+        assert {k: (v.dtype, v.device) for k, v in factor.state.items()} == {
+            k: (v.dtype, v.device) for k, v in loaded.state.items()
+        }
+        assert {k: v.shape for k, v in factor.state.items()} == {k: v.shape for k, v in room(factor, "auto").items()}
+    train(model, optimizer, range(3, 7))
+    train(other, again, range(3, 7))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

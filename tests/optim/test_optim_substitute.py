@@ -114,3 +114,46 @@ def test_a_bad_input_leaves_the_step_out_and_a_forward_that_raises_leaves_the_we
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         layer(torch.randn(6, 39))
     assert layer.weight.requires_grad
+
+
+def test_a_call_with_padding_beside_one_without_takes_what_was_given_back():
+    trained = {}
+    for in_backward in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Linear(40, 30).double()
+        optimizer = DoPr(torch.optim.SGD(layer.parameters(), lr=0.05), layer, form="batch", in_backward=in_backward)
+        mask = torch.ones(2, 3, dtype=torch.bool)
+        mask[1, 2] = False
+        for step in range(4):
+            x, padded = torch.randn(2, 2, 3, 40, dtype=torch.float64)
+            loss = layer(x).sin().square().mean()
+            if step == 2:
+                with optimizer.token_mask(mask):
+                    loss = loss + layer(padded).sin().square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        trained[in_backward] = layer.weight.detach()
+    assert torch.allclose(trained[False], trained[True], rtol=0, atol=1e-12)
+
+
+def test_options_of_groups_are_those_of_the_step_that_comes():
+    trained = {}
+    for in_backward in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(40, 30, bias=False), nn.Linear(30, 20, bias=False)).double()
+        groups = [{"params": [model[0].weight], "damping": lambda step: 1 / (1 + step)}, {"params": [model[1].weight]}]
+        optimizer = DoPr(torch.optim.SGD(groups, lr=0.05), model, form="batch", in_backward=in_backward)
+        for step in range(6):
+            optimizer.zero_grad()
+            model(torch.randn(6, 40, dtype=torch.float64)).sin().square().mean().backward()
+            optimizer.step()
+            optimizer.param_groups[1]["damping"] *= 2
+            optimizer.param_groups[1]["precondition"] = step != 3
+        trained[in_backward] = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    assert torch.allclose(trained[False], trained[True], rtol=0, atol=1e-12)
+
+
+def test_it_needs_the_model():
+    with pytest.raises(ValueError, match="in_backward=True needs the model"):
+        DoPr(torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1), in_backward=True)
