@@ -153,7 +153,7 @@ class ActivationPreconditioner:
         self.max_tokens = max_tokens
         self.max_update_norm = max_update_norm
         self.max_cost = max_cost
-        self.state_dtype = torch.bfloat16 if state_dtype == "bfloat16" else state_dtype
+        self.state_dtype = torch.bfloat16 if isinstance(state_dtype, str) else state_dtype
         self.offload = offload
         self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
@@ -261,7 +261,7 @@ class ActivationPreconditioner:
             solves = {factor: factor.early or BatchInverse(factor) for factor in due if factor.solved}
             kept = [factor for factor in due if not factor.solved and not factor.sketched]
             moments = [factor.batch_moments() for factor in kept]
-            traces = [each.trace for each in (*solves.values(), *sketches)]
+            traces = [solve.trace for solve in solves.values()] + [sketch.trace for sketch in sketches]
             statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
             bad = self.finite.bad([*gradients, *statistics], gradients[0].device)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
