@@ -35,6 +35,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "average, every step": {"form": "average", "update_every": 1},
     "average": {"form": "average"},
     "low_rank": {"form": "low_rank"},
+    "batch, ten steps old": {"form": "average", "stat_decay": 0.0},
+    "batch, 256 tokens": {"form": "batch", "max_tokens": 256},
+    "batch, blocks of 64": {"form": "batch", "max_dim": 64},
+    "sketch": {"form": "sketch"},
+    "average_sketch": {"form": "average_sketch"},
+    "batch, max_cost 0.3": {"form": "batch", "max_cost": 0.3},
     "auto": {"form": "auto"},
 }
 Case = Callable[[], tuple[nn.Module, Callable[[int], Any]]]
@@ -140,7 +146,7 @@ def fidelity(case: Case, steps: int, looked_at: int) -> dict[str, dict[str, Any]
             watcher.precondition_()
             layers = {f.name: f for f in watcher.factors if f.diagonal is None and f.refreshed >= 0}
             made[form] = {name: f.weight.grad.clone() for name, f in layers.items() if f.weight.grad is not None}
-            if step >= steps - looked_at and not any(f.solved for f in layers.values()):
+            if step >= steps - looked_at and all("matrix" in f.state for f in layers.values()):
                 own = {name: whole_inverse(f, bare[name], 0.1) for name, f in layers.items() if name in made[form]}
                 views = {name: layers[name].matrix.view(made[form][name]) for name in own}
                 found[form].setdefault("own", []).append(cosines(views, own))
@@ -191,13 +197,13 @@ def main() -> None:
     columns = {"batch": "this step's", "average, every step": "average", "own": "own S", "bare": "bare"}
     for model in options.models:
         print(f"\n{model}, {options.steps} steps; cosine to ...")
-        print(f"  {'form':<20}" + "".join(f"{title:>16}" for title in columns.values()) + f"{'cost':>8}{'MiB':>8}")
+        print(f"  {'form':<22}" + "".join(f"{title:>16}" for title in columns.values()) + f"{'cost':>8}{'MiB':>8}")
         table = fidelity(MODELS[model], options.steps, options.look)
         cost = {} if options.no_cost else costs(MODELS[model], options.rounds)
         for form, row in table.items():
             cells = [f"{row[key][0]:.3f} ({row[key][1]:.3f})" if key in row else "-" for key in columns]
             price = f"{cost[form]['ratio']:8.2f}{cost[form]['mib']:8.1f}" if cost else ""
-            print(f"  {form:<20}" + "".join(f"{cell:>16}" for cell in cells) + price, flush=True)
+            print(f"  {form:<22}" + "".join(f"{cell:>16}" for cell in cells) + price, flush=True)
             record = {"name": f"{model}: {form}", "cosines": row}
             records.append(record | ({"ratio": cost[form]["ratio"], "mib": cost[form]["mib"]} if cost else {}))
     if options.json:

@@ -102,9 +102,11 @@ def singd(model: nn.Module) -> Optimizer:
 
 
 def heavyball(model: nn.Module) -> Optimizer:
-    from heavyball import ForeachSOAP
+    import heavyball
 
-    return ForeachSOAP(model.parameters(), lr=1e-4)
+    # Its step is compiled, as it is by default, but without the search over kernels, which takes minutes a model on a CPU.
+    heavyball.utils.compile_mode = "default"
+    return heavyball.SOAP(model.parameters(), lr=1e-4)
 
 
 ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
@@ -114,6 +116,7 @@ ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
         f"DoPr-AdamW, {form}": lambda model, form=form: DoPr(adamw(model), model, form=form)
         for form in ("batch", "average", "low_rank")
     },
+    "DoPr-AdamW, in_backward": lambda model: DoPr(adamw(model), model, in_backward=True),
     "SOAP": soap,
     "SINGD": singd,
     "HeavyBall SOAP": heavyball,

@@ -1,5 +1,7 @@
 """The damped inverse of one step's own second moment, by whichever of S and the inputs' Gram matrix is cheaper to factorise."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.inverses import damped_cholesky
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
+_STRIP = 64
 
 
 class BatchInverse:
@@ -29,89 +32,144 @@ class BatchInverse:
 
     def __init__(self, factor: Factor) -> None:
         assert factor.matrix is not None
-        self.dim = factor.matrix.dim
+        self.dim = factor.dim
         self.n = factor.inputs_seen()
-        self.inverse: Tensor | None = None
-        out = factor.weight.numel() // (factor.matrix.groups * factor.matrix.width())
+        self.raised: Tensor | None = None
+        self.given: Tensor | None = None
+        out = factor.out
         self.tall = out > self.dim
         rows, self.d = factor.rows, None
         length = sum(z.shape[1] for z, _ in rows)
         known = all(d is not None for _, d in rows)
-        if rows and _dual(length, self.dim, out, known) < _primal(length, self.dim, out):
+        if rows and dual_cost(length, self.dim, out, known) < primal_cost(length, self.dim, out):
             self.z: Tensor | None = rows[0].z if len(rows) == 1 else torch.cat([z for z, _ in rows], 1)
             if known:
                 self.d = rows[0].d if len(rows) == 1 else torch.cat([d for _, d in rows if d is not None], 1)
-            self.moment: Tensor | None = None
-            self.trace = self.z.square().sum((1, 2)) / self.n
+            self.dual = True
+            # The trace is that of K, which is formed here so that a bad input is seen before anything is factorised.
+            self.matrix = gram(self.z)
+            self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / self.n)
         else:
-            self.z = None
-            self.moment = factor.batch_moments()["matrix"]
-            self.trace = self.moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+            self.z, self.dual = None, False
+            self.matrix = factor.batch_moments()["matrix"]
+            self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1))
 
     def factorise(self, damping: float) -> Tensor:
-        """Get ready to multiply. Returns, as a bool tensor [groups], whether the damping had to be raised."""
+        """Get ready to multiply, once. Returns, as a bool tensor [groups], whether the damping had to be raised."""
+        if self.raised is not None:
+            return self.raised
         mean = self.trace / self.dim
-        self.strength = damping * torch.where(mean > 0, mean, torch.ones_like(mean))
+        self.strength = damping * torch.where(mean > 0, mean, 1.0)
         if self.z is None:
-            assert self.moment is not None
-            self.triangle, self.strength, raised = damped_cholesky(self.moment, self.strength)
+            triangle, self.strength, self.raised = damped_cholesky(self.matrix, self.strength)
         else:
-            self.triangle, strength, raised = damped_cholesky(self.z @ self.z.mT, self.n * self.strength)
+            triangle, strength, self.raised = damped_cholesky(self.matrix, self.n * self.strength)
             self.strength = strength / self.n
         # On a CPU a product is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays,
         # and that of the large one where the gradient has more rows than it.
-        self.inverse = torch.cholesky_inverse(self.triangle) if self.z is not None or self.tall else None
-        return raised
+        self.inverted = self.z is not None or self.tall
+        self.solver = torch.cholesky_inverse(triangle) if self.inverted else triangle
+        return self.raised
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        """``gradient`` [groups, rows, d] times the inverse."""
-        if self.z is None and self.inverse is not None:
-            return gradient @ self.inverse
+        """``gradient`` [groups, rows, d] times the inverse; in place in the dual forms."""
+        if self.given is not None:
+            return gradient.div_(self.length)
+        if self.z is None and self.inverted:
+            return gradient @ self.solver
         if self.z is None:
-            half = torch.linalg.solve_triangular(self.triangle.mT, gradient, upper=True, left=False)
-            return torch.linalg.solve_triangular(self.triangle, half, upper=False, left=False)
-        assert self.inverse is not None
+            half = torch.linalg.solve_triangular(self.solver.mT, gradient, upper=True, left=False)
+            return torch.linalg.solve_triangular(self.solver, half, upper=False, left=False)
         scale = self._scale_of(gradient)
         if scale is not None:
             assert self.d is not None
-            inverse = self.inverse * (scale * self.n.view(-1, 1, 1))
+            factor = scale * self.n.view(-1, 1, 1)
             if self.d.shape[2] < self.z.shape[2]:
-                return (inverse @ self.d).mT @ self.z
-            return self.d.mT @ (inverse @ self.z)
-        inner = gradient @ self.z.mT @ self.inverse
-        return torch.baddbmm(gradient, inner, self.z, alpha=-1) / self.strength.view(-1, 1, 1)
+                return torch.bmm((self.solver @ (factor * self.d)).mT, self.z, out=gradient)
+            return torch.bmm(self.d.mT, self.solver @ (factor * self.z), out=gradient)
+        inner = gradient @ self.z.mT @ self.solver
+        return gradient.baddbmm_(inner, self.z, alpha=-1).div_(self.strength.view(-1, 1, 1))
 
     def _scale_of(self, gradient: Tensor) -> float | None:
         """The number c with ``gradient = c D^T Z``, or None where there is none: looked at along one direction, of no special kind."""
         if self.d is None or self.z is None:
             return None
-        probe = torch.arange(1, self.dim + 1, dtype=self.z.dtype).mul_(1.7).sin_().unsqueeze(-1)
-        given, made = gradient @ probe, self.d.mT @ (self.z @ probe)
-        length = float(made.square().sum())
-        scale = float((given * made).sum()) / length if length > 0 else 0.0
-        same = float((given - scale * made).norm()) <= _SAME[self.z.dtype] * float(given.norm())
-        return scale if same and scale else None
+        probe = _probe(self.dim, self.z.dtype)
+        given, made = (gradient @ probe).flatten(), (self.d.mT @ (self.z @ probe)).flatten()
+        length = float(made.dot(made))
+        scale = float(given.dot(made)) / length if length > 0 else 0.0
+        rest = given.sub(made, alpha=scale)
+        return scale if scale and float(rest.norm()) <= _SAME[self.z.dtype] * float(given.norm()) else None
+
+    def substitute(self) -> Tensor:
+        """M scaled to the length of ``G = D^T Z`` [rows, d], which is not formed. From here on the inverse only gives M its length back."""
+        assert self.z is not None
+        assert self.d is not None
+        turned = self.solver @ (self.n.view(-1, 1, 1) * self.d)
+        made = (turned.mT @ self.z)[0]
+        own = (self.matrix * (self.d @ self.d.mT)).sum().clamp_min(0).sqrt()
+        length = made.norm()
+        self.length = torch.where(length > 0, own / length, 1.0)
+        self.given = turned.mul_(self.length)
+        return made.mul_(self.length)
+
+    def given_back(self) -> Tensor:
+        """What makes the gradient [rows, d] of what :meth:`substitute` gave, added to it."""
+        assert self.z is not None
+        assert self.d is not None
+        assert self.given is not None
+        return ((self.d - self.given).mT @ self.z)[0]
+
+    def turned(self) -> Tensor:
+        """Share of M's squared length that is not along G, where M was given in the backward."""
+        assert self.d is not None
+        assert self.given is not None
+        along = (self.matrix * (self.d @ self.given.mT)).sum()
+        return 1 - (along / (self.matrix * (self.d @ self.d.mT)).sum().clamp_min(1e-30)).square()
 
     def eigenvalues(self) -> Tensor:
         """Of S, ascending [groups, d]."""
-        if self.moment is not None:
-            return torch.linalg.eigvalsh(self.moment.double())
-        assert self.z is not None
-        z = self.z.double()
-        inside = torch.linalg.eigvalsh(z @ z.mT) / self.n.view(-1, 1)
+        inside = torch.linalg.eigvalsh(self.matrix.double())
+        if not self.dual:
+            return inside
+        inside = inside / self.n.view(-1, 1)
         return torch.nn.functional.pad(inside[:, -self.dim :], (max(0, self.dim - inside.shape[1]), 0))
 
+    def release(self) -> None:
+        """Let go of all but what :meth:`eigenvalues` needs: the smaller matrix."""
+        self.z = self.d = self.given = None
+        del self.solver
+
     def nbytes(self) -> int:
-        """Bytes of the tensors that this holds."""
-        held = (self.z, self.d, self.moment, self.inverse, getattr(self, "triangle", None))
-        return sum(tensor.nbytes for tensor in held if tensor is not None)
+        """Bytes held after :meth:`release`."""
+        return self.matrix.nbytes
 
 
-def _primal(n: int, d: int, out: int) -> float:
+def gram(rows: Tensor) -> Tensor:
+    """``rows rows^T`` [groups, n, n] of rows [groups, n, d]. On a CPU, of one group of many rows, by strips up to the diagonal, three
+    quarters of the time of the whole product; the other triangle is the mirror image.
+    """
+    groups, n, _ = rows.shape
+    if groups > 1 or n < 4 * _STRIP or not rows.is_cpu:
+        return rows @ rows.mT
+    whole = rows.new_empty(n, n)
+    for start in range(0, n, _STRIP):
+        end = min(start + _STRIP, n)
+        torch.mm(rows[0, start:end], rows[0, :end].t(), out=whole[start:end, :end])
+        whole[:start, start:end] = whole[start:end, :start].t()
+    return whole.unsqueeze(0)
+
+
+@functools.lru_cache(maxsize=256)
+def _probe(dim: int, dtype: torch.dtype) -> Tensor:
+    return torch.arange(1, dim + 1, dtype=dtype).mul_(1.7).sin_().unsqueeze(-1)
+
+
+def primal_cost(n: float, d: int, out: int) -> float:
     """Multiplications of the primal form: S, its Cholesky factor, two triangular solves."""
     return n * d * d + d**3 / 3 + out * d * d
 
 
-def _dual(n: int, d: int, out: int, known: bool) -> float:
+def dual_cost(n: float, d: int, out: int, known: bool) -> float:
     """Multiplications of a dual form: K, its Cholesky factor, the solve, and the products with Z; ``known``: the one with D."""
     return n * n * d + n**3 / 3 + n * n * min(d, out) + (1 if known else 2) * n * d * out

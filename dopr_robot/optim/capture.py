@@ -70,7 +70,7 @@ class Recorder(Hook):
         factor: where the inputs go.
         layer: the module's use of the weight.
         find_mask: gives the padding mask for tokens of a shape, or None.
-        max_tokens: form the moment from the first rows of a batch, so many that there are at least this many tokens.
+        max_tokens: form the moment from so many tokens, spread over the batch.
     """
 
     def __init__(self, factor: Factor, layer: Layer, find_mask: MaskFinder, max_tokens: int | None) -> None:
@@ -97,17 +97,44 @@ class Recorder(Hook):
     def expect(self, output: Tensor, streams: Sequence[Tensor]) -> None:
         """Have the inputs of a call, batch first, recorded when its output gets a gradient."""
         parts = [self._part(x.detach()) for x in streams]
-        whole = all(part.shape[0] == x.shape[0] for (part, _), x in zip(parts, streams, strict=True))
-        output.register_hook(Call(self.layer, parts, self.factor, whole))
+        whole = all(part.numel() == x.numel() for (part, _), x in zip(parts, streams, strict=True))
+        made = made_as(output)
+        if made is output:
+            output.register_hook(Call(self.layer, parts, self.factor, whole))
+            return
+        # Written over in place, a view gets another history, and what was hooked to it is lost; what it is a view of keeps its own.
+        call = Call(self.layer, parts, self.factor, whole)
+        node = made.grad_fn
+        assert node is not None
+        node.register_prehook(lambda gradients: call(gradients[0].view_as(output)))
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of ``x`` that the moment is formed from, and their mask."""
         tokens = self.layer.tokens(x)
         mask = self.find_mask(tokens)
-        if self.max_tokens is None or not tokens or x.shape[0] != tokens[0]:
+        if self.max_tokens is None or not tokens or tokens.numel() <= self.max_tokens or self.layer.diagonal:
             return x, mask
-        rows = -(-self.max_tokens * tokens[0] // max(tokens.numel(), 1))
-        return x[:rows], mask[:rows] if mask is not None else None
+        if x.shape[:-1] == tokens:
+            chosen = _spread(tokens.numel(), self.max_tokens, x.device)
+            return x.flatten(0, -2)[chosen], mask.flatten()[chosen] if mask is not None else None
+        if x.shape[0] != tokens[0]:
+            return x, mask
+        # Of images and sequences whole ones: at least as many as hold so many tokens.
+        chosen = _spread(tokens[0], -(-self.max_tokens * tokens[0] // tokens.numel()), x.device)
+        return x[chosen], mask[chosen] if mask is not None else None
+
+
+def _spread(total: int, number: int, device: torch.device) -> Tensor:
+    """``number`` of ``total`` places, one in each of as many equal parts, at no fixed distance, which might be that of one position."""
+    places = torch.arange(number, dtype=torch.float64)
+    return ((places + (places * 0.6180339887498949) % 1) * (total / number)).long().clamp_max(total - 1).to(device)
+
+
+def made_as(output: Tensor) -> Tensor:
+    """The tensor that a module's output is another shape of (a product of rows, for tokens), or the output itself."""
+    base = output._base
+    same = base is not None and base.grad_fn is not None and base.shape[-1:] == output.shape[-1:]
+    return base if base is not None and same and base.numel() == output.numel() else output
 
 
 def _transformed(output: Tensor) -> bool:

@@ -4,8 +4,10 @@ import math
 import warnings
 from typing import Any
 
+import torch
+
 # A saved state has places in this: new ones come at the end.
-FORMS = ("auto", "batch", "average", "low_rank")
+FORMS = ("auto", "batch", "average", "low_rank", "sketch", "average_sketch")
 
 
 def check_hyperparameters(*, lr: float, weight_decay: float, **decays: float) -> None:
@@ -27,6 +29,9 @@ def check_preconditioning(
     rank: Any,
     max_tokens: Any,
     max_nonfinite: Any,
+    max_dim: Any,
+    max_cost: Any,
+    state_dtype: Any,
     max_update_norm: Any,
 ) -> None:
     """Raise ValueError, naming the value, for an option of ``ActivationPreconditioner`` that is out of range or of the wrong type."""
@@ -36,6 +41,12 @@ def check_preconditioning(
         raise ValueError(f"stat_decay={stat_decay!r} must be in [0, 1)")
     if conv not in ("sua", "unfold"):
         raise ValueError(f"conv={conv!r} must be 'sua' or 'unfold'")
+    if max_cost is not None and not (is_number(max_cost) and 0 < max_cost < math.inf):
+        raise ValueError(
+            f"max_cost={max_cost!r} must be a positive share of a layer's own forward and backward, or None"
+        )
+    if state_dtype not in (None, "bfloat16", torch.bfloat16, torch.float32):
+        raise ValueError(f"state_dtype={state_dtype!r} must be 'bfloat16' or None")
     if rank is None:
         raise ValueError("rank=None, the whole inverse, is form='average'")
     if max_update_norm is not None and not (is_number(max_update_norm) and 0 < max_update_norm < math.inf):
@@ -45,6 +56,7 @@ def check_preconditioning(
         ("rank", 1 if rank == "auto" else rank, 1),
         ("max_tokens", 1 if max_tokens is None else max_tokens, 1),
         ("max_nonfinite", max_nonfinite, 1),
+        ("max_dim", 1 if max_dim is None else max_dim, 1),
     ):
         check_whole(name, value, least)
 

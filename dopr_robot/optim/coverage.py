@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.layers import Layer, find_layers, own_forward
+from dopr_robot.optim.layers import Blocks, Layer, find_layers, in_blocks, own_forward
 
 
 def find_factors(
@@ -16,6 +16,7 @@ def find_factors(
     form: str = "auto",
     conv: str,
     include_bias: bool,
+    max_dim: int | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
     parameters: Iterable[nn.Parameter] | None = None,
@@ -51,7 +52,13 @@ def find_factors(
             reason = "not a parameter of the base optimizer"
         if reason is None and layers is not None:
             _leave_odd_biases(layers)
-            factors.append(Factor(name, layers, form))
+            narrow = [each for layer in layers if (each := in_blocks(layer, max_dim)) is not None]
+            blocked = any(isinstance(layer, Blocks) for layer in narrow)
+            if len(narrow) < len(layers) or (blocked and any(layer.diagonal for layer in layers)):
+                wide = max(layer.dim for layer in layers if not layer.diagonal)
+                left[name] = f"its {wide:,} inputs are more than max_dim={max_dim:,}, and have no blocks"
+                continue
+            factors.append(Factor(name, narrow, form))
         else:
             left[name] = odd.get(parameter) or reason or "not the weight of a supported layer"
     with_bias = {names[factor.bias] for factor in factors if factor.bias is not None}

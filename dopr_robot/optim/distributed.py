@@ -21,9 +21,14 @@ def refuse_sharded(model: Any) -> None:
         )
 
 
+def ranks(group: Any) -> int:
+    """How many ranks statistics are averaged over; ``group`` as ``process_group`` of the preconditioner."""
+    return dist.get_world_size(group) if group is not False and dist.is_available() and dist.is_initialized() else 1
+
+
 def same_on_all_ranks(factors: Sequence[Factor], group: Any) -> None:
     """Raise RuntimeError where ranks saw other layers run, so that what they are about to exchange would not fit together."""
-    if group is False or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+    if ranks(group) == 1:
         return
     device = factors[0].weight.device if factors else None
     number = torch.tensor([len(factors), -len(factors)], device=device)
@@ -41,12 +46,7 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
     Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a layer costs at most ``min(n, d) x d`` numbers a
     step. Returns the factors that any rank has inputs for.
     """
-    if (
-        not factors
-        or group is False
-        or not (dist.is_available() and dist.is_initialized())
-        or dist.get_world_size(group) == 1
-    ):
+    if not factors or ranks(group) == 1:
         return due
     # A rank may have run fewer layers than another, or an attention with separate keys: agree on what there is before adding it.
     device = factors[0].weight.device
@@ -56,7 +56,7 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
     for factor, (seen, groups, length) in zip(factors, present.tolist(), strict=True):
         if seen:
             due.append(factor)
-            if factor.keeps_rows and length * dist.get_world_size(group) < factor.dim:
+            if factor.sketched or (factor.keeps_rows and length * dist.get_world_size(group) < factor.dim):
                 gathered.append((factor, groups, length))
             else:
                 factor.fill(groups)

@@ -1,6 +1,5 @@
 """The inputs of one weight: their second moment, and what its gradient is multiplied by."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
@@ -8,7 +7,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.layers import Layer, PackedProjection
+from dopr_robot.optim.layers import Blocks, Layer, PackedProjection
 
 if TYPE_CHECKING:
     from dopr_robot.optim.batch import BatchInverse
@@ -64,12 +63,19 @@ class Factor:
 
     Attributes:
         form: as given; ``"auto"`` until the first step decides.
+        max_cost: as the preconditioner's, which may take a sketch for an exact form.
+        state_dtype: what matrices are kept in from step to step; None: what they are computed in.
+        offload: whether what only a refresh needs waits in the CPU's memory.
+        rank: how many leading directions a form of low rank treats one by one; None: as the preconditioner says.
         state: what a checkpoint keeps: the second moments ``matrix`` [groups, d, d] and ``diagonal`` [V], and the inverse in one of
             the forms of ``inverses``: ``inverse``; ``basis, left, scale``; or for a table of two uses ``basis, eigenvalues, damped``.
             Nothing where the form is ``"batch"``.
         due: whether inputs are to be recorded for the next step.
         refreshed: the step at which S was formed last.
         last: what a solved factor multiplied by when ``turned`` was looked at.
+        alone: whether the last step was solved in the dual form, by the output's gradient of a single call.
+        substitutes: whether the next backward is to give the weight M in place of G, see :mod:`dopr_robot.optim.substitute`.
+        early: the inverse of a step whose gradient is M already, but for its length.
         compare: whether ``cosine`` is to be formed at the next refresh.
         cosine: between the preconditioned gradient and what this step's own S would have made of it, where that was asked for.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, when it was last looked at.
@@ -82,16 +88,15 @@ class Factor:
         self.matrix = next((layer for layer in layers if not layer.diagonal), None)
         self.diagonal = next((layer for layer in layers if layer.diagonal), None)
         self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-        # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
-        self.form = "average" if form == "auto" and self.diagonal is not None else form
-        self.state: dict[str, Tensor] = {}
+        self.max_cost: float | None = None
+        self.state_dtype: torch.dtype | None = None
+        self.offload = False
         self.due = True
         self.phase = 0
-        self.refreshed = -1
-        self.turned: Tensor | float = 0.0
-        self.last: BatchInverse | None = None
         self.cosine: Tensor | None = None
         self.compare = False
+        self.substitutes = False
+        self.forget(form)
         self.clear()
 
     @property
@@ -115,7 +120,26 @@ class Factor:
             return "this step's S or an average, as the first step decides"
         if self.form == "batch":
             return "this step's S"
+        if self.sketched:
+            whose = "this step's" if self.form == "sketch" else "averaged"
+            return f"{whose} S, {self.rank} leading directions by a sketch"
         return "averaged S, leading directions" if "basis" in self.state and self.diagonal is None else "averaged S"
+
+    @property
+    def sketched(self) -> bool:
+        """Whether S is known by its leading directions alone, so that there is no matrix of the layer's width."""
+        return self.form in ("sketch", "average_sketch")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether S is of this step's inputs, so that every step needs them."""
+        return self.form in ("batch", "sketch")
+
+    @property
+    def out(self) -> int:
+        """How many rows the gradient has for each second moment, kernel taps counted."""
+        assert self.matrix is not None
+        return self.weight.numel() // (self.groups * self.matrix.width())
 
     @property
     def ready(self) -> bool:
@@ -127,6 +151,22 @@ class Factor:
         """Multiplications of a refresh, to an order of magnitude."""
         return self.matrix.groups * self.matrix.dim**3 if self.matrix is not None else self.layers[0].dim
 
+    def value(self, key: str) -> Tensor:
+        """A part of the state, where and as it is computed with."""
+        return self.state[key].to(self.weight.device, self.dtype)
+
+    def kept(self, key: str, value: Tensor) -> Tensor:
+        """``value``, a part of the state, where and as it is kept."""
+        if value.dim() < 3 or self.diagonal is not None:
+            return value
+        away = self.offload and key in ("matrix", "inside")
+        return value.to("cpu" if away else self.weight.device, self.state_dtype or self.dtype)
+
+    def keep(self) -> None:
+        """Put a newly formed state where and as it is kept."""
+        for key, value in self.state.items():
+            self.state[key] = self.kept(key, value)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to graphs, which can not be copied."""
         return self.__dict__ | {"_calls": None}
@@ -136,13 +176,19 @@ class Factor:
 
     def extend(self, other: "Factor") -> None:
         """Take over the uses of ``other``, which is of the same weight, and what it has loaded; inputs recorded so far stay."""
-        passing = ("seen", "sums", "rows", "counts", "due", "_calls", "_backward")
+        passing = ("seen", "sums", "rows", "counts", "early", "due", "_divided", "_calls", "_backward")
         self.__dict__.update({key: value for key, value in other.__dict__.items() if key not in passing})
 
     def forget(self, form: str) -> None:
         """Begin afresh, in a form as :class:`Factor` was given it."""
-        self.form = "average" if form == "auto" and self.diagonal is not None else form
-        self.state, self.refreshed, self.turned, self.last = {}, -1, 0.0, None
+        # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
+        costless = self.diagonal is not None and form in ("auto", "sketch", "average_sketch")
+        self.form = "average" if costless else form
+        self.rank: int | None = None
+        self.state: dict[str, Tensor] = {}
+        self.refreshed, self.alone = -1, False
+        self.turned: Tensor | float = 0.0
+        self.last: BatchInverse | None = None
 
     def clear(self) -> None:
         """Forget the inputs recorded since the last step."""
@@ -150,6 +196,8 @@ class Factor:
         self.sums: dict[str, Tensor] = {}
         self.rows: list[Rows] = []
         self.counts: dict[str, Tensor | float] = {}
+        self.early: BatchInverse | None = None
+        self._divided = False
         self._calls: WeakSet[Call] = WeakSet()
         self._backward: Backward | None = None
 
@@ -173,20 +221,22 @@ class Factor:
             (total, n), *_ = parts
             self._add("diagonal", total.to(self.dtype), n)
             return
-        n = (
-            torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
-            if len(parts) > 1
-            else parts[0][1]
-        )
-        longest = max(z.shape[1] for z, _ in parts)
-        z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
+        z, n = parts[0]
+        if len(parts) > 1:
+            n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
+            longest = max(z.shape[1] for z, _ in parts)
+            z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
         if z.shape[0] < layer.groups:  # query, key and value are one tensor in this call
             z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
-            d = layer.output_rows(gradient) if call.whole and not z.is_cuda else None
+            d = (
+                layer.output_rows(gradient)
+                if not self.sketched and call.whole and (self.substitutes or not z.is_cuda)
+                else None
+            )
             self.rows.append(Rows(z, None if d is None else d.to(self.dtype)))
-            if sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
+            if not self.sketched and sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
                 self.fold()
         else:
             self._add("matrix", z.mT @ z, None)
@@ -208,7 +258,7 @@ class Factor:
         layer.split()
         for store in (self.sums, self.state):
             for key, tensor in store.items():
-                store[key] = tensor.expand(3, -1, -1).clone()
+                store[key] = tensor.expand(3, *tensor.shape[1:]).clone()
         self.rows = [Rows(z.expand(3, -1, -1), None) for z, _ in self.rows]
 
     @property
@@ -219,7 +269,7 @@ class Factor:
     @property
     def keeps_rows(self) -> bool:
         """Whether inputs are kept as they are until there are as many as they are long."""
-        return self.form in ("batch", "auto") and self.diagonal is None
+        return self.form in ("batch", "auto", "sketch", "average_sketch") and self.diagonal is None
 
     @property
     def length(self) -> int:
@@ -265,11 +315,12 @@ class Factor:
     def batch_moments(self) -> dict[str, Tensor]:
         """The second moments of the inputs recorded since the last step."""
         self.fold()
-        moments = {}
-        for key, total in self.sums.items():
-            count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
-            moments[key] = total / (count.view(-1, 1, 1) if key == "matrix" else count)
-        return moments
+        if not self._divided:  # in place: of the layers of a large model there is no room for two of them
+            for key, total in self.sums.items():
+                count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
+                total /= count.view(-1, 1, 1) if key == "matrix" else count
+            self._divided = True
+        return dict(self.sums)
 
     def average(self, moments: dict[str, Tensor], decay: float) -> dict[str, Tensor]:
         """The running average with ``moments`` added; the first batch counts whole, so there is no bias to correct. What a mask left
@@ -284,17 +335,21 @@ class Factor:
             if isinstance(count, Tensor):
                 weight = torch.where(count > 0, weight, 1.0).to(moment.dtype)
                 weight = weight.view(-1, 1, 1) if key == "matrix" else weight
-            moved[key] = moment.lerp(self.state[key], weight) if isinstance(weight, Tensor) or weight else moment
+            moved[key] = moment.lerp(self.value(key), weight) if isinstance(weight, Tensor) or weight else moment
         return moved
 
     def trace_mean(self) -> Tensor:
         """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""
         mean = torch.zeros((), dtype=self.dtype, device=self.weight.device)
         if "matrix" in self.state:
-            mean = mean + self.state["matrix"].diagonal(dim1=-2, dim2=-1).mean(-1)
+            mean = mean + self.pooled(self.value("matrix").diagonal(dim1=-2, dim2=-1).mean(-1))
         if "diagonal" in self.state:
             mean = mean + self.state["diagonal"].mean()
         return torch.where(mean > 0, mean, torch.ones_like(mean))
+
+    def pooled(self, traces: Tensor) -> Tensor:
+        """Traces [groups] with those of the blocks of one layer set to their mean: the damping is relative to the whole layer's S."""
+        return traces.mean().expand_as(traces) if isinstance(self.matrix, Blocks) else traces
 
     def precondition_(
         self, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None
@@ -343,8 +398,8 @@ class Factor:
     def _times_inverse(self, rows: Tensor) -> Tensor:
         """``rows @ inverse`` [groups, n, d]; in place where the inverse is of low rank."""
         if "inverse" in self.state:
-            return rows @ self.state["inverse"]
-        basis, left, scale = self.state["basis"], self.state["left"], self.state["scale"]
+            return rows @ self.value("inverse")
+        basis, left, scale = self.value("basis"), self.value("left"), self.value("scale")
         if len(rows) == 1 and rows.is_cpu:  # the scale as a number: one pass over the gradient less
             matrix = rows[0]
             matrix.addmm_(matrix @ left[0], basis[0].mT, beta=float(scale))
@@ -364,14 +419,3 @@ def rank_of(dim: int, rank: int | str) -> int | None:
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
     a, b = (each.flatten().to(torch.promote_types(each.dtype, torch.float32)) for each in (first, second))
     return torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-30)
-
-
-def memory_bytes(factor: Factor) -> int:
-    """Bytes held by a factor's moments and inverse, and by inputs on their way to the next step."""
-    tensors = (
-        *factor.state.values(),
-        *factor.sums.values(),
-        *(part for row in factor.rows for part in row if part is not None),
-    )
-    held = sum(tensor.element_size() * math.prod(tensor.shape) for tensor in tensors)
-    return held + (factor.last.nbytes() if factor.last is not None else 0)

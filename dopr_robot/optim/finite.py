@@ -1,5 +1,6 @@
 """Steps with NaN or inf: found, left out and counted; on CUDA without waiting for the device."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -30,8 +31,11 @@ class FiniteCheck:
 
     def bad(self, tensors: Sequence[Tensor], device: torch.device) -> Tensor:
         """1.0 where an entry is NaN or inf, by sums, which pass both on and are the cheapest to form."""
-        sums = [tensor.sum(dtype=_WIDE.get(tensor.dtype)).to(device, torch.float32) for tensor in tensors]
-        return 1.0 - torch.stack(sums).sum().isfinite().float()
+        sums = [tensor.sum(dtype=_WIDE.get(tensor.dtype)) for tensor in tensors]
+        if all(part.is_cpu for part in sums):
+            return torch.tensor(0.0 if math.isfinite(sum(map(float, sums))) else 1.0)
+        total = torch.stack([part.to(device, torch.float32) for part in sums]).sum()
+        return 1.0 - total.isfinite().float()
 
     def unless_bad(self, old: Tensor, new: Tensor) -> Tensor:
         """``new``, or where the answer is on the device and says bad, ``old``."""

@@ -78,6 +78,7 @@ class Groups:
         self.groups: list[dict[str, Any]] = []
         self._schedules: list[Callable[[int], float] | None] = []
         self._index: dict[int, int] = {}
+        self.step = 0  # which comes next
 
     def follow(self, groups: list[dict[str, Any]], step: int = 0, *, anew: bool = False) -> None:
         """Read from ``groups`` from here on, and write the defaults where a group has no value: so they are seen, scheduled and saved.
@@ -123,6 +124,12 @@ class Groups:
         """The options of the group that ``parameter`` is in."""
         index = self._index.get(id(parameter))
         return self.defaults if index is None else self.groups[index]
+
+    def damping(self, parameter: nn.Parameter) -> float:
+        """Of ``parameter`` at the step that comes next, also before :meth:`advance` has written it."""
+        index = self._index.get(id(parameter))
+        schedule = None if index is None else self._schedules[index]
+        return check_damping(self.of(parameter)["damping"]) if schedule is None else _scheduled(schedule, self.step)
 
     def __repr__(self) -> str:
         dampings = dict.fromkeys(

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dopr_robot.optim.factors import Factor, rank_of
 
+_CHUNK = 1 << 26  # bytes of second moments factorised at once: a factorisation holds several times as much
+
 
 def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) -> list[tuple[Factor, Tensor]]:
     """Form the inverses of ``factors`` from their moments; those of one size are factorised together. ``rank`` is for those of low rank.
@@ -20,27 +22,34 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) ->
         elif factor.diagonal is not None:
             _form_two_sided(factor, damping)
         else:
-            moment = factor.state["matrix"]
+            moment = factor.value("matrix")
             kept = rank_of(moment.shape[-1], rank) if factor.form == "low_rank" else None
             key = (moment.shape[-1], kept, moment.dtype, moment.device)
             by_size.setdefault(key, []).append(factor)
     raised: list[tuple[Factor, Tensor]] = []
-    for (_, kept, *_), group in by_size.items():
-        moments = torch.cat([factor.state["matrix"] for factor in group])
-        strength = torch.cat([damping * factor.trace_mean() for factor in group])
-        sizes = [factor.state["matrix"].shape[0] for factor in group]
-        if kept is None:
-            inverses, failed = damped_inverse(moments, strength)
-            parts = {"inverse": inverses}
-        else:
-            parts, failed = _leading_inverse(moments, strength, _start(group, kept))
-        for name, stacked in parts.items():
-            for factor, part in zip(group, stacked.split(sizes), strict=True):
-                # One layout whoever made it: the kernel of a multiplication, and so its last bits, depends on the strides, and a
-                # checkpoint gives contiguous tensors back.
-                factor.state[name] = part.clone(memory_format=torch.contiguous_format)
-        raised += list(zip(group, failed.split(sizes), strict=True))
+    for (dim, kept, dtype, _), same in by_size.items():
+        at_once = max(1, _CHUNK // (dim * dim * dtype.itemsize))
+        for start in range(0, len(same), at_once):
+            raised += _form_together(same[start : start + at_once], damping, kept)
     return raised
+
+
+def _form_together(group: list[Factor], damping: float, kept: int | None) -> list[tuple[Factor, Tensor]]:
+    """Form the inverses of factors of one size, ``kept`` directions of each, or all."""
+    moments = torch.cat([factor.value("matrix") for factor in group])
+    strength = torch.cat([damping * factor.trace_mean() for factor in group])
+    sizes = [factor.state["matrix"].shape[0] for factor in group]
+    if kept is None:
+        inverses, failed = damped_inverse(moments, strength)
+        parts = {"inverse": inverses}
+    else:
+        parts, failed = _leading_inverse(moments, strength, _start(group, kept))
+    for name, stacked in parts.items():
+        for factor, part in zip(group, stacked.split(sizes), strict=True):
+            # One layout whoever made it: the kernel of a multiplication, and so its last bits, depends on the strides, and a
+            # checkpoint gives contiguous tensors back.
+            factor.state[name] = part.clone(memory_format=torch.contiguous_format)
+    return list(zip(group, failed.split(sizes), strict=True))
 
 
 def damped_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +95,8 @@ def _cholesky(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     damped.diagonal(dim1=-2, dim2=-1).add_(damping.unsqueeze(-1))
     triangle, info = torch.linalg.cholesky_ex(damped)
     failed = info > 0
+    if failed.is_cpu and not bool(failed.any()):
+        return triangle, failed
     # What a failed factorisation leaves may have a zero on its diagonal, which the inversion would raise for.
     eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
     return torch.where(failed.view(-1, 1, 1), eye, triangle), failed
@@ -94,8 +105,8 @@ def _cholesky(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
 def _start(group: Sequence[Factor], rank: int) -> tuple[Tensor, int]:
     """Where subspace iteration begins, and for how many rounds: at the last basis, or anywhere (the same on every rank)."""
     if all("basis" in factor.state and factor.state["basis"].shape[-1] == rank for factor in group):
-        return torch.cat([factor.state["basis"] for factor in group]), 1
-    moments = [factor.state["matrix"] for factor in group]
+        return torch.cat([factor.value("basis") for factor in group]), 1
+    moments = [factor.value("matrix") for factor in group]
     groups, dim = sum(moment.shape[0] for moment in moments), moments[0].shape[-1]
     start = torch.randn(dim, rank, generator=torch.Generator().manual_seed(0), dtype=moments[0].dtype)
     return start.to(moments[0].device).expand(groups, -1, -1), 3

@@ -206,6 +206,50 @@ class Projection(Layer):
         self.kind = f"attention {role}"
 
 
+class Blocks(Layer):
+    """Another layer's use of its weight, whose inputs are taken in parts of equal length as if they were uncorrelated: S in blocks on
+    the diagonal.
+
+    Args:
+        inner: the layer, of one group.
+        blocks: how many parts; the length of an input is a multiple of it.
+    """
+
+    def __init__(self, inner: Layer, blocks: int) -> None:
+        self.inner, self.groups, self.role = inner, blocks, inner.role
+        super().__init__(inner.module, inner.weight)
+        self.kind = f"{inner.kind}, in {blocks} blocks of {self.dim}"
+
+    def width(self) -> int:
+        return self.inner.width() // self.groups
+
+    def tokens(self, x: Tensor) -> torch.Size:
+        return self.inner.tokens(x)
+
+    def inputs(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+        z, n = self.inner.inputs(x, mask)
+        return z[0].unflatten(1, (self.groups, -1)).transpose(0, 1), n
+
+    def output_rows(self, gradient: Tensor) -> Tensor | None:
+        rows = self.inner.output_rows(gradient)
+        return None if rows is None else rows.expand(self.groups, -1, -1)
+
+    def view(self, gradient: Tensor) -> Tensor:
+        return self.inner.view(gradient)[0].unflatten(-1, (self.groups, -1)).movedim(-2, 0)
+
+
+def in_blocks(layer: Layer, max_dim: int | None) -> Layer | None:
+    """The layer itself where its inputs are at most ``max_dim`` long, else in as few blocks as make them so; None where that cannot be:
+    several groups, or a length without a divisor.
+    """
+    if layer.diagonal or max_dim is None or layer.dim <= max_dim:
+        return layer
+    width = layer.width()
+    fitting = (blocks for blocks in range(2, width // 2 + 1) if width % blocks == 0 and width // blocks <= max_dim)
+    blocks = next(fitting, None)
+    return None if blocks is None or layer.groups > 1 or isinstance(layer, PackedProjection) else Blocks(layer, blocks)
+
+
 _KNOWN = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, nn.Embedding, nn.MultiheadAttention)
 
 

@@ -14,13 +14,15 @@ from dopr_robot.optim.batch import BatchInverse
 from dopr_robot.optim.capture import AttentionRecorder
 from dopr_robot.optim.checks import WarnOnce, check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors
-from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded, same_on_all_ranks
-from dopr_robot.optim.factors import Factor, memory_bytes
+from dopr_robot.optim.distributed import average_over_ranks, ranks, refuse_sharded, same_on_all_ranks
+from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.groups import Damping, Groups
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.masks import TokenMasks
+from dopr_robot.optim.memory import memory_bytes, planned_bytes
 from dopr_robot.optim.order import check_order, is_preconditioned, mark_preconditioned
+from dopr_robot.optim.sketch import Sketch, fit_cost, settle_rank
 from dopr_robot.optim.sources import (
     Hooks,
     Models,
@@ -51,8 +53,10 @@ class ActivationPreconditioner:
             well. None: the uses of ``parameters`` are found in the modules that run.
         form: what S is. ``"batch"``: of this step's inputs alone, as in the paper, exact at every step, with nothing to keep; by the
             smaller of a ``d x d`` and an ``n x n`` matrix, see :mod:`dopr_robot.optim.batch`. ``"average"``: a running average, and its
-            whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"auto"``:
-            ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found out at the first step), else ``"average"``.
+            whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"sketch"``,
+            ``"average_sketch"``: this step's S or the average by leading directions alone, without a ``d x d`` matrix, see
+            :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found
+            out at the first step), else ``"average"``.
         damping: relative to the mean eigenvalue of S; positive; a number, a function of the step (counted from 0), or
             ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``, ``update_every`` and
             ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
@@ -62,13 +66,22 @@ class ActivationPreconditioner:
         conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
+        max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
+        max_cost: the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where the exact form
+            is dearer, a sketch of the same S takes its place from the first step on, with as many directions as that pays for.
         include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
-        rank: with ``"low_rank"``, treat so many leading directions of S one by one and the others by their mean eigenvalue, in layers with
-            more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
-        max_tokens: form S from the first rows of a batch that hold so many tokens; None: from all.
+        rank: with ``"low_rank"`` and the sketches, treat so many leading directions of S one by one and the others by their mean
+            eigenvalue, in layers with more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
+        max_tokens: form S from so many tokens, spread over the batch (whole images and sequences that hold so many); None: all.
         max_nonfinite: raise after so many steps in a row with NaN or inf in gradients or statistics.
         max_update_norm: scale the preconditioned gradients M down where their joint Euclidean norm is larger. Clipping G before the step
             scales M by the same factor, but knows nothing of S: where S has small eigenvalues M may be long though G is short.
+        state_dtype: ``"bfloat16"``: keep averaged moments and inverses in half the memory; they are computed with in float32.
+        offload: keep what only a refresh needs (the averaged moments) in the CPU's memory.
+        in_backward: where this step's S is inverted by the dual form, have the backward give ``weight.grad`` M in place of G, by the very
+            product that G would have cost: cheaper, and as exact. Until ``step()`` it has the length of G, so that clipping by the norm,
+            loss scales and accumulation do what they did; but who reads its entries before, or changes them one by one, meets M. It
+            needs the model.
         parameters: the parameters that may be preconditioned, or ``(name, parameter)``; None: all of the model's.
         process_group: the ranks over which statistics are averaged where ``torch.distributed`` is initialised; None: all; False: none.
 
@@ -98,6 +111,11 @@ class ActivationPreconditioner:
         max_tokens: int | None = None,
         max_nonfinite: int = 10,
         max_update_norm: float | None = None,
+        max_dim: int | None = 8192,
+        max_cost: float | None = None,
+        state_dtype: torch.dtype | str | None = None,
+        offload: bool = False,
+        in_backward: bool = False,
         parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]] | None = None,
         process_group: Any = None,
     ) -> None:
@@ -109,10 +127,17 @@ class ActivationPreconditioner:
             rank=rank,
             max_tokens=max_tokens,
             max_nonfinite=max_nonfinite,
+            max_dim=max_dim,
+            max_cost=max_cost,
+            state_dtype=state_dtype,
             max_update_norm=max_update_norm,
         )
         if model is None and parameters is None:
             raise ValueError("without a model, the parameters that are to be preconditioned have to be given")
+        if model is None and in_backward:
+            raise ValueError(
+                "in_backward=True needs the model: what else uses a weight has to be known before its backward"
+            )
         given = None if parameters is None else as_named(parameters)
         whole = one_model(model)
         self.model = Parameters(given or []) if whole is None else whole
@@ -127,12 +152,16 @@ class ActivationPreconditioner:
         self.rank = rank
         self.max_tokens = max_tokens
         self.max_update_norm = max_update_norm
+        self.max_cost = max_cost
+        self.state_dtype = torch.bfloat16 if isinstance(state_dtype, str) else state_dtype
+        self.offload = offload
+        self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
         self.step = 0
         self.warn = WarnOnce()
         self.finite = FiniteCheck(max_nonfinite, self.warn)
         self._masks = TokenMasks()
-        self._choice: dict[str, Any] = {"form": form, "conv": conv, "include_bias": include_bias}
+        self._choice: dict[str, Any] = {"form": form, "conv": conv, "include_bias": include_bias, "max_dim": max_dim}
         self._choice |= {"include": include, "exclude": exclude}
         if isinstance(self.model, Parameters):
             find_names(self.model, include, exclude)
@@ -157,6 +186,9 @@ class ActivationPreconditioner:
         known = {factor.weight: factor for factor in self.factors}
         bare = isinstance(self.model, Parameters)
         found, self._left = find_factors(self.model, **self._choice, parameters=list(self._named), must_match=not bare)
+        for factor in found:
+            factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
+            settle_rank(factor, self.rank)
         self.factors = [self._kept(known.get(factor.weight), factor) for factor in found]
         # Each refresh has its turn within ``update_every`` steps: the costliest first, each to the step that has least to do.
         loads: dict[int, list[int]] = {}
@@ -169,7 +201,8 @@ class ActivationPreconditioner:
             if factor.weight not in known:
                 factor.due = self._is_due(factor, self.step)
         self._hooks.remove()
-        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens))
+        substitute = self.groups if self.in_backward else None
+        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens, substitute))
 
     def _kept(self, old: Factor | None, new: Factor) -> Factor:
         if old is not None and [layer.module for layer in old.layers] == [layer.module for layer in new.layers]:
@@ -220,19 +253,26 @@ class ActivationPreconditioner:
             for factor in due:
                 if factor.form == "auto":
                     factor.form = "batch" if factor.rows else "average"
-            solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
-            kept = [factor for factor in due if not factor.solved]
+                if factor.max_cost is not None and factor.refreshed < 0:
+                    fit_cost(factor, factor.max_cost, self.groups.of(factor.weight)["update_every"])
+            sketches = [
+                Sketch(factor, 0.0 if factor.form == "sketch" else self.stat_decay) for factor in due if factor.sketched
+            ]
+            solves = {factor: factor.early or BatchInverse(factor) for factor in due if factor.solved}
+            kept = [factor for factor in due if not factor.solved and not factor.sketched]
             moments = [factor.batch_moments() for factor in kept]
-            traces = [solve.trace for solve in solves.values()]
+            traces = [solve.trace for solve in solves.values()] + [sketch.trace for sketch in sketches]
             statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
             bad = self.finite.bad([*gradients, *statistics], gradients[0].device)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
-            self.finite.found_inf = bad if bad.is_cuda and not wait and all(factor.ready for factor in kept) else None
+            self.finite.found_inf = (
+                bad if bad.is_cuda and not wait and all(factor.ready for factor in due if not factor.solved) else None
+            )
             if self.found_inf is None and bool(bad):
                 self._begin_step(self.step)
                 self.finite.skip()
                 return False
-            self._refresh(kept, moments, solves)
+            self._refresh(kept, moments, solves, sketches)
             if self.step >= self.warmup_steps:
                 self._apply(active, solves)
             self.finite.count(gradients, self.step)
@@ -309,9 +349,21 @@ class ActivationPreconditioner:
                     continue
                 writer.add_scalar(f"dopr/{figure}/{name}", value, self.step if step is None else step)
 
-    def memory_usage(self) -> dict[str, int]:
-        """Bytes held for each layer, and in all under ``"total"``."""
-        usage = {factor.name: memory_bytes(factor) for factor in self.factors}
+    def memory_usage(self, tokens: int | None = None) -> dict[str, int]:
+        """Bytes held for each layer, and in all under ``"total"``.
+
+        Args:
+            tokens: what will be held, at a step that brings so many input vectors, instead of what is: for a model that has not been
+                trained yet, which may be on the meta device. The inputs on their way to the step are counted at every layer that takes
+                its turn in that step.
+        """
+        if tokens is None:
+            usage = {factor.name: memory_bytes(factor) for factor in self.factors}
+        else:
+            n = min(tokens, self.max_tokens or tokens)
+            usage = {
+                factor.name: planned_bytes(factor, n, self.rank, at_work=factor.phase == 0) for factor in self.factors
+            }
         return usage | {"total": sum(usage.values())}
 
     def counters(self) -> dict[str, int]:
@@ -334,6 +386,7 @@ class ActivationPreconditioner:
             entry = self._waiting.pop(factor.weight, None)
             if entry is None:
                 factor.forget(self.form)
+                settle_rank(factor, self.rank)
             elif not unpack(factor, entry, self.rank):
                 anew.append(factor.name)
         if anew:
@@ -363,21 +416,38 @@ class ActivationPreconditioner:
         self._watch()
 
     def _refresh(
-        self, kept: list[Factor], moments: list[dict[str, Tensor]], solves: dict[Factor, BatchInverse]
+        self,
+        kept: list[Factor],
+        moments: list[dict[str, Tensor]],
+        solves: dict[Factor, BatchInverse],
+        sketches: list[Sketch],
     ) -> None:
         for factor, parts in zip(kept, moments, strict=True):
             moved = factor.average(parts, self.stat_decay)
-            factor.state |= {key: self.finite.unless_bad(factor.state.get(key, new), new) for key, new in moved.items()}
+            factor.state |= {
+                key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
+                for key, new in moved.items()
+            }
         strengthened = [(factor, solve.factorise(self._damping(factor))) for factor, solve in solves.items()]
         for damping, part in groupby(sorted(kept, key=self._damping), self._damping):
             strengthened += form_inverses(list(part), damping, self.rank)
+        for sketch in sketches:
+            factor = sketch.factor
+            formed, raised = sketch.form(self._damping(factor))
+            factor.state |= {
+                key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
+                for key, new in formed.items()
+            }
+            strengthened.append((factor, raised))
         for factor, raised in strengthened:
             if not raised.is_cuda and bool(raised.any()):
                 self.warn(
                     f"the second moment of {factor.name} could not be factorised with damping {self._damping(factor):g}: it was "
                     "raised"
                 )
-        for factor in (*kept, *solves):
+        for factor in (*kept, *(sketch.factor for sketch in sketches)):
+            factor.keep()
+        for factor in (*kept, *solves, *(sketch.factor for sketch in sketches)):
             factor.refreshed = self.step
 
     def _apply(self, active: list[Factor], solves: dict[Factor, BatchInverse]) -> None:
@@ -391,9 +461,16 @@ class ActivationPreconditioner:
                 factor.last = solve
             exact = None
             if looked_at and factor.compare and factor.matrix and factor.diagonal is None and factor.bias is None:
-                factor.compare, exact = False, solve or BatchInverse(factor)
-                exact.factorise(self._damping(factor))
-            factor.precondition_(solve, measure=looked_at, exact=exact)
+                factor.compare, exact = False, BatchInverse(factor) if solve is None else None
+                factor.cosine = torch.ones(())
+                if exact is not None:
+                    exact.factorise(self._damping(factor))
+            factor.precondition_(solve, measure=looked_at and factor.early is None, exact=exact)
+            if looked_at and factor.early is not None:
+                factor.turned = factor.early.turned()
+            factor.alone = solve is not None and solve.d is not None and len(factor.rows) == 1
+            if solve is not None:
+                solve.release()
             turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
         if self.max_update_norm is not None and turned:
             nn.utils.clip_grad_norm_(turned, self.max_update_norm)
@@ -401,7 +478,7 @@ class ActivationPreconditioner:
             mark_preconditioned(parameter.grad)
 
     def _damping(self, factor: Factor) -> float:
-        return float(self.groups.of(factor.weight)["damping"])
+        return self.groups.damping(factor.weight)
 
     def _has_turn(self, factor: Factor, step: int) -> bool:
         every = self.groups.of(factor.weight)["update_every"]
@@ -418,15 +495,17 @@ class ActivationPreconditioner:
         return self.finite.found_inf
 
     def _begin_step(self, step: int) -> None:
-        self.step = step
+        self.step = self.groups.step = step
+        substitutes = self.in_backward and step >= self.warmup_steps and ranks(self.process_group) == 1
         for factor in self.factors:
             if factor.seen or factor.due:
                 factor.clear()
             factor.due = self._is_due(factor, step)
+            factor.substitutes = substitutes and factor.alone
 
     def _is_due(self, factor: Factor, step: int) -> bool:
         # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
-        always = not factor.ready or factor.form == "batch" or factor.matrix is None
+        always = not factor.ready or factor.fresh or factor.matrix is None
         return self.groups.of(factor.weight)["precondition"] and (always or self._has_turn(factor, step))
 
     def __repr__(self) -> str:

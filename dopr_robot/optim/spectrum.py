@@ -30,6 +30,10 @@ def spectrum_of(factor: Factor) -> Spectrum:
         eigenvalues = factor.last.eigenvalues()
     elif factor.matrix is not None and "matrix" in factor.state:
         eigenvalues = torch.linalg.eigvalsh(factor.state["matrix"].double())
+    elif factor.matrix is not None:
+        known = torch.linalg.eigvalsh(factor.state["inside"].double())
+        rest = factor.state["rest"].double().unsqueeze(-1).expand(-1, factor.dim - known.shape[-1])
+        eigenvalues = torch.cat([rest, known], -1).sort().values
     else:
         eigenvalues = factor.state["diagonal"].double().sort().values.unsqueeze(0)
     eigenvalues = eigenvalues.clamp_min(0)

@@ -6,7 +6,8 @@ Tensors alone, so that whoever writes an optimizer's state (torch.distributed.ch
 - ``form``: place in ``FORMS`` of the layer's form of S.
 - ``step``, ``skipped``, ``skipped_in_a_row``: counters of the whole, the same for each weight.
 - ``refreshed``: the step at which S was formed last, -1: never. ``turned``: see ``Factor``.
-- ``average``: of an averaged S, the moments and the inverse, see ``Factor.state``; absent where there are none.
+- ``average``: of an averaged S, the moments and the inverse, or of a sketch its directions, see ``Factor.state``; absent where there
+  are none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,12 @@ from dopr_robot.optim.checks import FORMS
 from dopr_robot.optim.coverage import plain_name
 from dopr_robot.optim.factors import Factor, rank_of
 from dopr_robot.optim.layers import PackedProjection
+from dopr_robot.optim.sketch import settle_rank
 
 KEY = "activation"
 VERSION = 3
 Counters = dict[str, int]
+_INSTEAD = (("batch", "sketch"), ("average", "average_sketch"))  # what a budget may take for an exact form
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
@@ -54,25 +57,36 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
     form, refreshed = FORMS[int(entry["form"])], int(entry["refreshed"])
     held = {} if refreshed < 0 else entry.get("average", {})
     tensors = {key: value.to(factor.weight.device, factor.dtype, copy=True) for key, value in held.items()}
-    if factor.form == "auto" and form in ("batch", "average"):
+    by_budget = factor.max_cost is not None and (factor.form, form) in _INSTEAD
+    if (factor.form == "auto" and form != "low_rank") or by_budget:
         factor.form = form
     factor.refreshed, factor.turned, factor.state = refreshed, float(entry["turned"]), tensors
+    if factor.sketched and factor.form == form and "inside" in tensors:
+        factor.rank = tensors["basis"].shape[-1]
+    settle_rank(factor, rank)
     if factor.solved:
-        factor.state = {}
+        factor.state, factor.refreshed = {}, refreshed if form == "batch" else -1
         return form == "batch"
-    if isinstance(factor.matrix, PackedProjection) and "matrix" in tensors:
-        factor.matrix.groups = tensors["matrix"].shape[0]
+    if isinstance(factor.matrix, PackedProjection) and tensors:
+        factor.matrix.groups = tensors["basis" if factor.sketched and "basis" in tensors else "matrix"].shape[0]
     if refreshed < 0:
         return True
+    if factor.sketched:
+        fits = form == factor.form and "inside" in tensors and tensors["basis"].shape[-2] == factor.dim
+        if not fits:
+            factor.state, factor.refreshed = {}, -1
+        factor.keep()
+        return fits
     sides = {"matrix": factor.matrix, "diagonal": factor.diagonal}
     fitting = {key: tensors[key] for key, side in sides.items() if side and key in tensors}
     sized = bool(tensors) and all(tensor.shape[-1] == sides[key].dim for key, tensor in fitting.items())  # type: ignore[union-attr]
     kept = tensors["basis"].shape[-1] if "basis" in tensors and factor.diagonal is None else None
     fits = kept == (rank_of(factor.dim, rank) if factor.form == "low_rank" else None)
-    if sized and fits and form != "batch" and factor.form != "auto":
-        return True
-    factor.state, factor.refreshed = fitting if sized else {}, -1
-    return False
+    whole = sized and fits and form != "batch" and factor.form != "auto"
+    if not whole:
+        factor.state, factor.refreshed = fitting if sized else {}, -1
+    factor.keep()
+    return whole
 
 
 def counters_of(entries: Mapping[Any, Mapping[str, Any]]) -> Counters:
@@ -114,9 +128,13 @@ def _from_names(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def room(factor: Factor, rank: int | str) -> dict[str, Tensor]:
     """Zeros of the shapes that :attr:`Factor.state` will have, for a loader that fills what is there in place. Nothing where the form
     is not known yet, or keeps nothing."""
-    if factor.form not in ("average", "low_rank"):
+    undecided = (
+        factor.max_cost is not None and factor.diagonal is None and factor.form == "average" and factor.refreshed < 0
+    )
+    if factor.form in ("auto", "batch") or undecided:
         return {}
-    groups, d, kept = factor.groups, factor.dim, rank_of(factor.dim, rank) if factor.form == "low_rank" else None
+    groups, d = factor.groups, factor.dim
+    kept = rank_of(d, rank) if factor.form == "low_rank" else factor.rank
     shapes: dict[str, tuple[int, ...]] = {}
     if factor.diagonal is not None:
         rows = factor.diagonal.dim
@@ -125,8 +143,12 @@ def room(factor: Factor, rank: int | str) -> dict[str, Tensor]:
             shapes["inverse"] = (rows,)
         else:
             shapes |= {"matrix": (1, d, d), "basis": (d, d), "eigenvalues": (d,), "damped": (rows,)}
+    elif factor.sketched and kept is not None:
+        shapes |= {"basis": (groups, d, kept), "left": (groups, d, kept), "inside": (groups, kept, kept)}
+        shapes |= {"scale": (groups,), "rest": (groups,)}
     elif kept is None:
         shapes |= {"matrix": (groups, d, d), "inverse": (groups, d, d)}
     else:
         shapes |= {"matrix": (groups, d, d), "basis": (groups, d, kept), "left": (groups, d, kept), "scale": (groups,)}
-    return {key: torch.zeros(shape, dtype=factor.dtype, device=factor.weight.device) for key, shape in shapes.items()}
+    options: dict[str, Any] = {"dtype": factor.dtype, "device": factor.weight.device}
+    return {key: factor.kept(key, torch.zeros(shape, **options)) for key, shape in shapes.items()}

@@ -56,7 +56,10 @@ def test_this_steps_second_moment_by_whichever_factorisation(n, d, out, dtype, t
     (layer(x).sin() * torch.randn(n, out, dtype=dtype)).sum().backward()
     before = layer.weight.grad.clone(), layer.bias.grad.clone()
     preconditioner.precondition_()
-    assert taken == (["output"] if n <= 12 and n < d / 2 else taken) and len(taken) == 1
+    # Multiplications: S, its factor and the solves, against K, its factor, the solve and the product with Z.
+    m = d + include_bias
+    primal, dual = n * m * m + m**3 / 3 + out * m * m, n * n * m + n**3 / 3 + n * n * min(m, out) + n * m * out
+    assert taken == ["output" if n < m and dual < primal else "primal"]
     if include_bias:
         expected = dense(torch.cat([before[0], before[1][:, None]], 1), torch.cat([x, torch.ones_like(x[:, :1])], 1))
         assert relative(torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1), expected) < tolerance
@@ -104,7 +107,9 @@ def test_inputs_of_which_some_are_masked_or_left_out():
             layer(x).sin().sum().backward()
         before = layer.weight.grad.clone()
         preconditioner.precondition_()
-        assert relative(layer.weight.grad, dense(before, x[keep] if masked else x[:2])) < 1e-11
+        # Of 12 tokens six, one from every two, at places that follow the golden ratio.
+        chosen = [0, 3, 4, 7, 8, 10]
+        assert relative(layer.weight.grad, dense(before, x[keep] if masked else x.flatten(0, 1)[chosen])) < 1e-11
 
 
 def test_attention_with_streams_of_different_lengths():
