@@ -116,7 +116,6 @@ ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
         f"DoPr-AdamW, {form}": lambda model, form=form: DoPr(adamw(model), model, form=form)
         for form in ("batch", "average", "low_rank")
     },
-    "DoPr-AdamW, in_backward": lambda model: DoPr(adamw(model), model, in_backward=True),
     "SOAP": soap,
     "SINGD": singd,
     "HeavyBall SOAP": heavyball,

@@ -35,7 +35,6 @@ class BatchInverse:
         self.dim = factor.dim
         self.n = factor.inputs_seen()
         self.raised: Tensor | None = None
-        self.given: Tensor | None = None
         out = factor.out
         self.tall = out > self.dim
         rows, self.d = factor.rows, None
@@ -73,8 +72,6 @@ class BatchInverse:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """``gradient`` [groups, rows, d] times the inverse; in place in the dual forms."""
-        if self.given is not None:
-            return gradient.div_(self.length)
         if self.z is None and self.inverted:
             return gradient @ self.solver
         if self.z is None:
@@ -101,32 +98,6 @@ class BatchInverse:
         rest = given.sub(made, alpha=scale)
         return scale if scale and float(rest.norm()) <= _SAME[self.z.dtype] * float(given.norm()) else None
 
-    def substitute(self) -> Tensor:
-        """M scaled to the length of ``G = D^T Z`` [rows, d], which is not formed. From here on the inverse only gives M its length back."""
-        assert self.z is not None
-        assert self.d is not None
-        turned = self.solver @ (self.n.view(-1, 1, 1) * self.d)
-        made = (turned.mT @ self.z)[0]
-        own = (self.matrix * (self.d @ self.d.mT)).sum().clamp_min(0).sqrt()
-        length = made.norm()
-        self.length = torch.where(length > 0, own / length, 1.0)
-        self.given = turned.mul_(self.length)
-        return made.mul_(self.length)
-
-    def given_back(self) -> Tensor:
-        """What makes the gradient [rows, d] of what :meth:`substitute` gave, added to it."""
-        assert self.z is not None
-        assert self.d is not None
-        assert self.given is not None
-        return ((self.d - self.given).mT @ self.z)[0]
-
-    def turned(self) -> Tensor:
-        """Share of M's squared length that is not along G, where M was given in the backward."""
-        assert self.d is not None
-        assert self.given is not None
-        along = (self.matrix * (self.d @ self.given.mT)).sum()
-        return 1 - (along / (self.matrix * (self.d @ self.d.mT)).sum().clamp_min(1e-30)).square()
-
     def eigenvalues(self) -> Tensor:
         """Of S, ascending [groups, d]."""
         inside = torch.linalg.eigvalsh(self.matrix.double())
@@ -137,7 +108,7 @@ class BatchInverse:
 
     def release(self) -> None:
         """Let go of all but what :meth:`eigenvalues` needs: the smaller matrix."""
-        self.z = self.d = self.given = None
+        self.z = self.d = None
         del self.solver
 
     def nbytes(self) -> int:

@@ -34,8 +34,7 @@ class DoPr(Optimizer):
         model: the model whose forward is to be watched, or a list or dict of several. Parameters of the base that are not the model's are
             left to it. None: the uses of the base's parameters are found in the modules that run.
         **options: of :class:`ActivationPreconditioner`: ``form, damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
-            include_bias, rank, max_tokens, max_nonfinite, max_update_norm, max_dim, max_cost, state_dtype, offload, in_backward,
-            process_group``.
+            include_bias, rank, max_tokens, max_nonfinite, max_update_norm, max_dim, max_cost, state_dtype, offload, process_group``.
 
     Raises:
         ValueError: for an option out of range, a model without a supported layer, a base over parameters none of which is the model's, or

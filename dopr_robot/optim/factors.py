@@ -73,9 +73,6 @@ class Factor:
         due: whether inputs are to be recorded for the next step.
         refreshed: the step at which S was formed last.
         last: what a solved factor multiplied by when ``turned`` was looked at.
-        alone: whether the last step was solved in the dual form, by the output's gradient of a single call.
-        substitutes: whether the next backward is to give the weight M in place of G, see :mod:`dopr_robot.optim.substitute`.
-        early: the inverse of a step whose gradient is M already, but for its length.
         compare: whether ``cosine`` is to be formed at the next refresh.
         cosine: between the preconditioned gradient and what this step's own S would have made of it, where that was asked for.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, when it was last looked at.
@@ -95,7 +92,6 @@ class Factor:
         self.phase = 0
         self.cosine: Tensor | None = None
         self.compare = False
-        self.substitutes = False
         self.forget(form)
         self.clear()
 
@@ -186,7 +182,7 @@ class Factor:
         self.form = "average" if costless else form
         self.rank: int | None = None
         self.state: dict[str, Tensor] = {}
-        self.refreshed, self.alone = -1, False
+        self.refreshed = -1
         self.turned: Tensor | float = 0.0
         self.last: BatchInverse | None = None
 
@@ -196,7 +192,6 @@ class Factor:
         self.sums: dict[str, Tensor] = {}
         self.rows: list[Rows] = []
         self.counts: dict[str, Tensor | float] = {}
-        self.early: BatchInverse | None = None
         self._divided = False
         self._calls: WeakSet[Call] = WeakSet()
         self._backward: Backward | None = None
@@ -230,11 +225,7 @@ class Factor:
             z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
-            d = (
-                layer.output_rows(gradient)
-                if not self.sketched and call.whole and (self.substitutes or not z.is_cuda)
-                else None
-            )
+            d = layer.output_rows(gradient) if not self.sketched and call.whole and not z.is_cuda else None
             self.rows.append(Rows(z, None if d is None else d.to(self.dtype)))
             if not self.sketched and sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
                 self.fold()

@@ -14,7 +14,7 @@ from dopr_robot.optim.batch import BatchInverse
 from dopr_robot.optim.capture import AttentionRecorder
 from dopr_robot.optim.checks import WarnOnce, check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors
-from dopr_robot.optim.distributed import average_over_ranks, ranks, refuse_sharded, same_on_all_ranks
+from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded, same_on_all_ranks
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.groups import Damping, Groups
@@ -78,10 +78,6 @@ class ActivationPreconditioner:
             scales M by the same factor, but knows nothing of S: where S has small eigenvalues M may be long though G is short.
         state_dtype: ``"bfloat16"``: keep averaged moments and inverses in half the memory; they are computed with in float32.
         offload: keep what only a refresh needs (the averaged moments) in the CPU's memory.
-        in_backward: where this step's S is inverted by the dual form, have the backward give ``weight.grad`` M in place of G, by the very
-            product that G would have cost: cheaper, and as exact. Until ``step()`` it has the length of G, so that clipping by the norm,
-            loss scales and accumulation do what they did; but who reads its entries before, or changes them one by one, meets M. It
-            needs the model.
         parameters: the parameters that may be preconditioned, or ``(name, parameter)``; None: all of the model's.
         process_group: the ranks over which statistics are averaged where ``torch.distributed`` is initialised; None: all; False: none.
 
@@ -115,7 +111,6 @@ class ActivationPreconditioner:
         max_cost: float | None = None,
         state_dtype: torch.dtype | str | None = None,
         offload: bool = False,
-        in_backward: bool = False,
         parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]] | None = None,
         process_group: Any = None,
     ) -> None:
@@ -134,10 +129,6 @@ class ActivationPreconditioner:
         )
         if model is None and parameters is None:
             raise ValueError("without a model, the parameters that are to be preconditioned have to be given")
-        if model is None and in_backward:
-            raise ValueError(
-                "in_backward=True needs the model: what else uses a weight has to be known before its backward"
-            )
         given = None if parameters is None else as_named(parameters)
         whole = one_model(model)
         self.model = Parameters(given or []) if whole is None else whole
@@ -155,7 +146,6 @@ class ActivationPreconditioner:
         self.max_cost = max_cost
         self.state_dtype = torch.bfloat16 if isinstance(state_dtype, str) else state_dtype
         self.offload = offload
-        self.in_backward = in_backward and max_tokens is None
         self.process_group = process_group
         self.step = 0
         self.warn = WarnOnce()
@@ -201,8 +191,7 @@ class ActivationPreconditioner:
             if factor.weight not in known:
                 factor.due = self._is_due(factor, self.step)
         self._hooks.remove()
-        substitute = self.groups if self.in_backward else None
-        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens, substitute))
+        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens))
 
     def _kept(self, old: Factor | None, new: Factor) -> Factor:
         if old is not None and [layer.module for layer in old.layers] == [layer.module for layer in new.layers]:
@@ -258,7 +247,7 @@ class ActivationPreconditioner:
             sketches = [
                 Sketch(factor, 0.0 if factor.form == "sketch" else self.stat_decay) for factor in due if factor.sketched
             ]
-            solves = {factor: factor.early or BatchInverse(factor) for factor in due if factor.solved}
+            solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
             kept = [factor for factor in due if not factor.solved and not factor.sketched]
             moments = [factor.batch_moments() for factor in kept]
             traces = [solve.trace for solve in solves.values()] + [sketch.trace for sketch in sketches]
@@ -465,10 +454,7 @@ class ActivationPreconditioner:
                 factor.cosine = torch.ones(())
                 if exact is not None:
                     exact.factorise(self._damping(factor))
-            factor.precondition_(solve, measure=looked_at and factor.early is None, exact=exact)
-            if looked_at and factor.early is not None:
-                factor.turned = factor.early.turned()
-            factor.alone = solve is not None and solve.d is not None and len(factor.rows) == 1
+            factor.precondition_(solve, measure=looked_at, exact=exact)
             if solve is not None:
                 solve.release()
             turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
@@ -496,12 +482,10 @@ class ActivationPreconditioner:
 
     def _begin_step(self, step: int) -> None:
         self.step = self.groups.step = step
-        substitutes = self.in_backward and step >= self.warmup_steps and ranks(self.process_group) == 1
         for factor in self.factors:
             if factor.seen or factor.due:
                 factor.clear()
             factor.due = self._is_due(factor, step)
-            factor.substitutes = substitutes and factor.alone
 
     def _is_due(self, factor: Factor, step: int) -> bool:
         # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.

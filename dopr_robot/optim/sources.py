@@ -11,8 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, MaskFinder, Recorder
 from dopr_robot.optim.coverage import plain_name, select
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.groups import PLACE, Groups
-from dopr_robot.optim.substitute import Substitution, SubstitutionEnd, may_substitute
+from dopr_robot.optim.groups import PLACE
 
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
@@ -124,13 +123,8 @@ def _remove(handles: list[Any]) -> None:
     handles.clear()
 
 
-def record_inputs(
-    factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None, substitute: Groups | None = None
-) -> list[Any]:
-    """Have the inputs of the modules that use the factors' weights recorded; returns the handles.
-
-    ``substitute``: the groups whose weights may be given M by the backward, see :mod:`dopr_robot.optim.substitute`; None: no weight may.
-    """
+def record_inputs(factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None) -> list[Any]:
+    """Have the inputs of the modules that use the factors' weights recorded; returns the handles."""
     by_module: dict[nn.Module, dict[str, Recorder]] = {}
     for factor in factors:
         for layer in factor.layers:
@@ -142,10 +136,6 @@ def record_inputs(
             hook = AttentionRecorder(module, recorders)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             handles.append(module.register_forward_hook(AttentionEnd(hook), with_kwargs=True, always_call=True))
-        elif substitute is not None and may_substitute(recorders["input"].factor):
-            begin = Substitution(recorders["input"], substitute)
-            handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-            handles.append(module.register_forward_hook(SubstitutionEnd(begin), with_kwargs=True, always_call=True))
         else:
             handles.append(module.register_forward_hook(recorders["input"], with_kwargs=True))
     return handles
