@@ -76,7 +76,7 @@ def check_start(env: VectorEnv, task: TaskSpec, seed: int) -> None:
     """
     seeds: Any = [seed] * env.num_envs
     (first, before), (again, after) = env.reset(seed=seeds), env.reset(seed=seeds)
-    difference = _difference(_state(first, before), _state(again, after))
+    difference = _difference(start_of(first, before), start_of(again, after))
     if difference:
         raise UserError(
             f"{task.id} begins differently at two resets with seed {seed} ({difference}): an episode has to depend on its seed alone "
@@ -84,7 +84,7 @@ def check_start(env: VectorEnv, task: TaskSpec, seed: int) -> None:
         )
 
 
-def _state(observation: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def start_of(observation: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """What an episode begins from; without pictures where there is something else, since some renderers differ in a pixel."""
     arrays = {key: np.array(value) for key, value in observation.items()}
     plain = {key: value for key, value in arrays.items() if value.ndim < 4 or value.dtype != np.uint8}

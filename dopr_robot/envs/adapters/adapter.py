@@ -55,11 +55,16 @@ class Views:
         if not opengl:
             return
         if self.render_mode or self.cameras:
-            backend = choose_backend()
-            os.environ["MUJOCO_GL"] = backend
-            if backend in ("egl", "osmesa"):
-                os.environ["PYOPENGL_PLATFORM"] = backend
+            name_backend()
         load_mujoco()
+
+
+def name_backend() -> None:
+    """Name the OpenGL that works here to the packages that are loaded from now on. Raises UserError where none does."""
+    backend = choose_backend()
+    os.environ["MUJOCO_GL"] = backend
+    if backend in ("egl", "osmesa"):
+        os.environ["PYOPENGL_PLATFORM"] = backend
 
 
 class Adapter(gymnasium.Wrapper):

@@ -1,13 +1,15 @@
 """gym-aloha: two ViperX arms insert a peg, or hand over a cube (Zhao et al., 2023)."""
 
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.adapters.adapter import Adapter, Views, name_backend
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
+from dopr_robot.errors import UserError
 
 TASKS = {
     "gym_aloha/AlohaInsertion-v0": "grip peg and socket, one with each arm, and insert in mid-air",
@@ -59,6 +61,8 @@ def make(
     """One environment of a task, seen as :class:`~dopr_robot.envs.adapters.adapter.Views` says, at the size of the published data sets."""
     seen, spec = Views(camera_size=camera_size, **views), get_task(task_id)
     seen.check(spec)
+    with suppress(UserError):
+        name_backend()  # dm_control takes the one that is named when it is loaded, or a window, which a server has not
     import gym_aloha  # noqa: F401 - registers the ids
 
     env = gymnasium.make(task_id, obs_type="pixels_agent_pos", max_episode_steps=max_steps, disable_env_checker=True)
@@ -87,6 +91,12 @@ class Aloha(Adapter):
 
     def observe(self, observation: Any) -> dict[str, Any]:
         return {"state": observation["agent_pos"]}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The observation is of the arms alone; what tells one episode from another is in ``info["initial_state"]``."""
+        observation, info = super().reset(seed=seed, options=options)
+        _, data = self.physics()
+        return observation, {**info, "initial_state": np.concatenate([data.qpos, data.qvel])}
 
     def neutral(self, observation: Any) -> Any:
         """The posture, which the action has the numbers of."""
