@@ -8,8 +8,9 @@ The names below are the public interface. Importing this package loads nothing o
 >>> dopr.evaluate(run, episodes=100).curve                                             # doctest: +SKIP
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dopr_robot.lazy import lazy
 
 if TYPE_CHECKING:
     from dopr_robot.catalogue import (
@@ -122,10 +123,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"dopr_robot.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

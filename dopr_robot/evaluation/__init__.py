@@ -4,10 +4,10 @@
 here put them together. The names below are found when they are asked for, since most of them need torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dopr_robot.deprecation import moved
+from dopr_robot.lazy import lazy
 
 if TYPE_CHECKING:
     from dopr_robot.evaluation.evaluator import run_evaluation
@@ -41,9 +41,10 @@ __all__ = [
 ]
 
 
+_found = lazy(__name__, _LAZY)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"dopr_robot.evaluation.{_LAZY[name]}"), name)
     if name == "seeds":
         return moved("dopr_robot.evaluation.seeds", "dopr_robot.seeds", gone_in="0.3")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _found(name)

@@ -3,8 +3,9 @@
 The names below are found when they are asked for, so that the rules of :mod:`~dopr_robot.policies.scaling` cost no import of torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dopr_robot.lazy import lazy
 
 if TYPE_CHECKING:
     from dopr_robot.policies.checkpoint import (
@@ -60,7 +61,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _LAZY)

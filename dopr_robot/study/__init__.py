@@ -3,14 +3,16 @@
 The names below are found when they are asked for, so that a study file can be checked without torch.
 """
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from dopr_robot.lazy import lazy
+
+if TYPE_CHECKING:
+    from dopr_robot.study.config import Arm, Study, load_study
+    from dopr_robot.study.run import run_study
 
 _LAZY = {"Arm": "config", "Study": "config", "load_study": "config", "run_study": "run"}
 __all__ = ["Arm", "Study", "load_study", "run_study"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"dopr_robot.study.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _LAZY)
