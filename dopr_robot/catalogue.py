@@ -6,12 +6,13 @@ import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, overload
 
 from dopr_robot.errors import DoprError, UnknownNameError, UserError
+from dopr_robot.settings import leaves
 from dopr_robot.tables import Shown, Table, interval
 
 Row = Mapping[str, Any]
@@ -233,8 +234,8 @@ def explain(key: str | None = None) -> Listing:
     """
     from dopr_robot.training import compose_config
 
-    tree = {each.name: getattr(config, each.name) for config in [compose_config()] for each in fields(config)}
-    known = dict(_leaves(tree))
+    tree = asdict(compose_config())
+    known = dict(leaves(tree))
     chosen = [each for each in known if key is None or each == key or each.startswith(f"{key}.")]
     chosen = chosen or [each for each in known if each.endswith(f".{key}")]
     if not chosen:
@@ -245,15 +246,6 @@ def explain(key: str | None = None) -> Listing:
     rows = [{"key": each, "default": known[each], "explanation": _explained(each, tree)} for each in chosen]
     texts = [[row["key"], _value(row["default"]), row["explanation"]] for row in rows]
     return Listing(rows, texts, ["setting", "default", "what"])
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        value = {each.name: getattr(value, each.name) for each in fields(value)} if is_dataclass(value) else value
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _explained(key: str, tree: Mapping[str, Any]) -> str:
@@ -278,7 +270,7 @@ def _documented(path: Sequence[str], tree: Mapping[str, Any]) -> list[Any]:
         bases = [torch.optim.AdamW, torch.optim.SGD, optim.Muon, optim.AdaMuon, optim.Lion, optim.Signum]
         return [optim.make_optimizer, optim.ActivationPreconditioner, *bases]
     if path[0] != "policy":
-        return [type(tree[path[0]])]
+        return [type(getattr(RunConfig(), path[0]))]
     policy = tree["policy"]
     schema: Any = POLICIES[policy["name"]].schema
     if len(path) == 1:

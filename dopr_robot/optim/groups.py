@@ -11,11 +11,7 @@ from dopr_robot.optim.checks import check_whole, is_number
 PLACE = "group "  # begins the name of a parameter that has none: its place
 PER_GROUP = ("damping", "update_every", "precondition")
 Damping = float | Callable[[int], float] | Mapping[str, Any]
-_SHAPES: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: done,
-    "cosine": lambda done: (1 - math.cos(math.pi * done)) / 2,
-    "geometric": lambda done: done,
-}
+_SCHEDULES = ("linear", "cosine", "geometric")
 
 
 class Schedule:
@@ -41,16 +37,18 @@ class Schedule:
             raise ValueError(
                 f"damping={dict(options)!r}: a schedule has schedule, from, to and steps; look at {odd[0]!r}"
             )
-        if options["schedule"] not in _SHAPES:
-            raise ValueError(f"damping schedule={options['schedule']!r} must be one of {', '.join(_SHAPES)}")
+        if options["schedule"] not in _SCHEDULES:
+            raise ValueError(f"damping schedule={options['schedule']!r} must be one of {', '.join(_SCHEDULES)}")
         check_whole("damping steps", options["steps"], 1)
         start, end = (check_damping(options[key], f"damping {key}") for key in ("from", "to"))
         return cls(options["schedule"], start, end, options["steps"])
 
     def __call__(self, step: int) -> float:
-        done = _SHAPES[self.schedule](min(step / self.steps, 1.0))
+        done = min(step / self.steps, 1.0)
         if self.schedule == "geometric":
             return self.start * (self.end / self.start) ** done
+        if self.schedule == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
         return self.start + (self.end - self.start) * done
 
     def __repr__(self) -> str:
