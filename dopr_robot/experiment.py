@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def configuration(
         if isinstance(experiment, RunConfig):
             if changes:
                 raise UserError(f"a configuration is whole: set {next(iter(changes))} in it")
-            return experiment
+            return deepcopy(experiment)  # which is named, and may be used again
         return compose_config(None if experiment is None else os.fspath(experiment), changes)
     if experiment is not None:
         raise UserError(f"--resume {resume} has a configuration of its own: leave {experiment!r} out")

@@ -179,3 +179,11 @@ def test_a_section_that_is_no_mapping_is_refused(tmp_path):
         with pytest.raises(UserError, match=message):
             config_from(values)
     assert config_from({"training": None, "policy": None}) == config_from({})
+
+
+def test_a_configuration_that_is_given_stays_as_it_was():
+    from dopr_robot.experiment import configuration
+
+    given = config_from({"policy": "regression_mlp"})
+    configuration(given).name = "runs-2"
+    assert given.name is None
