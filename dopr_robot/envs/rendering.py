@@ -103,6 +103,9 @@ class SceneRenderer:
         free: settings of the camera that follows no camera of the model (``{"distance": 2.0, "azimuth": 90.0}``); None: MuJoCo's own.
         plain: without shadows, multisampling and reflections.
 
+    Attributes:
+        cameras: names of the model's cameras, and FREE.
+
     Raises:
         UserError: no OpenGL works.
     """
@@ -117,17 +120,13 @@ class SceneRenderer:
             model.vis.quality.offsamples = 0
             model.vis.quality.shadowsize = 0
         self._model, self._plain = model, plain
+        self.cameras = [*camera_names(model), FREE]
         self._option = mujoco.MjvOption()
         for group in hidden:
             self._option.geomgroup[group] = 0
         self._free = free
         self._renderers: dict[tuple[int, int], Any] = {}
         self._meshes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)
-
-    @property
-    def cameras(self) -> list[str]:
-        """Names of the model's cameras, and FREE."""
-        return [*camera_names(self._model), FREE]
 
     def frame(
         self,

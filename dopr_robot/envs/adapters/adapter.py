@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -161,7 +162,7 @@ class Adapter(gymnasium.Wrapper):
             part(model, shown)
         return self._renderer.frame(shown, size, camera)
 
-    @property
+    @cached_property
     def pushed(self) -> list[str]:
         """Names of the bodies that :meth:`push` pushes."""
         model = self.physics()[0]
