@@ -212,9 +212,11 @@ class DoPr(Optimizer):
         """Write :meth:`spectrum` to a TensorBoard writer."""
         self.preconditioner.log_spectrum(writer, step)
 
-    def memory_usage(self) -> dict[str, int]:
-        """Bytes that preconditioning holds for each layer, and ``"total"``; the base's own state comes on top."""
-        return self.preconditioner.memory_usage()
+    def memory_usage(self, tokens: int | None = None) -> dict[str, int]:
+        """Bytes that preconditioning holds for each layer, and ``"total"``; the base's own state comes on top. ``tokens``: what it will
+        hold at a step of so many input vectors, see :meth:`ActivationPreconditioner.memory_usage`.
+        """
+        return self.preconditioner.memory_usage(tokens)
 
     def token_mask(self, *masks: Tensor) -> Any:
         """Leave padding out of the statistics of forwards in this context, see :meth:`ActivationPreconditioner.token_mask`."""

@@ -163,7 +163,8 @@ def test_what_will_be_held_is_known_before_training_and_without_numbers(form):
         return nn.Sequential(nn.Linear(256, 300, bias=False), nn.Linear(300, 256, bias=False))
 
     with torch.device("meta"):
-        planned = ActivationPreconditioner(make(), form=form, update_every=1).memory_usage(tokens=40)
+        plan = make()
+        planned = DoPr(torch.optim.SGD(plan.parameters()), plan, form=form, update_every=1).memory_usage(tokens=40)
     model = make()
     real = ActivationPreconditioner(model, form=form, update_every=1)
     for _ in range(2):
