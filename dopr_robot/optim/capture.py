@@ -103,10 +103,10 @@ class Recorder(Hook):
             output.register_hook(Call(self.layer, parts, self.factor, whole))
             return
         # Written over in place, a view gets another history, and what was hooked to it is lost; what it is a view of keeps its own.
-        call = Call(self.layer, parts, self.factor, whole)
-        node = made.grad_fn
+        call, shape, node = Call(self.layer, parts, self.factor, whole), output.shape, made.grad_fn
         assert node is not None
-        node.register_prehook(lambda gradients: call(gradients[0].view_as(output)))
+        # The shape and not the output, which would hold the node that holds this: no garbage collector sees through autograd's graph.
+        node.register_prehook(lambda gradients: call(gradients[0].view(shape)))
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of ``x`` that the moment is formed from, and their mask."""

@@ -1,7 +1,9 @@
 """Uses of a model that would train wrongly without a word."""
 
 import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -346,3 +348,34 @@ def test_nothing_is_warned_of_in_an_ordinary_run():
             model(data(step)).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
+
+
+class Several(nn.Module):
+    """Layers whose outputs are views (three axes), tensors of their own, and an attention's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.rows, self.conv = nn.Linear(6, 6), nn.Linear(6, 6), nn.Conv1d(6, 6, 3, padding=1)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.tokens(x)
+        x = self.conv(x.mT).mT + self.attention(x, x, x, need_weights=False)[0]
+        return self.rows(x.flatten(0, 1))
+
+
+@pytest.mark.parametrize("form", ["auto", "batch", "average", "low_rank", "sketch"])
+def test_a_step_leaves_none_of_its_tensors_behind(form):
+    model = Several()
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, form=form)
+    left = []
+    for module in model.modules():
+        module.register_forward_hook(
+            lambda m, args, output: left.append(weakref.ref(output[0] if isinstance(output, tuple) else output))
+        )
+    for _ in range(3):
+        model(torch.randn(4, 5, 6)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    gc.collect()
+    assert len(left) == 3 * 5 and not [each for each in left if each() is not None]
