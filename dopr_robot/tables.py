@@ -89,6 +89,25 @@ class Shown:
         return "".join(parts)
 
 
+class InFolder(Shown):
+    """What a measurement found, and where it lies; wherever a path is taken, it may be given.
+
+    Attributes:
+        folder: which.
+        content: of its JSON file.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """``folder``, and the content."""
+        return {"folder": str(self.folder), **self.content}
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
 def interval(bounds: Sequence[float], form: str = "{:.1%}") -> str:
     """``"91.2% to 98.0%"``."""
     return " to ".join(form.format(bound) for bound in bounds)

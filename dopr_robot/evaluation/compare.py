@@ -20,13 +20,13 @@ from dopr_robot.evaluation.reports.naming import method_labels
 from dopr_robot.evaluation.results import Curve
 from dopr_robot.evaluation.rollouts.records import RESULTS, read_results
 from dopr_robot.policies import find_checkpoint
-from dopr_robot.tables import Shown, Table, interval
+from dopr_robot.tables import InFolder, Table, interval
 
 PAIRS = 3
 """Of more pairs than these the longest horizon alone is printed."""
 
 
-class Comparison(Shown):
+class Comparison(InFolder):
     """A comparison and where it lies. ``print`` shows what ``dopr compare`` does.
 
     Attributes:
@@ -114,15 +114,8 @@ class Comparison(Shown):
             yield f"\n{content['sequential']['verdict']}"
             yield "(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)"
 
-    def plain(self) -> dict[str, Any]:
-        """``folder``, and what its JSON file holds."""
-        return {"folder": str(self.folder), **self.content}
-
     def _pictures(self) -> Sequence[Path]:
         return [self.folder / "horizon.png", self.folder / "difference.png"]
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
 
     def __repr__(self) -> str:
         named = " against ".join(method["label"] for method in self.methods)

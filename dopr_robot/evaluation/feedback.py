@@ -35,7 +35,7 @@ from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_
 from dopr_robot.files import write_json
 from dopr_robot.policies import find_checkpoint, load_policy
 from dopr_robot.reading import read_json
-from dopr_robot.tables import Shown, Table, interval
+from dopr_robot.tables import InFolder, Table, interval
 from dopr_robot.training import Run, RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"
@@ -61,7 +61,7 @@ class Plan:
     workers: int | None = None
 
 
-class Feedback(Shown):
+class Feedback(InFolder):
     """A measurement of test-time feedback and where it lies. ``print`` shows what ``dopr eval --feedback`` does.
 
     Attributes:
@@ -122,15 +122,8 @@ class Feedback(Shown):
         if not content["rank_correlation"]:
             yield "fewer than three checkpoints: no rank correlation (train with training.keep_checkpoints=20)"
 
-    def plain(self) -> dict[str, Any]:
-        """``folder``, and what its JSON file holds."""
-        return {"folder": str(self.folder), **self.content}
-
     def _pictures(self) -> Sequence[Path]:
         return [self.folder / FIGURE]
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
 
     def __repr__(self) -> str:
         return f"Feedback({str(self.folder)!r}: {len(self.content['checkpoints'])} checkpoints)"

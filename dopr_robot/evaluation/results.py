@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.envs.task import in_words
 from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_records, read_results
-from dopr_robot.tables import Shown, Table, interval
+from dopr_robot.tables import InFolder, Shown, Table, interval
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -110,7 +110,7 @@ class Curve(Sequence[Mapping[str, Any]], Shown):
         return f"Curve({', '.join(points)})"
 
 
-class Results(Shown):
+class Results(InFolder):
     """What one evaluation found: ``results.json`` and the records that it is computed from. ``print`` shows what ``dopr eval`` does.
 
     >>> results = Results("runs/pick_place/eval/5000-seed0")                   # doctest: +SKIP
@@ -189,15 +189,8 @@ class Results(Shown):
         for fault in content.get("faults") or []:
             yield f"fault: {fault}"
 
-    def plain(self) -> dict[str, Any]:
-        """``folder``, and what its JSON file holds."""
-        return {"folder": str(self.folder), **self.content}
-
     def _pictures(self) -> Sequence[Path]:
         return [self.folder / "horizon.png"]
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
 
     def __repr__(self) -> str:
         last = self.content["curve"][-1] if self.content["curve"] else None

@@ -172,7 +172,7 @@ class Factor:
 
     def extend(self, other: "Factor") -> None:
         """Take over the uses of ``other``, which is of the same weight, and what it has loaded; inputs recorded so far stay."""
-        passing = ("seen", "sums", "rows", "counts", "early", "due", "_divided", "_calls", "_backward")
+        passing = ("seen", "sums", "rows", "counts", "due", "_divided", "_calls", "_backward")
         self.__dict__.update({key: value for key, value in other.__dict__.items() if key not in passing})
 
     def forget(self, form: str) -> None:
