@@ -12,7 +12,6 @@ demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
 
 test: setup-test setup-sim  ## everything that is checked
-	$(BIN)/mypy
 	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal -m "not sim and not slow"
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m "sim and not slow" $(SIM_TESTS)
 

@@ -22,7 +22,7 @@ with suppress(ImportError):  # .venv-sim has none
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
-        "--fuzz-cases", type=int, default=300, help="cases of the fuzzer over damaged files, all readers together"
+        "--fuzz-cases", type=int, default=150, help="cases of the fuzzer over damaged files, all readers together"
     )
     parser.addoption("--fuzz-seed", type=int, default=0, help="which cases these are")
 

@@ -408,7 +408,8 @@ def make_study(folder: Path) -> Path:
 
 def read_study(path: Path, chance: random.Random) -> int | None:
     from dopr_robot.study import load_study
-    from dopr_robot.study.run import check_matched, choose, finished
+    from dopr_robot.study.choice import check_matched, choose
+    from dopr_robot.study.run import finished
 
     study = load_study(path / "study.yaml")
     with contextlib.suppress(KeyError):  # an arm that is not there is run again

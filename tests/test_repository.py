@@ -30,6 +30,10 @@ def test_ruff_finds_nothing():
     run(str(BIN / "ruff"), "format", "--check", ".")
 
 
+def test_types_hold():
+    run(str(BIN / "mypy"))
+
+
 def test_imports_run_downwards():
     run(str(BIN / "lint-imports"))
 

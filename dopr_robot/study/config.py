@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import product
@@ -13,12 +12,11 @@ from typing import Any
 from dopr_robot.envs import TaskSpec, get_task
 from dopr_robot.envs.task import words
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.settings import convert, leaves, parse_words, plain, read_yaml, to_yaml, typed, typed_part
+from dopr_robot.settings import convert, parse_words, plain, read_yaml, to_yaml, typed, typed_part
+from dopr_robot.study.naming import entry_name, file_name, label
+from dopr_robot.study.search import Candidate, Search, check_known, option_defaults
 from dopr_robot.training.composition import check_sections
 from dopr_robot.training.config import DataConfig, RunConfig, TrainingConfig
-
-LONGEST_NAME = 120
-"""Characters of a run's folder; file systems end at 255 bytes, and what is written beside it has a longer name."""
 
 
 @dataclass
@@ -52,14 +50,31 @@ class StudyEvaluation:
 
 
 @dataclass
+class Tune:
+    """Where hyperparameters are chosen instead of on the study's own tasks: on these, over all of them, once for each policy and optimizer.
+
+    Args:
+        tasks: none of the study's own.
+        seeds: of initial weights, data order and noise; None: the study's.
+    """
+
+    tasks: list[TaskEntry] = field(default_factory=list)
+    seeds: list[int] | None = None
+
+
+@dataclass
 class Study:
     """A study file, checked when made.
 
     Args:
         tasks: with a store each.
+        tune: other tasks, on which alone hyperparameters are chosen; the study's tasks then see the chosen ones only.
+        select_seeds: hyperparameters are chosen on the first so many of the seeds, and all seeds are run for the chosen ones only; None:
+            on all.
         policies, optimizers: names, or mappings with ``name`` and options that differ from the defaults.
         learning_rates: a list for all optimizers; or one for each (``{adamw: [...], muon: [...]}``, of equal length); or
             ``{budget: N, factor: F}``: N rates around each optimizer's default, a factor F apart.
+        search: instead of ``learning_rates``: a space of several hyperparameters, see :class:`~dopr_robot.study.search.Search`.
         seeds: of initial weights, data order and noise.
         horizons: control steps, for tasks without their own; null: 4 equal ones up to each task's longest.
         data, training: settings of ``dopr train`` for all arms.
@@ -70,9 +85,12 @@ class Study:
     """
 
     tasks: list[TaskEntry] = field(default_factory=list)
+    tune: Tune | None = None
+    select_seeds: int | None = None
     policies: list[Any] = field(default_factory=list)
     optimizers: list[Any] = field(default_factory=list)
     learning_rates: Any = None
+    search: Search | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     horizons: list[int] | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -95,21 +113,48 @@ class Study:
         self.training["rollout_episodes"] = self.evaluation.selection_episodes
         self.training.setdefault("threads", 1)  # the bits of a sum depend on the number of threads
         self.training.setdefault("device", "cpu")
-        rates = [self.rates(entry) for entry in self.optimizers]
-        if len({len(each) for each in rates}) > 1:
+        self._check_choosing()
+        tried = {label(entry): len(self.candidates(entry)) for entry in self.optimizers}
+        if len(set(tried.values())) > 1:
             raise UserError(
-                "learning_rates gives some optimizers more rates than others: a comparison is fair where each has as many"
+                f"some optimizers have more rates than others ({', '.join(f'{name}: {n}' for name, n in tried.items())}): a comparison is "
+                "fair where each has as many; search.budget draws as many for each"
             )
+
+    def _check_choosing(self) -> None:
+        if self.search is not None:
+            if self.learning_rates is not None:
+                raise UserError("learning_rates and search: one of the two says what is tried")
+            check_known(self.search.space, self.optimizers)
+        if self.select_seeds is not None and not 1 <= self.select_seeds <= len(self.seeds):
+            raise UserError(
+                f"select_seeds={self.select_seeds} has to be from 1 to the number of seeds, {len(self.seeds)}"
+            )
+        if self.tune is None:
+            return
+        if not self.tune.tasks:
+            raise UserError("tune has no tasks: tune: {tasks: [{task: PickPlace, store: data/pick_place.zarr}]}")
+        if self.select_seeds is not None:
+            raise UserError("tune.seeds says on which seeds is chosen: select_seeds is for a study without tune")
+        own = {entry.label for entry in self.tasks}
+        if both := [entry.label for entry in self.tune.tasks if entry.label in own]:
+            raise UserError(
+                f"tune.tasks has {both[0]}, a task of the study: what is chosen on a task says nothing new about it"
+            )
+
+    def candidates(self, optimizer: Any) -> list[Candidate]:
+        """Hyperparameters that are tried for an optimizer, the least learning rate first."""
+        if self.search is not None:
+            return self.search.candidates(optimizer)
+        return [{"lr": rate} for rate in self.rates(optimizer)]
 
     def rates(self, optimizer: Any) -> list[float]:
         """Learning rates that are tried for an optimizer."""
         name, given = entry_name(optimizer), self.learning_rates
         if isinstance(given, Mapping) and "budget" in given:
-            from dopr_robot.optim import optimizer_options
-
             factor = convert(given.get("factor", 3.0), float, "learning_rates.factor")
             budget = convert(given["budget"], int, "learning_rates.budget")
-            centre = optimizer_options(name)["lr"]
+            centre = option_defaults(optimizer)["lr"]
             rates = [float(f"{centre * factor ** (i - (budget - 1) / 2):.3g}") for i in range(budget)]
         elif isinstance(given, Mapping):
             if label(optimizer) not in given and name not in given:
@@ -124,12 +169,31 @@ class Study:
         return sorted(rates)
 
     def arms(self) -> list["Arm"]:
-        """Every arm, all of the first seed first."""
+        """Every arm from which hyperparameters are chosen, all of the first seed first."""
+        tune = self.tune or Tune(self.tasks, self.seeds[: self.select_seeds])
         return [
-            Arm(self, task, policy, optimizer, rate, seed)
-            for seed, task, policy, optimizer in product(self.seeds, self.tasks, self.policies, self.optimizers)
-            for rate in self.rates(optimizer)
+            Arm(self, task, policy, optimizer, candidate, seed)
+            for seed, task, policy, optimizer in product(
+                tune.seeds or self.seeds, tune.tasks, self.policies, self.optimizers
+            )
+            for candidate in self.candidates(optimizer)
         ]
+
+    def final_arms(self, chosen: Mapping[tuple[str, ...], Candidate]) -> list["Arm"]:
+        """The arms of which figures are reported: every task and seed under the chosen hyperparameters, ``{arm.choice: candidate}``."""
+        return [
+            Arm(self, task, policy, optimizer, chosen[self.choice(task, policy, optimizer)], seed)
+            for task, policy, optimizer, seed in product(self.tasks, self.policies, self.optimizers, self.seeds)
+        ]
+
+    def choice(self, task: TaskEntry, policy: Any, optimizer: Any) -> tuple[str, ...]:
+        """For what hyperparameters are chosen together: a policy and an optimizer, on one task, or on all of those of ``tune``."""
+        return (*([] if self.tune else [task.label]), label(policy), label(optimizer))
+
+    def entries(self) -> Iterator[TaskEntry]:
+        """Every task with a store, those of ``tune`` first."""
+        yield from self.tune.tasks if self.tune else ()
+        yield from self.tasks
 
     def to_yaml(self) -> str:
         return to_yaml(asdict(self))
@@ -143,8 +207,22 @@ class Arm:
     entry: TaskEntry
     policy_entry: Any
     optimizer_entry: Any
-    learning_rate: float
+    candidate: Candidate
     seed: int
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.candidate["lr"])
+
+    @property
+    def hyperparameters(self) -> Candidate:
+        """Those that were searched for beside the learning rate."""
+        return {name: value for name, value in self.candidate.items() if name != "lr"}
+
+    @property
+    def choice(self) -> tuple[str, ...]:
+        """With which others hyperparameters are chosen for it, see :meth:`Study.choice`."""
+        return self.study.choice(self.entry, self.policy_entry, self.optimizer_entry)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -154,6 +232,7 @@ class Arm:
             "policy": label(self.policy_entry),
             "optimizer": label(self.optimizer_entry),
             "learning_rate": self.learning_rate,
+            **({"hyperparameters": self.hyperparameters} if self.hyperparameters else {}),
             "seed": self.seed,
         }
 
@@ -161,9 +240,9 @@ class Arm:
     def name(self) -> str:
         """Of its folders."""
         task = self.entry.label.rsplit("/", 1)[-1]
-        return file_name(
-            f"{task}-{label(self.policy_entry)}-{label(self.optimizer_entry)}-lr{self.learning_rate:g}-seed{self.seed}"
-        )
+        more = "".join(f"-{name}={value}" for name, value in self.hyperparameters.items())
+        optimizer = f"{label(self.optimizer_entry)}-lr{self.learning_rate:g}{more}"
+        return file_name(f"{task}-{label(self.policy_entry)}-{optimizer}-seed{self.seed}")
 
     @cached_property
     def config(self) -> RunConfig:
@@ -180,7 +259,7 @@ class Arm:
                 "task": {"name": get_task(self.entry.task).id, "options": self.entry.options},
                 "data": {**study.data, "store": self.entry.store, "observations": self.entry.observations},
                 "policy": self.policy_entry,
-                "optimizer": {**optimizer, "lr": self.learning_rate},
+                "optimizer": {**optimizer, **self.candidate},
                 "training": {**study.training, "seed": self.seed},
             }
         )
@@ -191,55 +270,6 @@ class Arm:
         if not decides["task"]["options"]:  # as it was before there were any
             decides["task"] = decides["task"]["name"]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
-def entry_name(entry: Any) -> str:
-    """The registered name in an entry of ``policies`` or ``optimizers``."""
-    if isinstance(entry, Mapping):
-        if "name" not in entry:
-            raise UserError(f"{dict(entry)} has no name: {{name: adamw, weight_decay: 0.01}}")
-        return str(entry["name"])
-    return str(entry)
-
-
-def label(entry: Any) -> str:
-    """An entry in words: its name, and the options that it sets.
-
-    >>> label({"name": "dopr_adamw", "damping": 0.3})
-    'dopr_adamw damping=0.3'
-    """
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    options = [f"{key}={value}" for key, value in leaves(entry) if key != "name"]
-    return " ".join([entry_name(entry), *options])
-
-
-def file_name(text: str) -> str:
-    """A text as the name of a file on any system; a long one is cut and told from the others by a checksum.
-
-    >>> file_name("gym_pusht/PushT-v0 dim=64")
-    'gym_pusht-PushT-v0-dim=64'
-    """
-    name = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def short_labels(entries: Sequence[Any]) -> dict[str, str]:
-    """What entries are called where people read, by their :func:`label`: the name, and the options that tell those of one name apart.
-
-    >>> short_labels(["adamw", {"name": "dopr_adamw", "damping": 0.1, "rank": 8}, {"name": "dopr_adamw", "damping": 0.3, "rank": 8}])
-    {'adamw': 'adamw', 'dopr_adamw damping=0.1 rank=8': 'dopr_adamw damping=0.1', 'dopr_adamw damping=0.3 rank=8': 'dopr_adamw damping=0.3'}
-    """
-    options = {label(entry): dict(leaves(entry)) if isinstance(entry, Mapping) else {} for entry in entries}
-    names = {label(entry): entry_name(entry) for entry in entries}
-    short = {}
-    for whole, own in options.items():
-        alike = [options[other] for other, name in names.items() if name == names[whole]]
-        telling = [f"{key}={value}" for key, value in own.items() if any(other.get(key) != value for other in alike)]
-        short[whole] = " ".join([names[whole], *telling])
-    return short
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -272,11 +302,21 @@ def _set(values: dict[str, Any], path: Sequence[str], word: Any) -> None:
 def _check_keys(values: Mapping[str, Any]) -> None:
     """Keys of the study's own."""
     _known(values, Study, "study key")
-    tasks = plain(values.get("tasks"))
-    for task in tasks if isinstance(tasks, list) else []:
-        if not isinstance(task, Mapping) or not {"task", "store"} <= task.keys():
-            raise UserError(f"tasks: {task!r} has to be of the form {{task: PickPlace, store: data/pick_place.zarr}}")
-        _known(task, TaskEntry, "key of a task")
+    tune = plain(values.get("tune"))
+    if isinstance(tune, Mapping):
+        _known(tune, Tune, "key of tune")
+    if isinstance(search := plain(values.get("search")), Mapping):
+        _known(search, Search, "key of search")
+    for name, tasks in (
+        ("tasks", plain(values.get("tasks"))),
+        ("tune.tasks", plain(tune.get("tasks") if isinstance(tune, Mapping) else None)),
+    ):
+        for task in tasks if isinstance(tasks, list) else []:
+            if not isinstance(task, Mapping) or not {"task", "store"} <= task.keys():
+                raise UserError(
+                    f"{name}: {task!r} has to be of the form {{task: PickPlace, store: data/pick_place.zarr}}"
+                )
+            _known(task, TaskEntry, "key of a task")
     if isinstance(values.get("evaluation"), Mapping):
         _known(values["evaluation"], StudyEvaluation, "key of evaluation")
 

@@ -1,24 +1,23 @@
-"""The report of a study: its table, its curves, and what was held equal, in one page that opens from disk."""
+"""The report of a study: its table, its curves, its answer over the tasks, and what was held equal, in one page that opens from disk."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.pages import svg, write_page
 from dopr_robot.evaluation.reports.provenance import store_text
-from dopr_robot.evaluation.statistics import difference_curve, success_matrix
 from dopr_robot.files import replacing
-from dopr_robot.study.config import Arm, Study, file_name, label, short_labels, task_of
-from dopr_robot.study.table import TABLE, Method, Record, answers, methods, rows, summary, to_csv
+from dopr_robot.study.choice import Record
+from dopr_robot.study.config import Arm, Study, task_of
+from dopr_robot.study.figures import curves_figure, tasks_figure
+from dopr_robot.study.naming import file_name, label, short_labels
+from dopr_robot.study.over_tasks import FILE, over_tasks, sentences, to_json
+from dopr_robot.study.table import TABLE, answers, methods, rows, summary, to_csv
+
+DRAWN = 12
+"""Curves of more tasks and policies than these are left to the records: nobody looks at 90 pictures, and a page of them is slow."""
 
 
 def write_report(
@@ -29,19 +28,29 @@ def write_report(
     horizons: Mapping[str, Sequence[int]],
     out: Path,
 ) -> None:
-    """Write ``table.csv``, ``curves-<task>-<policy>.png`` and ``report.html``."""
+    """Write ``table.csv``, ``curves-<task>-<policy>.png`` and ``report.html``; from three tasks on ``over_tasks.json`` and its pictures."""
     every = methods(study, chosen, done, tests, horizons)
     table = rows(study, every, horizons)
     said = short_labels(study.policies) | short_labels(study.optimizers)
     with replacing(out / TABLE) as beside:
         beside.write_text(to_csv(table), encoding="utf-8")
+    across = over_tasks(study, every)
+    pictures = {}
+    if across:
+        with replacing(out / FILE) as beside:
+            beside.write_text(to_json(across), encoding="utf-8")
+        for policy in dict.fromkeys(row["policy"] for row in across):
+            pictures[policy] = tasks_figure([method for method in every if method.policy == policy], study, said)
+            plots.save(pictures[policy], out / f"over_tasks-{file_name(said[policy])}.png")
     panels = []
-    for task, policy in dict.fromkeys((method.task, method.policy) for method in every):
+    settings = list(dict.fromkeys((method.task, method.policy) for method in every))
+    for task, policy in settings:
         group = [method for method in every if (method.task, method.policy) == (task, policy)]
         whole = [row for row in table if (row["task"], row["policy"]) == (task, policy)]
-        figure = curves_figure(group, max(horizons[task]), said)
-        name = task.replace(task.split(" ")[0], task_of(task).name, 1)
-        plots.save(figure, out / f"curves-{file_name(f'{name}-{said[policy]}')}.png")
+        figure = curves_figure(group, max(horizons[task]), said) if len(settings) <= DRAWN else None
+        if figure is not None:
+            name = task.replace(task.split(" ")[0], task_of(task).name, 1)
+            plots.save(figure, out / f"curves-{file_name(f'{name}-{said[policy]}')}.png")
         last = [row | {"own": json.loads(row["figures"] or "{}")} for row in summary(whole)]
         figures = list(dict.fromkeys(name for row in last for name in row["own"]))
         panels.append(
@@ -54,120 +63,12 @@ def write_report(
         panels=panels,
         study=study,
         said=said,
-        answers=answers(table, said),
+        answers=[*sentences(across, said), *answers(table, said)],
+        across=across,
+        pictures={policy: svg(figure) for policy, figure in pictures.items()},
         optimizers=[label(entry) for entry in study.optimizers],
-        stores=[(entry.label, store_text(entry.store)) for entry in study.tasks],
+        stores=[(entry.label, store_text(entry.store)) for entry in study.entries()],
         arms=len(done),
         diverged=[record for record in done.values() if record["error"]],
         settings=study.to_yaml(),
     )
-
-
-def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]) -> Figure:
-    """Of one task and policy: test success against the horizon, validation loss and selection success along training, success
-    against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds; bands:
-    95 % over seeds and episodes, where they are few enough to be told apart. ``said``: what optimizers are called."""
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(12.6, 7.4), layout="constrained")
-        panels: Any = figure.subplots(2, 3)
-        for method, (colour, dashes) in zip(group, plots.looks(len(group)), strict=True):
-            name = plots.wrapped(said[method.optimizer])
-            _horizon(panels[0, 0], method, colour, dashes, longest, name, band=len(group) <= plots.BANDS)
-            _along(panels[0, 1], method, colour, "validation_loss")
-            _along(panels[0, 2], method, colour, "success_rate")
-            _along(panels[1, 0], method, colour, "success_rate", clock=True)
-            _against_loss(panels[1, 1], method, colour)
-            means = {rate: np.mean(values) for rate, values in sorted(method.tried.items())}
-            panels[1, 2].plot(list(means), list(means.values()), "o-", color=colour, markersize=4, clip_on=False)
-            panels[1, 2].plot(
-                [method.learning_rate],
-                [means[method.learning_rate]],
-                "o",
-                color=colour,
-                markersize=10,
-                fillstyle="none",
-                clip_on=False,
-            )
-        labels = (
-            ("horizon (control steps)", "success on test seeds"),
-            ("training step", "validation loss"),
-            ("training step", "success on selection seeds"),
-            ("training time (s)", "success on selection seeds"),
-            ("validation loss", "success on selection seeds"),
-            ("learning rate (circle: chosen)", "success on selection seeds"),
-        )
-        for axes, (x, y) in zip(panels.flat, labels, strict=True):
-            axes.set_xlabel(x)
-            axes.set_ylabel(y)
-            if "success" in y:
-                plots.success_axis(axes)
-        panels[1, 2].set_xscale("log")
-        rates = sorted({rate for method in group for rate in method.tried})
-        panels[1, 2].set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 45)
-        panels[1, 2].minorticks_off()
-        losses = [loss for method in group for loss in _values(method, "validation_loss")]
-        if losses and min(losses) > 0 and max(losses) > 3 * min(losses):
-            panels[0, 1].set_yscale("log")
-            panels[1, 1].set_xscale("log")
-            plots.log_axis(panels[0, 1].yaxis)
-            plots.log_axis(panels[1, 1].xaxis)
-        for axes in panels[0]:
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(group)))
-    return figure
-
-
-def _horizon(axes: Axes, method: Method, colour: str, dashes: str, longest: int, name: str, *, band: bool) -> None:
-    kind, steps = task_of(method.task).kind, np.unique(np.linspace(0, longest, 200).round().astype(int))
-    episodes = method.success.shape[1]
-    success = np.stack(
-        [
-            success_matrix(records, kind, steps.tolist()) if records else np.zeros((episodes, len(steps)), bool)
-            for records in method.tests
-        ]
-    )  # [S, E, steps]
-    style: Any = {"drawstyle": "steps-post", "color": colour, "linestyle": dashes}
-    for curve in success.mean(axis=1) if len(success) > 1 else []:
-        axes.plot(steps, curve, linewidth=0.7, alpha=0.4, **style)
-    axes.plot(steps, success.mean(axis=(0, 1)), linewidth=2, label=name, **style)
-    if band:
-        own = difference_curve(success, np.zeros_like(success))
-        low, high = np.clip(own.low, 0, 1), np.clip(own.high, 0, 1)
-        axes.fill_between(steps, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
-
-
-def _along(axes: Axes, method: Method, colour: str, key: str, *, clock: bool = False) -> None:
-    lines = []
-    for record in method.records:
-        places = record["cost"]["seconds"] if clock else [point["step"] for point in record["curve"]]
-        line = [(x, point[key]) for x, point in zip(places, record["curve"], strict=True) if point.get(key) is not None]
-        if line:
-            lines.append(np.array(line))
-            axes.plot(*lines[-1].T, color=colour, linewidth=0.7, alpha=0.4)
-    shared = min(map(len, lines), default=0)
-    if shared:
-        axes.plot(
-            *np.mean([line[:shared] for line in lines], axis=0).T,
-            "o-",
-            color=colour,
-            linewidth=2,
-            markersize=3,
-            clip_on=False,
-        )
-
-
-def _against_loss(axes: Axes, method: Method, colour: str) -> None:
-    for record in method.records:
-        points = [
-            (point["validation_loss"], point["success_rate"])
-            for point in record["curve"]
-            if point.get("validation_loss") is not None and "success_rate" in point
-        ]
-        if points:
-            x, y = np.array(points).T
-            axes.plot(x, y, "-", color=colour, linewidth=0.7, alpha=0.4)
-            axes.plot(x[-1:], y[-1:], "o", color=colour, markersize=6, clip_on=False)
-
-
-def _values(method: Method, key: str) -> list[float]:
-    return [point[key] for record in method.records for point in record["curve"] if point.get(key) is not None]

@@ -3,33 +3,35 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
 from dopr_robot.envs import get_task
-from dopr_robot.errors import DamagedError, DoprError, UserError
-from dopr_robot.evaluation import EpisodeRecord, read_records
+from dopr_robot.errors import DamagedError, UserError
+from dopr_robot.evaluation import read_records
 from dopr_robot.evaluation.rollouts.horizons import check_horizons, default_horizons
 from dopr_robot.evaluation.rollouts.rollout import cores
 from dopr_robot.files import naming, replacing, write_json
 from dopr_robot.locks import held
 from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
-from dopr_robot.reading import read_json, read_json_lines
-from dopr_robot.study.config import Arm, Study, label, load_study
+from dopr_robot.reading import Maybe, read_json, read_json_lines
+from dopr_robot.study.choice import Record, check_matched, check_states, choose
+from dopr_robot.study.config import Arm, Study, load_study
+from dopr_robot.study.naming import label
 from dopr_robot.study.table import TABLE, read_summary
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
 from dopr_robot.tables import Shown, Table
 from dopr_robot.training import load_data
 from dopr_robot.training.advice import without_effect
+from dopr_robot.training.data import settled_task
 
 LOG = logging.getLogger(__name__)
+KEY = ("task", "policy", "optimizer", "learning_rate", "hyperparameters", "seed")
 ARMS, STUDY, REPORT = "arms.jsonl", "study.yaml", "report.html"
-Record = dict[str, Any]
 _POINT = {
     "step": int,
     "validation_loss": float | None,
@@ -37,7 +39,7 @@ _POINT = {
     "success_rate": float | None,
 }
 FORM = {
-    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "seed": int, "config_sha256": str,
+    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "hyperparameters": Maybe(dict), "seed": int, "config_sha256": str,
     "initial_weights_sha256": str, "first_batches_sha256": str, "first_loss": float | None, "weights_sha256": str | None,
     "selection_states_sha256": str | None, "selection_episodes": range(1, 2**31), "selection_successes": {str: int},
     "selection_return": float | None, "validation_loss": float | None, "curve": [_POINT], "state_bytes": range(2**63),
@@ -98,8 +100,10 @@ def run_study(
 
     1. Every arm is trained, and rolled out on selection seeds.
     2. The arms of one task, policy and seed are checked to have shared weights, data, noise and initial states.
-    3. For each task, policy and optimizer the learning rate with the most success on selection seeds is chosen (see :func:`choose`).
-    4. The chosen arms are rolled out on test seeds: all figures are of these.
+    3. For each task, policy and optimizer (with ``tune``: for each policy and optimizer) the hyperparameters with the most success on
+       selection seeds are chosen (see :func:`~dopr_robot.study.choice.choose`).
+    4. What is missing of the chosen ones is trained: on other tasks with ``tune``, from other seeds with ``select_seeds``.
+    5. The chosen arms are rolled out on test seeds: all figures are of these.
 
     Args:
         study: a study file, or what was read from one.
@@ -125,23 +129,25 @@ def run_study(
         study, out = load_study(path, words), out or Path("studies") / path.stem
     out = Path(out)
     arms = study.arms()
-    horizons = {entry.label: _horizons(study, entry.task, entry.horizons) for entry in study.tasks}
+    horizons = {entry.label: _horizons(study, entry.task, entry.horizons) for entry in study.entries()}
     threads = study.training["threads"]
     options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
     with held(out):  # first of all: reading the stores takes time
-        _check(arms)
+        _check([*arms, *study.final_arms({arm.choice: arm.candidate for arm in arms})])
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml(), encoding="utf-8")
-        _train(arms, done, horizons, out, options)
-        records = [done[arm.name] for arm in arms]
-        check_matched(records)
-        chosen = choose(study, done)
+        _train("arms", arms, done, horizons, out, options)
+        check_matched([done[arm.name] for arm in arms])
+        chosen = study.final_arms(choose(study, done))
+        done |= finished(chosen, out)
+        _train("chosen", chosen, done, horizons, out, options)
+        check_matched([done[arm.name] for arm in chosen])
         _test(chosen, done, horizons, study.evaluation.test_episodes, out, options)
         tests = {
             arm.name: read_records(out / "test" / arm.name / "episodes.jsonl") for arm in chosen if _usable(done, arm)
         }
-        check_states(tests)
+        check_states(chosen, tests)
         write_report(study, chosen, done, tests, horizons, out)
     return StudyResult(out, study)
 
@@ -152,10 +158,11 @@ def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
     Raises UserError where one of them was run with other settings.
     """
     known: dict[str, Record] = {}
-    by_key = {json.dumps(arm.key): arm for arm in arms}
+    by_key = {json.dumps(arm.key, sort_keys=True): arm for arm in arms}
     path = out / ARMS
     for record in read_json_lines(path, FORM) if path.exists() else []:
-        arm = by_key.get(json.dumps({name: record[name] for name in arms[0].key}))
+        key = {name: record[name] for name in KEY if record.get(name) is not None}
+        arm = by_key.get(json.dumps(key, sort_keys=True))
         if arm is None:
             continue
         if record["config_sha256"] != arm.config_sha256():
@@ -165,53 +172,6 @@ def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
     return known
 
 
-def choose(study: Study, done: dict[str, Record]) -> list[Arm]:
-    """The arms of the chosen learning rates: the most success on selection seeds at the longest horizon, over all training seeds; where
-    that is equal (nobody solves the task yet) the largest return on them, then the least validation loss, then the least rate."""
-    chosen: list[Arm] = []
-    for group in _groups(study.arms()).values():
-        by_rate: dict[float, list[Arm]] = {}
-        for arm in group:
-            by_rate.setdefault(arm.learning_rate, []).append(arm)
-
-        def cost(rate: float, by_rate: dict[float, list[Arm]] = by_rate) -> tuple[float, float, float, float]:
-            records = [done[arm.name] for arm in by_rate[rate]]
-            success = sum(list(record["selection_successes"].values())[-1] for record in records)
-            return -success, -_total(records, "selection_return", -inf), _total(records, "validation_loss", inf), rate
-
-        chosen += by_rate[min(by_rate, key=cost)]
-    return chosen
-
-
-def check_matched(records: Iterable[Record]) -> None:
-    """Raise DoprError where arms of one task, policy and seed did not begin alike."""
-    first: dict[tuple[Any, ...], Record] = {}
-    for record in records:
-        other = first.setdefault((record["task"], record["policy"], record["seed"]), record)
-        for key in ("initial_weights_sha256", "first_batches_sha256", "first_loss", "selection_states_sha256"):
-            if key == "selection_states_sha256" and None in (record[key], other[key]):
-                continue  # an arm that diverged was not rolled out
-            if record[key] != other[key]:
-                raise DoprError(
-                    f"{_text(record)} and {_text(other)} are no matched pair: {key} is {record[key]} and {other[key]}. "
-                    "Were they run on different machines or versions?"
-                )
-
-
-def check_states(tests: dict[str, list[EpisodeRecord]]) -> None:
-    """Raise DoprError where a test seed did not begin in one state in all arms of a task."""
-    first: dict[tuple[str, int], str] = {}
-    for name, records in tests.items():
-        for record in records:
-            if record.initial_state_sha256 is None:
-                continue
-            state = first.setdefault((name.split("-")[0], record.seed), record.initial_state_sha256)
-            if state != record.initial_state_sha256:
-                raise DoprError(
-                    f"test seed {record.seed} began from another state in {name}: were the versions the same?"
-                )
-
-
 def _horizons(study: Study, task: str, own: list[int] | None) -> tuple[int, ...]:
     longest = get_task(task).max_steps
     asked = own or study.horizons
@@ -219,19 +179,21 @@ def _horizons(study: Study, task: str, own: list[int] | None) -> tuple[int, ...]
 
 
 def _check(arms: Sequence[Arm]) -> None:
-    """Every store with every policy, before anything is run."""
+    """Every task's options, and every store with every policy, before anything is run."""
     seen = set()
     for arm in arms:
         config = arm.config
-        key = (arm.entry.store, label(arm.policy_entry))
+        key = (arm.entry.label, arm.entry.store, label(arm.policy_entry))
         if key not in seen:
             seen.add(key)
+            settled_task(config)
             make_policy(config.policy, load_data(config).spec)
     for text in dict.fromkeys(text for arm in arms for text in without_effect(arm.config)):
         LOG.warning("without full effect in this study: %s", text)
 
 
 def _train(
+    what: str,
     arms: Sequence[Arm],
     done: dict[str, Record],
     horizons: dict[str, tuple[int, ...]],
@@ -246,7 +208,7 @@ def _train(
         )
         for arm in missing
     ]  # fmt: skip
-    with progress("arms", len(arms), "arms", done=len(arms) - len(missing)) as meter:
+    with progress(what, len(arms), "arms", done=len(arms) - len(missing)) as meter:
         for position, trained in answers(jobs, **options):
             arm = missing[position]
             _keep(arm, trained, out)
@@ -318,22 +280,8 @@ def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, 
     }
 
 
-def _total(records: Sequence[Record], key: str, unknown: float) -> float:
-    """Sum over an arm's training seeds; ``unknown`` where one of them has no value."""
-    values = [record[key] for record in records]
-    return unknown if None in values else sum(values)
-
-
 def _usable(done: dict[str, Record], arm: Arm) -> bool:
     return not done[arm.name]["error"]
-
-
-def _groups(arms: Sequence[Arm]) -> dict[tuple[str, str, str], list[Arm]]:
-    """Arms of one task, policy and optimizer."""
-    groups: dict[tuple[str, str, str], list[Arm]] = {}
-    for arm in arms:
-        groups.setdefault((arm.key["task"], arm.key["policy"], arm.key["optimizer"]), []).append(arm)
-    return groups
 
 
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:
@@ -341,8 +289,4 @@ def _absolute(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "data": {**config["data"], "store": str(Path(config["data"]["store"]).resolve())}}
 
 
-def _text(record: Record) -> str:
-    return f"{record['task']} {record['policy']} {record['optimizer']} lr {record['learning_rate']:g} seed {record['seed']}"
-
-
-__all__ = ["ARMS", "REPORT", "STUDY", "TABLE", "check_matched", "choose", "finished", "run_study", "states_sha256"]
+__all__ = ["ARMS", "REPORT", "STUDY", "TABLE", "finished", "run_study", "states_sha256"]

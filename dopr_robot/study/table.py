@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from dopr_robot.envs.task import words
 from dopr_robot.evaluation import EpisodeRecord, statistics
 from dopr_robot.evaluation.statistics import metrics, success_matrix, wilson
-from dopr_robot.study.config import Arm, Study, entry_name, label, short_labels, task_of
+from dopr_robot.study.choice import Record, last_successes
+from dopr_robot.study.config import Arm, Study, task_of
+from dopr_robot.study.naming import entry_name, label, short_labels
 
-Record = dict[str, Any]
 TABLE = "table.csv"
 
 
@@ -24,17 +26,18 @@ class Method:
 
     Attributes:
         task, policy, optimizer: as in ``arms.jsonl``.
-        learning_rate: the chosen one; ``rates``: all that were tried.
+        learning_rate: the chosen one; ``rates``: all that were tried; ``hyperparameters``: the others that were chosen.
         arms: the chosen ones, one a seed; ``records``: theirs, of ``arms.jsonl``.
         tests: their episodes on test seeds, one list a seed; empty where a run diverged.
         success: bool ``[seeds, episodes, horizons]``; a run that diverged has none.
-        tried: success on selection seeds ``{learning rate: [one a seed]}``.
+        tried: success on selection seeds of everything from which it was chosen, ``{learning rate: [one a seed]}``.
     """
 
     task: str
     policy: str
     optimizer: str
     learning_rate: float
+    hyperparameters: Mapping[str, Any]
     rates: tuple[float, ...]
     records: tuple[Record, ...]
     tests: tuple[Sequence[EpisodeRecord], ...]
@@ -46,6 +49,18 @@ class Method:
         """Whether the best rate is the smallest or the largest of several that were tried: a better one may lie beyond."""
         return len(self.rates) > 1 and self.learning_rate in (self.rates[0], self.rates[-1])
 
+    @property
+    def curves(self) -> list[list[tuple[float, float]]]:
+        """Of each seed ``(validation loss, success on selection states)`` along its training."""
+        return [
+            [
+                (point["validation_loss"], point["success_rate"])
+                for point in record["curve"]
+                if point.get("validation_loss") is not None and point.get("success_rate") is not None
+            ]
+            for record in self.records
+        ]
+
 
 def methods(
     study: Study,
@@ -55,6 +70,10 @@ def methods(
     horizons: Mapping[str, Sequence[int]],
 ) -> list[Method]:
     """Every method, in the study's order."""
+    tried: dict[tuple[str, ...], dict[float, list[float]]] = {}
+    for arm in study.arms():
+        success = last_successes(done[arm.name]) / done[arm.name]["selection_episodes"]
+        tried.setdefault(arm.choice, {}).setdefault(arm.learning_rate, []).append(success)
     groups: dict[tuple[str, str, str], list[Arm]] = {}
     for arm in chosen:
         groups.setdefault((arm.key["task"], arm.key["policy"], arm.key["optimizer"]), []).append(arm)
@@ -65,17 +84,11 @@ def methods(
         success = [
             success_matrix(records, kind, horizons[task]) if records else np.zeros(shape, bool) for records in episodes
         ]
-        tried: dict[float, list[float]] = {}
-        for arm in study.arms():
-            if (arm.key["task"], arm.key["policy"], arm.key["optimizer"]) == (task, policy, optimizer):
-                record = done[arm.name]
-                rate = list(record["selection_successes"].values())[-1] / record["selection_episodes"]
-                tried.setdefault(arm.learning_rate, []).append(rate)
         records = tuple(done[arm.name] for arm in arms)
         made.append(
             Method(
-                task, policy, optimizer, arms[0].learning_rate, tuple(study.rates(arms[0].optimizer_entry)), records,
-                episodes, np.stack(success), tried,
+                task, policy, optimizer, arms[0].learning_rate, arms[0].hyperparameters, tuple(sorted(tried[arms[0].choice])), records,
+                episodes, np.stack(success), tried[arms[0].choice],
             )
         )  # fmt: skip
     return made
@@ -98,7 +111,9 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
 
     Success has a 95 % interval: Wilson's for one seed, otherwise a bootstrap over seeds and episodes. The difference is paired, on
     common seeds and initial states; its p-value is McNemar's exact test for one seed, an exact permutation of seeds for several.
-    ``p_holm`` corrects over all differences of the study. ``figures``: the task's own, as JSON ``{name: {mean, min, max}}``.
+    ``p_holm`` corrects over all differences of the study. ``equal_loss_difference``: in success on selection states at equal validation
+    loss, a pair a seed (see :func:`~dopr_robot.evaluation.statistics.at_equal_loss`). ``figures``: the task's own, as JSON
+    ``{name: {mean, min, max}}``.
     """
     by_name = {(m.task, m.policy, m.optimizer): m for m in all_methods}
     against = references(study)
@@ -107,6 +122,8 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
         reference = by_name.get((method.task, method.policy, against.get(method.optimizer, "")))
         own = statistics.difference_curve(method.success, np.zeros_like(method.success))
         pair = statistics.difference_curve(method.success, reference.success) if reference else None
+        equal = statistics.at_equal_loss(method.curves, reference.curves) if reference else None
+        equal_low, equal_high = equal.ci95 if equal and equal.ci95 else (None, None)
         figures = _figures(method.tests)
         losses = [record["validation_loss"] for record in method.records]
         known = [loss for loss in losses if loss is not None]
@@ -121,6 +138,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                     "policy": method.policy,
                     "optimizer": method.optimizer,
                     "learning_rate": method.learning_rate,
+                    "hyperparameters": " ".join(words(method.hyperparameters)),
                     "at_edge": method.at_edge,
                     "seeds": len(method.records),
                     "diverged": sum(record["error"] is not None for record in method.records),
@@ -138,6 +156,9 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                     "difference_high": float(pair.high[h]) if pair else None,
                     "p": _p(method.success[:, :, h], reference.success[:, :, h]) if reference else None,
                     "p_holm": None,
+                    "equal_loss_difference": equal.difference if equal else None,
+                    "equal_loss_low": equal_low,
+                    "equal_loss_high": equal_high,
                     "figures": json.dumps(figures) if figures else None,
                     "seconds_per_step": float(np.mean(speeds)) if speeds else None,
                     "state_bytes": max(record["state_bytes"] for record in method.records),
@@ -223,6 +244,7 @@ def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
         loss = f"{float(row['validation_loss']):.4g}" if row["validation_loss"] else "-"
         name = [row["task"].rsplit("/", 1)[-1], said[row["policy"]], said[row["optimizer"]]]
         rate = f"{float(row['learning_rate']):g}" + (" (edge)" if row["at_edge"] == "True" else "")
+        rate += f" {row['hyperparameters']}" if row.get("hyperparameters") else ""
         made.append([*name, rate, loss, row["horizon"], percent(row, "success"), interval, *against])
     head = [
         "task",

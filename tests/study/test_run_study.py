@@ -82,6 +82,53 @@ def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeyp
         run_study(load_study(path, ["training.steps=9"]), out=out, workers=1)
 
 
+def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path):
+    """Three tasks here are one under three options."""
+    store = load_study(path).tasks[0].store
+    others = []
+    for force in (0.1, 0.2, 0.3):
+        other = collect("QuadrotorTrack", 2, tmp_path / f"{force}.zarr", options={"disturbance": force}).path
+        others.append(
+            f"{{task: QuadrotorTrack, store: {other}, options: {{disturbance: {force}}}, horizons: [10, 30]}}"
+        )
+    words = [
+        f"tasks=[{', '.join(others)}]", f"tune={{tasks: [{{task: QuadrotorTrack, store: {store}, horizons: [30]}}]}}", "learning_rates=null",
+        "search={budget: 2, space: {lr: {within: 3}, weight_decay: [0.0, 0.1]}}", "training.steps=4",
+    ]  # fmt: skip
+    result = run_study(load_study(path, words), out=tmp_path / "out", workers=1)
+    arms = records(result.folder)
+    assert len(arms) == 2 * 2 + 3 * 2 and {arm["hyperparameters"]["weight_decay"] for arm in arms} <= {0.0, 0.1}
+    chosen = {(arm["optimizer"], arm["learning_rate"]) for arm in arms if "disturbance" in arm["task"]}
+    assert len(chosen) == 2  # one for each optimizer, on all tasks
+    adamw, dopr = json.loads((result.folder / "over_tasks.json").read_text())
+    assert (adamw["tasks"], adamw["seeds"], adamw["reference"]) == (3, 1, None)
+    assert (
+        dopr["reference"] == "adamw"
+        and dopr["wins"] + dopr["ties"] + dopr["losses"] == 3
+        and dopr["permutation_p_holm"] <= 1
+    )
+    page = (result.folder / "report.html").read_text()
+    assert (
+        "over 3 tasks" in page
+        and "1 other task;" in page
+        and (result.folder / "over_tasks-regression_mlp.png").exists()
+    )
+    assert "weight_decay=" in str(result)
+    before = (result.folder / "arms.jsonl").read_bytes()
+    run_study(load_study(path, words), out=tmp_path / "out", workers=1)
+    assert (result.folder / "arms.jsonl").read_bytes() == before
+
+
+def test_a_task_option_that_is_none_is_said_before_anything_is_trained(path, tmp_path):
+    store = load_study(path).tasks[0].store
+    with pytest.raises(UserError, match="unknown option of dopr_robot/QuadrotorTrack-v0: 'wind'"):
+        run_study(
+            load_study(path, [f"tasks=[{{task: QuadrotorTrack, store: {store}, options: {{wind: 1}}}}]"]),
+            out=tmp_path / "out",
+        )
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_a_run_that_diverges_is_a_result(path, tmp_path):
     options = ["optimizers=[sgd]", "learning_rates=[1e12]", "training.max_bad_steps=2", "training.gradient_clip=null"]
     out = run_study(load_study(path, options), out=tmp_path / "out", workers=1).folder

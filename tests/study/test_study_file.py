@@ -1,11 +1,14 @@
 """What a study file may say, and what is made of it."""
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from dopr_robot.errors import DoprError, UserError
-from dopr_robot.study.config import Study, TaskEntry, file_name, label, load_study, short_labels, task_of
-from dopr_robot.study.run import check_matched, choose, run_study
+from dopr_robot.study.choice import check_matched, choose
+from dopr_robot.study.config import Study, TaskEntry, load_study, task_of
+from dopr_robot.study.naming import file_name, label, short_labels
+from dopr_robot.study.run import run_study
 from dopr_robot.study.table import references
 
 FILE = """
@@ -133,15 +136,14 @@ def test_the_rate_with_the_most_success_is_chosen_then_the_largest_return_then_t
         key = (arm.key["optimizer"], arm.learning_rate)
         found = {
             "selection_successes": {"10": 0, "20": successes.get(key, 0)},
+            "selection_episodes": 20,
             "selection_return": returns.get(key, 1.0),
             "validation_loss": losses.get(key, arm.learning_rate),
         }
         done[arm.name] = record(**arm.key, **found)
-    assert {(arm.key["optimizer"], arm.learning_rate) for arm in choose(study, done)} == {
-        ("adamw", 3e-3),
-        ("muon", 3e-3),
-        ("lion", 1e-3),
-    }
+    assert {optimizer: candidate["lr"] for (_, _, optimizer), candidate in choose(study, done).items()} == {
+        "adamw": 3e-3, "muon": 3e-3, "lion": 1e-3,
+    }  # fmt: skip
 
 
 def test_entries_are_called_by_what_tells_them_apart():
@@ -173,3 +175,84 @@ def test_a_folder_that_is_in_use_is_seen_before_a_store_is_read(tmp_path):
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="another process"):
         run_study(study, out=tmp_path / "out", workers=1)
+
+
+SEARCH = "search={budget: 6, space: {lr: {within: 10}, weight_decay: [0.0, 0.1], damping: {low: 0.01, high: 10}}}"
+TUNE = "tune={tasks: [{task: PickPlace, store: p.zarr}, {task: Drawer, store: d.zarr}], seeds: [7]}"
+
+
+def test_a_search_draws_as_many_for_each_optimizer_and_what_they_share_alike(path):
+    study = load_study(
+        path, ["learning_rates=null", SEARCH, "optimizers=[adamw, dopr_adamw, {name: dopr_adamw, damping: 0.3}, muon]"]
+    )
+    drawn = {label(entry): study.candidates(entry) for entry in study.optimizers}
+    assert {len(each) for each in drawn.values()} == {6}
+    shared = [(candidate["lr"], candidate["weight_decay"]) for candidate in drawn["adamw"]]
+    assert shared == [(candidate["lr"], candidate["weight_decay"]) for candidate in drawn["dopr_adamw"]]
+    assert set(drawn["adamw"][0]) == {"lr", "weight_decay"} == set(drawn["dopr_adamw damping=0.3"][0])
+    assert all(3e-5 <= lr <= 3e-3 for lr, _ in shared) and all(1e-4 <= c["lr"] <= 1e-2 for c in drawn["muon"])
+    thirds = np.floor(np.log10([lr / 3e-5 for lr, _ in shared]) * 3)  # every sixth of the range has one
+    assert sorted(thirds) == [0, 1, 2, 3, 4, 5] and sorted(decay for _, decay in shared) == [0.0] * 3 + [0.1] * 3
+    assert drawn == {label(entry): study.candidates(entry) for entry in study.optimizers}
+    arm = study.arms()[-1]
+    assert arm.config.optimizer["weight_decay"] == arm.key["hyperparameters"]["weight_decay"]
+    assert len({arm.name for arm in study.arms()}) == len(study.arms())
+
+
+def test_a_grid_is_every_combination(path):
+    space = "search={space: {lr: [0.001, 0.003], weight_decay: [0.0, 0.1]}}"
+    found = load_study(path, ["learning_rates=null", space]).candidates("adamw")
+    assert [tuple(each.values()) for each in found] == [(0.001, 0.0), (0.001, 0.1), (0.003, 0.0), (0.003, 0.1)]
+
+
+def test_what_is_chosen_on_other_tasks_is_one_for_each_policy_and_optimizer(path):
+    study = load_study(path, [TUNE, "optimizers=[adamw, muon]", "policies=[regression_mlp]"])
+    arms = study.arms()
+    assert {(arm.entry.task, arm.seed) for arm in arms} == {("PickPlace", 7), ("Drawer", 7)} and len(arms) == 2 * 2 * 2
+    success = {("PickPlace", 1e-3): 9, ("PickPlace", 3e-3): 0, ("Drawer", 1e-3): 0, ("Drawer", 3e-3): 8}
+    done = {
+        arm.name: record(
+            **arm.key, selection_successes={"9": success[arm.entry.task, arm.learning_rate]}, selection_episodes=10,
+            selection_return=0.0, validation_loss=0.1,
+        )
+        for arm in arms
+    }  # fmt: skip
+    final = study.final_arms(choose(study, done))
+    assert [(arm.entry.task, arm.learning_rate, arm.seed) for arm in final] == [
+        ("QuadrotorTrack", 1e-3, 0),
+        ("QuadrotorTrack", 1e-3, 1),
+    ] * 2
+
+
+def test_rates_chosen_on_the_first_seeds_are_run_for_all(path):
+    study = load_study(path, ["select_seeds=1", "optimizers=[adamw]", "policies=[regression_mlp]"])
+    assert [(arm.learning_rate, arm.seed) for arm in study.arms()] == [(1e-3, 0), (3e-3, 0)]
+    final = study.final_arms({arm.choice: arm.candidate for arm in study.arms()})
+    assert [(arm.learning_rate, arm.seed) for arm in final] == [(3e-3, 0), (3e-3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([SEARCH], "one of the two says what is tried"),
+        (["learning_rates=null", "search={space: {weight_decay: [0.1]}}"], "has no lr"),
+        (["learning_rates=null", "search={space: {lr: {low: 0.1, high: 0.01}}, budget: 3}"], "{low: 1e-4, high: 1e-2}"),
+        (["learning_rates=null", "search={space: {lr: {within: 10}}}"], "search.budget says how many"),
+        (["learning_rates=null", "search={space: {lr: [0.1, 0.1]}}"], "names one twice"),
+        (["learning_rates=null", "search={space: {lr: [-0.1]}}"], "positive ones"),
+        (["learning_rates=null", "search={space: {lr: [0.1], dampin: [0.1]}}"], "did you mean 'damping'"),
+        (["learning_rates=null", "search={space: {lr: [0.1], damping: [0.1, 1]}}"], "search.budget draws as many"),
+        (["learning_rates=null", "search={spaces: {}}"], "did you mean 'space'"),
+        (["learning_rates=null", SEARCH, "optimizers=[adamww]"], "did you mean 'adamw'"),
+        (["learning_rates={budget: 3}", "optimizers=[adamww]"], "did you mean 'adamw'"),
+        (["select_seeds=3"], "from 1 to the number of seeds, 2"),
+        (["tune={tasks: []}"], "tune has no tasks"),
+        (["tune={tasks: [PickPlace]}"], "tune.tasks: 'PickPlace' has to be of the form"),
+        ([TUNE, "select_seeds=1"], "select_seeds is for a study without tune"),
+        (["tune={tasks: [{task: QuadrotorTrack, store: b.zarr}]}"], "a task of the study"),
+    ],
+)
+def test_choosing_that_can_not_be_is_refused_in_one_line(path, overrides, message):
+    with pytest.raises(UserError) as caught:
+        load_study(path, overrides)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -33,6 +33,7 @@ def write_page(out: Path, template: str, *, package: str = TEMPLATES, **context:
     environment.filters |= {
         "percent": _percent,
         "points": _points,
+        "span": _span,
         "steps": _steps,
         "figure": _figure,
         "number": _number,
@@ -63,6 +64,11 @@ def _percent(rate: float) -> str:
 def _points(difference: float) -> str:
     """A difference of two rates, in percentage points."""
     return f"{100 * difference:+.1f}"
+
+
+def _span(ends: tuple[float, float] | None) -> str:
+    """An interval of rates or of their difference, in percentage points."""
+    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
 
 
 def _figure(value: float | None, form: str = ".3f") -> str:

@@ -1,5 +1,16 @@
 """What can be said of episode records: curves with intervals, and differences between runs."""
 
+from dopr_robot.evaluation.statistics.aggregates import (
+    Aggregate,
+    TaskComparison,
+    aggregate,
+    compare_over_tasks,
+    interquartile_mean,
+    letters,
+    performance_profile,
+    probability_of_improvement,
+    sign_flip_p_value,
+)
 from dopr_robot.evaluation.statistics.curves import (
     by_length,
     causes,
@@ -17,6 +28,7 @@ from dopr_robot.evaluation.statistics.curves import (
     summary,
     wilson,
 )
+from dopr_robot.evaluation.statistics.equal_loss import EqualLoss, at_equal_loss, success_at_loss
 from dopr_robot.evaluation.statistics.paired import (
     Difference,
     difference_curve,
@@ -32,9 +44,15 @@ from dopr_robot.evaluation.statistics.paired import (
 from dopr_robot.evaluation.statistics.perturbed import perturbed
 
 __all__ = [
+    "Aggregate",
     "Difference",
+    "EqualLoss",
+    "TaskComparison",
+    "aggregate",
+    "at_equal_loss",
     "by_length",
     "causes",
+    "compare_over_tasks",
     "curve",
     "difference_curve",
     "dkw_half_width",
@@ -42,19 +60,25 @@ __all__ = [
     "event_steps",
     "evidence",
     "holm",
+    "interquartile_mean",
+    "letters",
     "mcnemar",
     "mcnemar_p_value",
     "mean_with_interval",
     "median_steps",
     "metrics",
     "outcomes",
+    "performance_profile",
     "perturbed",
     "power",
+    "probability_of_improvement",
     "restricted_mean",
     "seeds_test",
     "sequential_decision",
+    "sign_flip_p_value",
     "stages",
     "succeeded",
+    "success_at_loss",
     "success_matrix",
     "summary",
     "wilson",

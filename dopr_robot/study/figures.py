@@ -1,0 +1,160 @@
+"""Pictures of a study: of one task and policy, and over all tasks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.statistics import difference_curve, performance_profile, success_matrix
+from dopr_robot.study.config import Study, task_of
+from dopr_robot.study.over_tasks import scores
+from dopr_robot.study.table import Method, references
+
+
+def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str]) -> Figure:
+    """Of one policy over all tasks: each optimizer's performance profile, and for each comparison the tasks' differences, sorted."""
+    of: dict[str, list[Method]] = {}
+    for method in every:
+        of.setdefault(method.optimizer, []).append(method)
+    against = {name: other for name, other in references(study).items() if name in of and other in of}
+    thresholds = np.linspace(0, 1, 201)
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(12.6, 4.4), layout="constrained")
+        panels: Any = figure.subplots(1, 2)
+        looks = dict(zip(of, plots.looks(len(of)), strict=True))
+        for name, methods in of.items():
+            colour, dashes = looks[name]
+            profile = performance_profile(scores(methods), thresholds)
+            panels[0].step(
+                thresholds, profile, where="post", color=colour, linestyle=dashes, label=plots.wrapped(said[name])
+            )
+        panels[0].set_xlabel("success at the longest horizon")
+        panels[0].set_ylabel("share of runs above it")
+        panels[0].set_ylim(-0.02, 1.02)
+        panels[1].axhline(0, color="black", linewidth=0.8)
+        for name, other in against.items():
+            difference = (scores(of[name]) - scores(of[other])).mean(axis=1)
+            panels[1].plot(
+                range(1, len(difference) + 1),
+                100 * np.sort(difference)[::-1],
+                "o",
+                color=looks[name][0],
+                markersize=5,
+                label=f"{plots.wrapped(said[name])} against {said[other]}",
+            )
+        panels[1].set_xlabel("tasks, from the largest gain to the largest loss")
+        panels[1].set_ylabel("difference in success (points)")
+        panels[1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        for axes in panels:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]) -> Figure:
+    """Of one task and policy: test success against the horizon, validation loss and selection success along training, success
+    against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds; bands:
+    95 % over seeds and episodes, where they are few enough to be told apart. ``said``: what optimizers are called."""
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(12.6, 7.4), layout="constrained")
+        panels: Any = figure.subplots(2, 3)
+        for method, (colour, dashes) in zip(group, plots.looks(len(group)), strict=True):
+            name = plots.wrapped(said[method.optimizer])
+            _horizon(panels[0, 0], method, colour, dashes, longest, name, band=len(group) <= plots.BANDS)
+            _along(panels[0, 1], method, colour, "validation_loss")
+            _along(panels[0, 2], method, colour, "success_rate")
+            _along(panels[1, 0], method, colour, "success_rate", clock=True)
+            _against_loss(panels[1, 1], method, colour)
+            means = {rate: np.mean(values) for rate, values in sorted(method.tried.items())}
+            panels[1, 2].plot(list(means), list(means.values()), "o-", color=colour, markersize=4, clip_on=False)
+            panels[1, 2].plot(
+                [method.learning_rate],
+                [means[method.learning_rate]],
+                "o",
+                color=colour,
+                markersize=10,
+                fillstyle="none",
+                clip_on=False,
+            )
+        labels = (
+            ("horizon (control steps)", "success on test seeds"),
+            ("training step", "validation loss"),
+            ("training step", "success on selection seeds"),
+            ("training time (s)", "success on selection seeds"),
+            ("validation loss", "success on selection seeds"),
+            ("learning rate (circle: chosen)", "success on selection seeds"),
+        )
+        for axes, (x, y) in zip(panels.flat, labels, strict=True):
+            axes.set_xlabel(x)
+            axes.set_ylabel(y)
+            if "success" in y:
+                plots.success_axis(axes)
+        panels[1, 2].set_xscale("log")
+        rates = sorted({rate for method in group for rate in method.tried})
+        panels[1, 2].set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=0 if len(rates) < 6 else 45)
+        panels[1, 2].minorticks_off()
+        losses = [loss for method in group for loss in _values(method, "validation_loss")]
+        if losses and min(losses) > 0 and max(losses) > 3 * min(losses):
+            panels[0, 1].set_yscale("log")
+            panels[1, 1].set_xscale("log")
+            plots.log_axis(panels[0, 1].yaxis)
+            plots.log_axis(panels[1, 1].xaxis)
+        for axes in panels[0]:
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(group)))
+    return figure
+
+
+def _horizon(axes: Axes, method: Method, colour: str, dashes: str, longest: int, name: str, *, band: bool) -> None:
+    kind, steps = task_of(method.task).kind, np.unique(np.linspace(0, longest, 200).round().astype(int))
+    episodes = method.success.shape[1]
+    success = np.stack(
+        [
+            success_matrix(records, kind, steps.tolist()) if records else np.zeros((episodes, len(steps)), bool)
+            for records in method.tests
+        ]
+    )  # [S, E, steps]
+    style: Any = {"drawstyle": "steps-post", "color": colour, "linestyle": dashes}
+    for curve in success.mean(axis=1) if len(success) > 1 else []:
+        axes.plot(steps, curve, linewidth=0.7, alpha=0.4, **style)
+    axes.plot(steps, success.mean(axis=(0, 1)), linewidth=2, label=name, **style)
+    if band:
+        own = difference_curve(success, np.zeros_like(success))
+        low, high = np.clip(own.low, 0, 1), np.clip(own.high, 0, 1)
+        axes.fill_between(steps, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
+
+
+def _along(axes: Axes, method: Method, colour: str, key: str, *, clock: bool = False) -> None:
+    lines = []
+    for record in method.records:
+        places = record["cost"]["seconds"] if clock else [point["step"] for point in record["curve"]]
+        line = [(x, point[key]) for x, point in zip(places, record["curve"], strict=True) if point.get(key) is not None]
+        if line:
+            lines.append(np.array(line))
+            axes.plot(*lines[-1].T, color=colour, linewidth=0.7, alpha=0.4)
+    shared = min(map(len, lines), default=0)
+    if shared:
+        axes.plot(
+            *np.mean([line[:shared] for line in lines], axis=0).T,
+            "o-",
+            color=colour,
+            linewidth=2,
+            markersize=3,
+            clip_on=False,
+        )
+
+
+def _against_loss(axes: Axes, method: Method, colour: str) -> None:
+    for curve in method.curves:
+        if curve:
+            x, y = np.array(curve).T
+            axes.plot(x, y, "-", color=colour, linewidth=0.7, alpha=0.4)
+            axes.plot(x[-1:], y[-1:], "o", color=colour, markersize=6, clip_on=False)
+
+
+def _values(method: Method, key: str) -> list[float]:
+    return [point[key] for record in method.records for point in record["curve"] if point.get(key) is not None]
