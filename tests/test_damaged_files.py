@@ -395,7 +395,7 @@ def make_study(folder: Path) -> Path:
         ("initial_weights_sha256", "first_batches_sha256", "weights_sha256", "selection_states_sha256"), "00"
     )
     record = {
-        **arm.key, "config_sha256": arm.config_sha256(), **checksums, "first_loss": 0.5, "parameters": 9, "selection_episodes": 2,
+        **arm.key, "config": arm.decides(), **checksums, "first_loss": 0.5, "parameters": 9, "selection_episodes": 2,
         "selection_successes": {"10": 1, "30": 0}, "selection_return": 1.0, "validation_loss": 0.1, "validation_loss_without_ema": 0.1,
         "curve": [{"step": 4, "validation_loss": 0.2, "success_rate": 0.5}], "skipped_steps": 0, "state_bytes": 10, "error": None,
         "cost": {"seconds_per_step": 0.1, "seconds": [1.0], "peak_cuda_bytes": None},

@@ -12,7 +12,7 @@ from typing import Any
 from dopr_robot.envs import TaskSpec, get_task
 from dopr_robot.envs.task import words
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.settings import convert, parse_words, plain, read_yaml, to_yaml, typed, typed_part
+from dopr_robot.settings import convert, leaves, parse_words, plain, read_yaml, to_yaml, typed, typed_part
 from dopr_robot.study.naming import entry_name, file_name, label
 from dopr_robot.study.search import Candidate, Search, check_known, option_defaults
 from dopr_robot.training.composition import check_sections
@@ -265,11 +265,34 @@ class Arm:
         )
 
     def config_sha256(self) -> str:
-        """Of everything that decides the run."""
+        """Of everything that decides the run, by which records without :meth:`decides` are known."""
         decides = asdict(self.config)
         if not decides["task"]["options"]:  # as it was before there were any
             decides["task"] = decides["task"]["name"]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    def decides(self) -> dict[str, Any]:
+        """Every setting by its dotted name, as it stands in the arm's record."""
+        return _flat(self.config)
+
+    def changed(self, then: Mapping[str, Any]) -> list[str]:
+        """Settings that are not what :meth:`decides` said then, in words. One that there was not yet counts as its default, so that a
+        study goes on under a later version."""
+        from dopr_robot.training import config_from
+
+        now = self.decides()
+        names = {"policy": entry_name(self.policy_entry), "optimizer": entry_name(self.optimizer_entry)}
+        defaults = _flat(config_from({**names, "task": {"name": get_task(self.entry.task).id}}))
+        gone = object()
+        return [
+            f"{name} is {now.get(name, 'no setting any more')}, and was {then.get(name, defaults.get(name))}"
+            for name in sorted({*now, *then})
+            if then.get(name, defaults.get(name, gone)) != now.get(name, gone)
+        ]
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    return dict(leaves(json.loads(json.dumps(asdict(config)))))
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

@@ -73,7 +73,9 @@ def sentences(rows: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> lis
         if equal["difference"] is not None:
             ends = equal["ci95"]
             span = f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})" if ends else ""
-            places = f"in the {equal['tasks']} tasks where both went through the same losses"
+            places = (
+                f"over the losses that both went through, which they did in {equal['tasks']} of {row['tasks']} tasks"
+            )
             text += f"; at equal validation loss {100 * equal['difference']:+.1f}{span}, {places}"
         made.append(text + ".")
     return made

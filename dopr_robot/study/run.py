@@ -39,7 +39,8 @@ _POINT = {
     "success_rate": float | None,
 }
 FORM = {
-    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "hyperparameters": Maybe(dict), "seed": int, "config_sha256": str,
+    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "hyperparameters": Maybe(dict), "seed": int,
+    "config_sha256": Maybe(str), "config": Maybe(dict),
     "initial_weights_sha256": str, "first_batches_sha256": str, "first_loss": float | None, "weights_sha256": str | None,
     "selection_states_sha256": str | None, "selection_episodes": range(1, 2**31), "selection_successes": {str: int},
     "selection_return": float | None, "validation_loss": float | None, "curve": [_POINT], "state_bytes": range(2**63),
@@ -165,11 +166,17 @@ def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
         arm = by_key.get(json.dumps(key, sort_keys=True))
         if arm is None:
             continue
-        if record["config_sha256"] != arm.config_sha256():
-            raise UserError(f"{out} holds {arm.name} of other settings: another --out leaves them alone")
+        if changed := _changed(arm, record):
+            raise UserError(f"{out} holds {arm.name} of other settings ({changed}): another --out leaves them alone")
         if all((out / "policies" / arm.name / name).exists() for name in POLICY_FILES) or record["error"]:
             known[arm.name] = record
     return known
+
+
+def _changed(arm: Arm, record: Record) -> str:
+    if record.get("config") is None:  # of a version that kept its checksum alone
+        return "" if record["config_sha256"] == arm.config_sha256() else "their checksum is another"
+    return "; ".join(arm.changed(record["config"]))
 
 
 def _horizons(study: Study, task: str, own: list[int] | None) -> tuple[int, ...]:
@@ -203,7 +210,7 @@ def _train(
     missing = [arm for arm in arms if arm.name not in done]
     jobs = [
         TrainJob(
-            arm.key, _absolute(asdict(arm.config)), arm.config_sha256(), str((out / "runs" / arm.name).resolve()),
+            arm.key, _absolute(asdict(arm.config)), arm.decides(), str((out / "runs" / arm.name).resolve()),
             horizons[arm.entry.label],
         )
         for arm in missing

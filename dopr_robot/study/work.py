@@ -30,14 +30,14 @@ class TrainJob:
 
     Attributes:
         key: what distinguishes it.
-        config, config_sha256: of the run.
+        config: of the run; ``decides``: the same as its record keeps it, see :meth:`~dopr_robot.study.config.Arm.decides`.
         folder: the run's, on the worker's file system; where it holds a part of the run, that is gone on with.
         horizons: control steps; the rate is chosen at the longest.
     """
 
     key: dict[str, Any]
     config: dict[str, Any]
-    config_sha256: str
+    decides: dict[str, Any]
     folder: str
     horizons: tuple[int, ...]
 
@@ -100,7 +100,7 @@ def train_arm(job: TrainJob) -> Trained:
     kind, last = rollout.spec.kind, curve[-1] if curve else {}
     record = {
         **job.key,
-        "config_sha256": job.config_sha256,
+        "config": job.decides,
         **start,
         "weights_sha256": weights,
         "selection_states_sha256": states_sha256(selection),

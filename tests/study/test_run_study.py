@@ -92,7 +92,8 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
             f"{{task: QuadrotorTrack, store: {other}, options: {{disturbance: {force}}}, horizons: [10, 30]}}"
         )
     words = [
-        f"tasks=[{', '.join(others)}]", f"tune={{tasks: [{{task: QuadrotorTrack, store: {store}, horizons: [30]}}]}}", "learning_rates=null",
+        f"tasks=[{', '.join(others)}]", f"tune={{tasks: [{{task: QuadrotorTrack, store: {store}, horizons: [30]}}]}}",
+        "learning_rates=null",
         "search={budget: 2, space: {lr: {within: 3}, weight_decay: [0.0, 0.1]}}", "training.steps=4",
     ]  # fmt: skip
     result = run_study(load_study(path, words), out=tmp_path / "out", workers=1)

@@ -256,3 +256,16 @@ def test_choosing_that_can_not_be_is_refused_in_one_line(path, overrides, messag
     with pytest.raises(UserError) as caught:
         load_study(path, overrides)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_setting_that_came_later_is_its_default_and_any_other_is_a_change(path):
+    arm = load_study(path).arms()[0]
+    then = arm.decides()
+    assert arm.changed(then) == []
+    before = {name: value for name, value in then.items() if name not in ("training.ema_power", "optimizer.eps")}
+    assert arm.changed(before) == []  # a version without these options
+    assert arm.changed({**then, "training.steps": 39}) == ["training.steps is 40, and was 39"]
+    assert arm.changed({**then, "training.gone": 1}) == ["training.gone is no setting any more, and was 1"]
+    other = load_study(path, ["training.ema_power=0.5"]).arms()[0]
+    (told,) = other.changed({name: value for name, value in then.items() if name != "training.ema_power"})
+    assert told.startswith("training.ema_power is 0.5, and was ")
