@@ -4,6 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_SIM ?= .venv-sim
 BIN := $(VENV)/bin
+# uv where it is there, pip otherwise. setuptools says of every editable install that folders named like a package may shadow it; ours at
+# the top are doors that nothing imports through (tests/test_repository.py), so that is not repeated to a newcomer.
+UV := $(shell command -v uv 2>/dev/null)
+NEW := $(if $(UV),$(UV) venv -q --seed --python $(PYTHON),$(PYTHON) -m venv)
+export PYTHONWARNINGS := ignore:Editable installation
+install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/python -m pip install -q --disable-pip-version-check)
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
 .PHONY: demo test test-slow build setup setup-test setup-sim lint clean
@@ -19,7 +25,7 @@ test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, pictu
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
 
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
-	$(BIN)/python -m pip install -q build
+	$(call install,$(VENV)) build
 	$(BIN)/python -P .ci/build.py
 
 lint: setup-test
@@ -31,22 +37,23 @@ setup-test: $(VENV)/.test
 setup-sim: $(VENV_SIM)/.test
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
+	$(NEW) $(VENV)
 
 # constraints.txt pins torch's CPU build where the index has one; edit it to train on a GPU.
 $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@echo "$(VENV): what dopr needs, 1.7 GB (4 GB more with a torch built for CUDA)"
+	$(call install,$(VENV)) -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	@echo "$(VENV): what its tests need, 1.7 GB more"
+	$(call install,$(VENV)) -c constraints.txt -e ".[test]"
 	touch $@
 
 $(VENV_SIM)/.test: pyproject.toml constraints-sim.txt
-	$(PYTHON) -m venv $(VENV_SIM)
-	$(VENV_SIM)/bin/python -m pip install -q --upgrade pip
-	$(VENV_SIM)/bin/python -m pip install -q -c constraints-sim.txt -e ".[test-sim]"
+	@echo "$(VENV_SIM): simulators that ask for an older MuJoCo and NumPy, 2.9 GB (4 GB more with a torch built for CUDA)"
+	$(NEW) $(VENV_SIM)
+	$(call install,$(VENV_SIM)) -c constraints-sim.txt -e ".[test-sim]"
 	$(VENV_SIM)/bin/python -m pip download -q --no-deps -d $(VENV_SIM)/wheels robosuite==1.4.1  # carries human demonstrations
 	touch $@
 

@@ -17,6 +17,7 @@ from dopr_robot.policies.objectives import Held
 from dopr_robot.policies.objectives.sampling import Generators, categorical, normal
 from dopr_robot.policies.policy import Batch, Policy, PolicyConfig
 from dopr_robot.policies.spec import PolicySpec
+from dopr_robot.policies.torchvision import make_importable
 
 
 @dataclass
@@ -175,6 +176,7 @@ def _make_algorithm(
     action_dim: int,
     n_obs_steps: int,
 ) -> Any:
+    make_importable()
     try:
         with redirect_stdout(StringIO()):  # it greets
             from robomimic.algo import algo_factory

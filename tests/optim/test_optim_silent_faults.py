@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
+from dopr_robot.policies.torchvision import make_importable
 
 FORMS = ("batch", "average", "low_rank")
 forms = pytest.mark.parametrize("form", FORMS)
@@ -247,8 +248,11 @@ def test_a_subclass_with_a_forward_of_its_own_is_left_and_said_to_be():
     assert how["3.weight"][0]
 
 
+@pytest.mark.sim
 def test_timms_convolutions_with_a_forward_of_their_own():
-    layers = pytest.importorskip("timm.layers")
+    make_importable()
+    from timm import layers
+
     model = nn.Sequential(layers.Conv2dSame(3, 4, 3), layers.StdConv2d(4, 4, 3), nn.Conv2d(4, 2, 1))
     covered = {row.name for row in sgd(model).coverage() if row.preconditioned}
     assert covered == {"2.weight"}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import DoPr, DoPrAdamW, make_optimizer
+from dopr_robot.policies.torchvision import make_importable
 
 
 def net() -> nn.Module:
@@ -53,8 +54,11 @@ def test_hugging_face_trainer_by_class_and_options(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.sim
 def test_timms_factory():
-    optim = pytest.importorskip("timm.optim")
+    make_importable()
+    from timm import optim
+
     import dopr_robot.optim.timm  # noqa: F401
 
     model = net()

@@ -10,6 +10,7 @@ import torch
 from dopr_robot.errors import MissingExtraError, UserError
 from dopr_robot.optim import DoPr
 from dopr_robot.policies import ArraySpec, PolicySpec, load_policy, make_policy, save_policy
+from dopr_robot.policies.torchvision import make_importable
 
 SMALL = {
     "robomimic_bc": (1, {"actor_layer_dims": [32]}),
@@ -100,6 +101,7 @@ def test_it_learns_under_dopr_and_acts_alike_after_loading(name, tmp_path, gener
 
 @pytest.mark.sim
 def test_a_robomimic_json_config_builds_it_and_travels_in_the_checkpoint(tmp_path):
+    make_importable()
     from robomimic.config import config_factory
 
     config = config_factory("bc")

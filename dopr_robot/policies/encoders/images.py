@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dopr_robot.errors import MissingExtraError, UserError
+from dopr_robot.policies.torchvision import make_importable
 
 
 class Augmentation(nn.Module):
@@ -83,6 +84,7 @@ class ViT(nn.Module):
 
     def __init__(self, model: str, image_channels: int, size: tuple[int, int]) -> None:
         super().__init__()
+        make_importable()
         try:
             import timm
         except ImportError:

@@ -10,6 +10,7 @@ from dopr_robot.cli import main
 from dopr_robot.datasets import Store, check
 from dopr_robot.datasets.formats import convert
 from dopr_robot.errors import UserError
+from dopr_robot.policies.torchvision import make_importable
 
 ENV_ARGS = {
     "env_name": "Lift",
@@ -178,6 +179,7 @@ def outside(group):
 
 @pytest.mark.sim
 def test_robomimics_own_reader_opens_an_export(store, tmp_path):
+    make_importable()
     from robomimic.utils.dataset import SequenceDataset
     from robomimic.utils.file_utils import get_env_metadata_from_dataset
 
