@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.layers import Blocks, Layer, find_layers, in_blocks, own_forward
+from dopr_robot.optim.kinds import Options, find_layers, reasons_to_leave
+from dopr_robot.optim.layers import Blocks, Layer, in_blocks
 
 
 def find_factors(
@@ -36,9 +37,8 @@ def find_factors(
     uses: dict[nn.Parameter, list[Layer]] = {}
     odd: dict[nn.Parameter | None, str] = {}
     for module in model.modules():
-        if (why := own_forward(module)) is not None:
-            odd |= dict.fromkeys(module._parameters.values(), why)
-        for layer in find_layers(module, conv, include_bias):
+        odd |= reasons_to_leave(module)
+        for layer in find_layers(module, Options(conv, include_bias)):
             uses.setdefault(layer.weight, []).append(layer)
     chosen = select([names[weight] for weight in uses if weight in names], include, exclude, must_match=must_match)
     factors: list[Factor] = []

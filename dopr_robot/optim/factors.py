@@ -7,7 +7,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.layers import Blocks, Layer, PackedProjection
+from dopr_robot.optim.layers import Blocks, Experts, Layer, PackedProjection
 
 if TYPE_CHECKING:
     from dopr_robot.optim.batch import BatchInverse
@@ -204,25 +204,17 @@ class Factor:
         if self.weight.grad is None and self._backward is not None and self._backward.finished:
             self.clear()  # the gradient that the inputs so far made was dropped
         layer = call.layer
-        if len(call.streams) == 3 and layer.groups == 1:
+        if len(call.streams) == 3 and isinstance(layer, PackedProjection) and layer.groups == 1:
             self._split(layer)
-        parts = [layer.inputs(x.to(self.dtype) if x.is_floating_point() else x, mask) for x, mask in call.streams]
-        if not any(z.numel() for z, _ in parts):
+        z, n = layer.collect([(x.to(self.dtype) if x.is_floating_point() else x, beside) for x, beside in call.streams])
+        if not z.numel() or not any(x.numel() for x, _ in call.streams):
             return  # an expert that no token was routed to
         self.seen = True
         self._calls.add(call)
         self._backward = Backward.running()
         if layer.diagonal:
-            (total, n), *_ = parts
-            self._add("diagonal", total.to(self.dtype), n)
+            self._add("diagonal", z.to(self.dtype), n)
             return
-        z, n = parts[0]
-        if len(parts) > 1:
-            n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
-            longest = max(z.shape[1] for z, _ in parts)
-            z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
-        if z.shape[0] < layer.groups:  # query, key and value are one tensor in this call
-            z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
             d = layer.output_rows(gradient) if not self.sketched and call.whole and not z.is_cuda else None
@@ -319,7 +311,7 @@ class Factor:
         moved = {}
         for key, moment in moments.items():
             if key not in self.state:
-                moved[key] = moment
+                moved[key] = self._first(key, moment)
                 continue
             weight: Tensor | float = 0.0 if self.form == "batch" else decay
             count = self.counts[key]
@@ -328,6 +320,14 @@ class Factor:
                 weight = weight.view(-1, 1, 1) if key == "matrix" else weight
             moved[key] = moment.lerp(self.value(key), weight) if isinstance(weight, Tensor) or weight else moment
         return moved
+
+    def _first(self, key: str, moment: Tensor) -> Tensor:
+        """A first moment: what an expert that no token was routed to begins with is the mean of the others'."""
+        if not isinstance(self.matrix, Experts):
+            return moment
+        there = torch.as_tensor(self.counts[key], device=moment.device) > 0
+        mean = moment.sum(0, keepdim=True) / there.sum().clamp_min(1)
+        return torch.where(there.view(-1, 1, 1), moment, mean)
 
     def trace_mean(self) -> Tensor:
         """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""

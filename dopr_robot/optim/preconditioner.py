@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dopr_robot.optim.batch import BatchInverse
-from dopr_robot.optim.capture import AttentionRecorder
+from dopr_robot.optim.capture import Beginning
 from dopr_robot.optim.checks import WarnOnce, check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors
 from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded, same_on_all_ranks
@@ -211,7 +211,7 @@ class ActivationPreconditioner:
         if self.model.meet(module):
             self._find()
             for hook in module._forward_pre_hooks.values() if args else ():
-                if isinstance(hook, AttentionRecorder):  # which torch calls from the next forward on
+                if isinstance(hook, Beginning):  # which torch calls from the next forward on
                     hook(module, args, {})
 
     def nothing_found(self) -> str:
