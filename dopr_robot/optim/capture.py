@@ -91,7 +91,7 @@ class Call:
         shape, node = output.shape, made.grad_fn
         assert node is not None
         # The shape and not the output, which would hold the node that holds this: no garbage collector sees through autograd's graph.
-        node.register_prehook(lambda gradients: self(gradients[0].view(shape)))
+        node.register_prehook(lambda gradients: self(gradients[0].reshape(shape)))
 
 
 class Recorder(Hook):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -20,13 +21,15 @@ from dopr_robot.optim.layers import (
     UnfoldedConvolution,
 )
 from dopr_robot.optim.recurrent import find_recurrent, watch_cell, watch_recurrent
+from dopr_robot.optim.stacks import UNSEEN, Use, find_stacks, stacks_of
 
 
 class Options(NamedTuple):
-    """What a user chooses about uses; see ``ActivationPreconditioner``."""
+    """What is to be known to find uses: ``conv`` and ``include_bias`` of ``ActivationPreconditioner``, and the uses of stacks seen so far."""
 
     conv: str = "sua"
     include_bias: bool = False
+    stacks: Mapping[nn.Parameter, Use] = MappingProxyType({})
 
 
 Uses = Iterator[Layer]
@@ -38,12 +41,13 @@ class Kind(NamedTuple):
     Attributes:
         classes: of the modules, subclasses included as long as they keep the forward.
         find: the uses that such a module itself, without its children, makes of its weights.
-        watch: has the inputs of a module recorded, by a recorder for each of its uses, under their roles; returns handles of hooks.
+        watch: has the inputs of a module recorded, by a recorder for each of its uses, under their roles; returns handles of hooks. None:
+            see :func:`dopr_robot.optim.stacks.watch_stacks`.
     """
 
     classes: tuple[type[nn.Module], ...]
     find: Callable[[Any, Options], Uses]
-    watch: Callable[[Any, Mapping[str, Recorder]], list[Any]] = watch_output
+    watch: Callable[[Any, Mapping[str, Recorder]], list[Any]] | None = watch_output
 
 
 def _one(use: Callable[..., Layer], *, bias: bool = True) -> Callable[[Any, Options], Uses]:
@@ -88,6 +92,8 @@ KINDS = (
     Kind((nn.RNNCell, nn.LSTMCell, nn.GRUCell), _several(find_recurrent), watch_cell),
 )
 _CONV1D = Kind((), _one(TransposedLinear))  # Hugging Face's, known by its looks: transformers is not imported
+STACK = Kind((), lambda module, options: find_stacks(module, options.stacks), None)  # any other that has one
+_PARAMETRIZED = Kind((), _nothing)
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -95,43 +101,48 @@ def kind_of(module: nn.Module) -> Kind | None:
     for kind in KINDS:
         if isinstance(module, kind.classes):
             return kind
-    return _CONV1D if type(module).__name__ == "Conv1D" and hasattr(module, "nf") else None
+    if isinstance(module, ParametrizationList):
+        return _PARAMETRIZED
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return _CONV1D
+    return STACK if stacks_of(module) else None
 
 
 def find_layers(module: nn.Module, options: Options = Options()) -> Uses:
     """The uses that ``module`` itself, without its children, makes of its weights. Nothing for an unsupported module."""
     kind = kind_of(module)
     if kind is not None:
-        left = reasons_to_leave(module)
+        left = reasons_to_leave(module, options)
         yield from (layer for layer in kind.find(module, options) if layer.weight not in left)
 
 
-def reasons_to_leave(module: nn.Module) -> dict[nn.Parameter | None, str]:
+def reasons_to_leave(module: Any, options: Options = Options()) -> dict[nn.Parameter | None, str]:
     """Why parameters of ``module`` are left to the base though they look like those of a supported module."""
     kind = kind_of(module)
-    return {} if kind is None and not isinstance(module, ParametrizationList) else _reasons(module, kind)
-
-
-def _reasons(module: Any, kind: Kind | None) -> dict[nn.Parameter | None, str]:
-    why = None
-    if kind is None:
-        names = ", ".join(type(part).__name__.lstrip("_") for part in module)
-        why = (
-            f"parametrized ({names}): what multiplies the inputs is computed from it, so its gradient is not a sum of products with them"
-        )
-    for known in () if kind is None else kind.classes:
-        # A subclass that standardises or scales its weight, or pads its input first, has other inputs than are known here.
-        if isinstance(module, known) and type(module).forward is not known.forward:  # type: ignore[attr-defined]
-            why = f"{type(module).__name__} has a forward of its own, other than {known.__name__}'s"
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
-        why = "its gradient is sparse"
-    elif isinstance(module, nn.EmbeddingBag) and module.mode == "max":
-        why = "the maximum over a bag takes another row for every column, so that there is no one matrix"
-    reasons = {} if why is None else dict.fromkeys(module._parameters.values(), why)
+    if kind is STACK:
+        uses = {weight: options.stacks.get(weight, UNSEEN) for weight in stacks_of(module).values()}
+        return {weight: use for weight, use in uses.items() if isinstance(use, str)}
     if isinstance(module, nn.LSTM) and module.proj_size:
-        reasons |= {
+        return {
             weight: "the projection of an LSTM with proj_size: its inputs never leave the kernel"
             for name, weight in module._parameters.items()
             if name.startswith("weight_hr")
         }
-    return reasons
+    why = None if kind is None else _reason(module, kind)
+    return {} if why is None else dict.fromkeys(module._parameters.values(), why)
+
+
+def _reason(module: Any, kind: Kind) -> str | None:
+    """Why a whole module is left."""
+    if kind is _PARAMETRIZED:
+        names = ", ".join(type(part).__name__.lstrip("_") for part in module)
+        return f"parametrized ({names}): the weight is computed from it, so its gradient is not a sum of products with the inputs"
+    for known in kind.classes:
+        # A subclass that standardises or scales its weight, or pads its input first, has other inputs than are known here.
+        if isinstance(module, known) and type(module).forward is not known.forward:  # type: ignore[attr-defined]
+            return f"{type(module).__name__} has a forward of its own, other than {known.__name__}'s"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        return "its gradient is sparse"
+    if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
+        return "the maximum over a bag takes another row for every column, so that there is no one matrix"
+    return None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dopr_robot.optim.batch import BatchInverse
-from dopr_robot.optim.capture import Beginning
+from dopr_robot.optim.capture import Beginning, Recorder
 from dopr_robot.optim.checks import WarnOnce, check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors
 from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded, same_on_all_ranks
@@ -34,6 +34,7 @@ from dopr_robot.optim.sources import (
     watch_modules,
 )
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
+from dopr_robot.optim.stacks import UNSEEN, Use
 from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pack, unpack
 
 
@@ -160,8 +161,9 @@ class ActivationPreconditioner:
         self.factors: list[Factor] = []
         self._left: dict[str, str] = {}
         self._waiting: dict[nn.Parameter, Mapping[str, Any]] = {}
+        self._stacks: dict[nn.Parameter, Use] = {}
         self._watch()
-        if not self.factors and not isinstance(self.model, Parameters):
+        if not self.factors and not isinstance(self.model, Parameters) and UNSEEN not in self._left.values():
             raise ValueError(self.nothing_found())
 
     def _watch(self) -> None:
@@ -171,11 +173,21 @@ class ActivationPreconditioner:
             self._finder.add(watch_modules(self))
         self._find()
 
-    def _find(self) -> None:
+    def stack_used(self, weight: nn.Parameter, use: Use) -> Recorder | None:
+        """A module multiplies by a stack of matrices, in a way not known before. Returns the recorder of its inputs, if it is to have one."""
+        if weight in self._named:
+            self._stacks[weight] = use
+            self._find(hook=False)  # modules are running
+        for factor in self.factors:
+            if factor.weight is weight:
+                return Recorder(factor, factor.layers[0], self._masks.find, self.max_tokens)
+        return None
+
+    def _find(self, *, hook: bool = True) -> None:
         """Make factors of the weights that are to be preconditioned; the ones that are so already keep their statistics."""
         known = {factor.weight: factor for factor in self.factors}
         bare = isinstance(self.model, Parameters)
-        found, self._left = find_factors(self.model, **self._choice, parameters=list(self._named), must_match=not bare)
+        found, self._left = find_factors(self.model, **self._choice, stacks=self._stacks, parameters=list(self._named), must_match=not bare)
         for factor in found:
             factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
             settle_rank(factor, self.rank)
@@ -190,8 +202,9 @@ class ActivationPreconditioner:
         for factor in self.factors:
             if factor.weight not in known:
                 factor.due = self._is_due(factor, self.step)
-        self._hooks.remove()
-        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens))
+        if hook:
+            self._hooks.remove()
+            self._hooks.add(*record_inputs(self, self.factors, self._masks.find, self.max_tokens))
 
     def _kept(self, old: Factor | None, new: Factor) -> Factor:
         if old is not None and [layer.module for layer in old.layers] == [layer.module for layer in new.layers]:

@@ -75,6 +75,7 @@ def _cell_inputs(input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     return input, hx[0] if isinstance(hx, tuple) else hx
 
 
+@torch._disable_dynamo
 def _expect(recorders: Mapping[str, Recorder], inputs: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> None:
     for name, x in inputs.items():
         recorder = recorders.get(name)

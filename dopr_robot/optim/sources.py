@@ -12,7 +12,8 @@ from dopr_robot.optim.capture import MaskFinder, Recorder
 from dopr_robot.optim.coverage import plain_name, select
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.groups import PLACE
-from dopr_robot.optim.kinds import kind_of
+from dopr_robot.optim.kinds import STACK, kind_of
+from dopr_robot.optim.stacks import watch_stacks
 
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
@@ -124,17 +125,19 @@ def _remove(handles: list[Any]) -> None:
     handles.clear()
 
 
-def record_inputs(factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None) -> list[Any]:
-    """Have the inputs of the modules that use the factors' weights recorded; returns the handles."""
+def record_inputs(
+    owner: Any, factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None
+) -> list[Any]:
+    """Have the inputs of the modules of ``owner.model`` that use the factors' weights recorded; returns the handles."""
     by_module: dict[nn.Module, dict[str, Recorder]] = {}
     for factor in factors:
         for layer in factor.layers:
             by_module.setdefault(layer.module, {})[layer.role] = Recorder(factor, layer, find_mask, max_tokens)
-    handles: list[Any] = []
+    handles = watch_stacks(owner, (each for each in owner.model.modules() if kind_of(each) is STACK), by_module)
     for module, recorders in by_module.items():
         kind = kind_of(module)
-        assert kind is not None
-        handles += kind.watch(module, recorders)
+        if kind is not None and kind.watch is not None:
+            handles += kind.watch(module, recorders)
     return handles
 
 

@@ -288,3 +288,111 @@ def test_recurrent_is_seen(way):
     assert optimizers[0].coverage().matrix_share == 1
     for actual, expected in zip(module.parameters(), plain.parameters(), strict=True):
         assert_close(actual, expected)
+
+
+class Stack(nn.Module):
+    """Four experts: each way of multiplying is what it says."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        shape = (4, 3, 5) if way in ("bmm transposed", "einsum [in, out]") else (4, 5, 3)
+        self.weight = nn.Parameter(torch.randn(shape, dtype=DOUBLE))
+
+    def forward(self, x: Tensor, which: Tensor) -> Tensor:
+        """``x`` [n, 3] by the experts ``which`` [n], in order; [n, 5]. Where all experts take all of x: [4, n, 5]."""
+        w, many = self.weight, torch.bincount(which, minlength=4)
+        match self.way:
+            case "loop":
+                return torch.cat([F.linear(part, w[e]) for e, part in enumerate(x.split(many.tolist())) if len(part)])
+            case "halves":
+                parts = [(w[e], part) for e, part in enumerate(x.split(many.tolist())) if len(part)]
+                return torch.cat([torch.cat([part @ m[:2].T, part @ m[2:].mT], -1) for m, part in parts])
+            case "iterated":
+                return torch.stack([m @ x.T for m in w]).mT
+            case "bmm transposed":
+                return torch.bmm(x.expand(4, -1, -1), w)
+            case "matmul":
+                return x @ w.transpose(1, 2)
+            case "einsum":
+                return torch.einsum("nd,efd->nef", x, w).transpose(0, 1)
+            case "einsum [in, out]":
+                return torch.einsum("end, edf -> enf", x.expand(4, -1, -1), w)
+            case "taken":
+                return torch.bmm(w[which], x.unsqueeze(-1)).squeeze(-1)
+            case "scaled":
+                return F.linear(x, 2 * w[0]) + F.linear(x, w[1])
+        raise AssertionError(self.way)
+
+
+WAYS = ("loop", "halves", "iterated", "bmm transposed", "matmul", "einsum", "einsum [in, out]", "taken")
+
+
+@pytest.mark.parametrize("form", ["batch", "average"])
+@pytest.mark.parametrize("way", WAYS)
+def test_stack_of_experts(way, form):
+    torch.manual_seed(0)
+    module = Stack(way)
+    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, form=form)
+    assert "once a product with it was seen" in str(optimizer.coverage())
+    x, which = torch.randn(12, 3, dtype=DOUBLE), torch.tensor([0] * 5 + [1] + [3] * 6)  # none goes to the third
+    output = module(x, which)
+    scalar(output).backward()
+    before = module.weight.grad.clone()
+    optimizer.preconditioner.precondition_()
+    for expert in range(4):
+        z = x if output.dim() == 3 else x[which == expert]
+        gradient, actual = (each[expert].T if "transposed" in way or "in, out" in way else each[expert]
+                            for each in (before, module.weight.grad))
+        if len(z):
+            assert_close(actual, dense(gradient, z))
+        else:
+            assert not actual.any()
+    assert optimizer.coverage().matrix_share == 1
+    assert "4 matrices, each with its own S" in str(optimizer.coverage())
+
+
+def test_stack_used_otherwise_is_left_to_the_base():
+    torch.manual_seed(0)
+    module = Stack("scaled")
+    module.linear = nn.Linear(3, 3, dtype=DOUBLE)
+    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, form="batch")
+    module(module.linear(torch.randn(4, 3, dtype=DOUBLE)), torch.arange(4)).square().sum().backward()
+    before = module.weight.grad.clone()
+    optimizer.preconditioner.precondition_()
+    assert torch.equal(module.weight.grad, before)
+    assert "used otherwise too (by mul)" in str(optimizer.coverage())
+
+
+@pytest.mark.parametrize("way", ["eager", "grouped_mm", "batched_mm"])
+def test_mixtral(way):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = MixtralConfig(vocab_size=20, num_hidden_layers=1, num_local_experts=4, **sizes)
+    config._experts_implementation = way
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(config)
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model)
+    experts = model.model.layers[0].mlp.experts
+    seen = {}
+    experts.register_forward_pre_hook(lambda module, args: seen.update(zip("xkw", args, strict=True)))
+    tokens = torch.randint(0, 20, (2, 5))
+    for step in range(2):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        if step == 0:
+            before = gradients(experts)
+            optimizer.preconditioner.precondition_()
+            x, chosen = seen["x"].detach().double(), seen["k"]
+            for expert in chosen.unique():
+                z = x[(chosen == expert).any(-1)]
+                gate, up = F.linear(z, experts.gate_up_proj[expert].double()).chunk(2, -1)
+                for name, inputs in (("gate_up_proj", z), ("down_proj", F.silu(gate) * up)):
+                    expected = dense(before[name][expert].double(), inputs)
+                    assert (getattr(experts, name).grad[expert] - expected).norm() < 1e-4 * expected.norm()
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+    left = [row.name for row in optimizer.coverage() if len(row.shape) > 1 and not row.preconditioned]
+    assert left == ["model.layers.0.mlp.gate.weight"]  # a router that multiplies by itself, without a linear layer
+    assert optimizer.coverage().never_fired == []
