@@ -81,6 +81,11 @@ class Layer:
         """The gradient at the output of a call as ``[groups, n, rows]``, where it meets the input vectors one to one; else None."""
         return gradient.reshape(1, -1, gradient.shape[-1]) if type(self) in _ROW_BY_ROW else None
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether some of the weight's entries along dimension 0 are some of its matrix's rows, whichever they are."""
+        return self.groups == 1
+
     def view(self, gradient: Tensor) -> Tensor:
         """The weight's gradient as ``[groups, rows, ..., width]``; a view on it where it is dense in memory."""
         return gradient.unsqueeze(0)
@@ -88,6 +93,8 @@ class Layer:
 
 class TransposedLinear(Layer):
     """A weight stored as ``[in, out]``: Hugging Face's ``Conv1D``."""
+
+    by_rows = False
 
     def width(self) -> int:
         return self.weight.shape[0]
@@ -122,7 +129,7 @@ class Convolution(Layer):
         return x.permute(1, 0, 3, 2).reshape(self.groups, -1, x.shape[2])
 
     def view(self, gradient: Tensor) -> Tensor:
-        shape = self.weight.shape
+        shape = gradient.shape
         taps = gradient.reshape(self.groups, shape[0] // self.groups, shape[1], math.prod(shape[2:]))
         return taps.transpose(2, 3)  # [g, out/g, taps, in/g]
 
@@ -158,6 +165,7 @@ class TransposedConvolution(Convolution):
     """A transposed convolution: each input vector of channels meets one matrix ``[out x kernel, in]``, without approximation."""
 
     kind = "transposed convolution"
+    by_rows = False
 
     def width(self) -> int:
         return self.weight.shape[0] // self.groups
@@ -338,6 +346,10 @@ class Blocks(Layer):
 
     def tokens(self, x: Tensor) -> torch.Size:
         return self.inner.tokens(x)
+
+    @property
+    def by_rows(self) -> bool:
+        return self.inner.by_rows
 
     def streams(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         return self.inner.streams(*args, **kwargs)
