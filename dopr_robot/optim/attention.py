@@ -71,7 +71,7 @@ class AttentionRecorder(Beginning):
                 streams = _streams(args, kwargs)
                 if name != "packed":
                     recorder.expect([attended], [self._batch_first(streams[name])])
-                elif streams["query"] is streams["key"] and streams["key"] is streams["value"]:
+                elif _same(streams["query"], streams["key"]) and _same(streams["key"], streams["value"]):
                     recorder.expect([attended], [self._batch_first(streams["query"])])
                 else:
                     recorder.expect([attended], [self._batch_first(x) for x in streams.values()])
@@ -83,6 +83,11 @@ class AttentionRecorder(Beginning):
 def _streams(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
     names = ("query", "key", "value")
     return dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether they are one tensor: a sharded module is given an alias of each argument."""
+    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype)
 
 
 _linear = F.linear
