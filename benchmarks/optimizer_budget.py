@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import DoPr
-from dopr_robot.optim.layers import find_layers
+from dopr_robot.optim.kinds import find_layers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from optimizer_fidelity import MODELS
@@ -33,7 +33,7 @@ def seen(model: nn.Module, optimizer: DoPr, batch: object) -> Layers:
     """Inputs ``[n, d]`` and gradient ``[out, d]`` of every layer with one S, of one batch."""
     inputs, handles = {}, []
     for name, module in model.named_modules():
-        for layer in find_layers(module, "sua", False):
+        for layer in find_layers(module):
             if not layer.diagonal and layer.role == "input":
 
                 def hook(module, args, output, name=name, layer=layer):

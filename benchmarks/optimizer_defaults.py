@@ -72,7 +72,7 @@ def fidelity(optimizer: DoPr, ranks: list[int | str]) -> dict[str, list[float]]:
             factor.state = {"matrix": state["matrix"]}
             form_inverses([factor], 0.1, rank)
             gradient.copy_(before)
-            factor.precondition_()
+            precondition_(factor)
             turned[rank] = gradient.clone()
         factor.state = state
         for rank in ranks:

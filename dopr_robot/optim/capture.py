@@ -8,16 +8,14 @@ In a compiled model the hooks run uncompiled, a graph break at each watched laye
 and a guard on it would have every pattern of the cycle compiled anew.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.layers import Layer
+from dopr_robot.optim.layers import Layer, Stream
 
 MaskFinder = Callable[[torch.Size], Tensor | None]
 
@@ -34,6 +32,28 @@ class Hook:
         return _make_inert, ()
 
 
+class Beginning(Hook):
+    """Forward pre-hook of a module whose inputs are watched while it runs; ``end`` comes after, also where its forward raised."""
+
+    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    def end(self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+        """``output`` is None where the forward raised."""
+        raise NotImplementedError
+
+
+class End(Hook):
+    """Forward hook of a module, which ends what ``beginning`` began."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self.beginning = beginning
+
+    @torch._disable_dynamo
+    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+        self.beginning.end(args, kwargs, output)
+
+
 def _record_nothing(*args: Any, **kwargs: Any) -> None:
     """The hook of a copied module."""
 
@@ -43,16 +63,15 @@ def _make_inert() -> Callable[..., None]:
 
 
 class Call:
-    """One run of a layer: the hook of its output, which hands the inputs over at the first gradient.
+    """One run of a layer: the hook of its outputs, which hands the inputs over at the first gradient of any of them.
 
     Attributes:
         streams: the inputs, batch first, with their padding masks.
-        whole: whether the streams are all that the layer saw, so that the weight's gradient is made of them alone.
+        whole: whether the streams are all that the layer saw and the output is all that it made of them, row by row, so that the weight's
+            gradient is made of them alone.
     """
 
-    def __init__(
-        self, layer: Layer, streams: Sequence[tuple[Tensor, Tensor | None]], factor: Factor, whole: bool
-    ) -> None:
+    def __init__(self, layer: Layer, streams: Sequence[Stream], factor: Factor, whole: bool) -> None:
         self.layer = layer
         self.streams = streams
         self.factor = factor
@@ -61,6 +80,18 @@ class Call:
     def __call__(self, gradient: Tensor) -> None:
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             self.factor.record(self, gradient)
+
+    def await_gradient(self, output: Tensor) -> None:
+        """Be called with the gradient of ``output``."""
+        made = made_as(output)
+        if made is output:
+            output.register_hook(self)
+            return
+        # Written over in place, a view gets another history, and what was hooked to it is lost; what it is a view of keeps its own.
+        shape, node = output.shape, made.grad_fn
+        assert node is not None
+        # The shape and not the output, which would hold the node that holds this: no garbage collector sees through autograd's graph.
+        node.register_prehook(lambda gradients: self(gradients[0].reshape(shape)))
 
 
 class Recorder(Hook):
@@ -82,7 +113,7 @@ class Recorder(Hook):
     @torch._disable_dynamo
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         if self.wanted(output):
-            self.expect(output, [args[0] if args else next(iter(kwargs.values()))])
+            self.expect([output], self.layer.streams(*args, **kwargs))
 
     def wanted(self, output: Any) -> bool:
         """Whether the call that gave ``output`` may be backpropagated to the weight at a step where the factor is due."""
@@ -94,19 +125,18 @@ class Recorder(Hook):
             and not _transformed(output)
         )
 
-    def expect(self, output: Tensor, streams: Sequence[Tensor]) -> None:
-        """Have the inputs of a call, batch first, recorded when its output gets a gradient."""
+    def expect(self, outputs: Sequence[Tensor], streams: Sequence[Tensor]) -> None:
+        """Have the inputs of a call, batch first, recorded when one of its outputs gets a gradient."""
         parts = [self._part(x.detach()) for x in streams]
-        whole = all(part.numel() == x.numel() for (part, _), x in zip(parts, streams, strict=True))
-        made = made_as(output)
-        if made is output:
-            output.register_hook(Call(self.layer, parts, self.factor, whole))
-            return
-        # Written over in place, a view gets another history, and what was hooked to it is lost; what it is a view of keeps its own.
-        call, shape, node = Call(self.layer, parts, self.factor, whole), output.shape, made.grad_fn
-        assert node is not None
-        # The shape and not the output, which would hold the node that holds this: no garbage collector sees through autograd's graph.
-        node.register_prehook(lambda gradients: call(gradients[0].view(shape)))
+        whole = len(outputs) == 1 and all(part.numel() == x.numel() for (part, _), x in zip(parts, streams, strict=True))
+        self.await_(outputs, parts, whole)
+
+    def await_(self, outputs: Sequence[Tensor], parts: Sequence[Stream], whole: bool = False) -> None:
+        """Have ``parts`` recorded, as they are."""
+        call = Call(self.layer, parts, self.factor, whole)
+        for output in outputs:
+            if self.wanted(output):
+                call.await_gradient(output)
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of ``x`` that the moment is formed from, and their mask."""
@@ -146,106 +176,14 @@ def _transformed(output: Tensor) -> bool:
     return False
 
 
-class AttentionRecorder(Hook):
-    """Forward pre-hook of ``nn.MultiheadAttention``: its weights are used inside ``F.multi_head_attention_forward``, not by child modules.
-
-    The input of the output projection exists only inside that function, which multiplies it by ``F.linear``. While the module's
-    forward runs, that name leads to a function that looks for the projection's weight and otherwise does what it always did.
-    """
-
-    def __init__(self, module: nn.MultiheadAttention, recorders: Mapping[str, Recorder]) -> None:
-        # A compiler takes the function as one operation, in which the name F.linear means nothing: it has to stay outside.
-        torch._dynamo.disallow_in_graph(F.multi_head_attention_forward)  # type: ignore[no-untyped-call]
-        self.module = module
-        self.recorders = recorders
-        self.watch: _Watch | None = None
-
-    @torch._disable_dynamo
-    def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        recorder = self.recorders.get("output")
-        if recorder is not None and recorder.factor.due and torch.is_grad_enabled():
-            shape = _streams(args, kwargs)["query"].shape[:-1]
-            self.watch = _Watch(recorder, shape, batch_first=self.module.batch_first)
-            self.watch.begin()
-
-    @torch._disable_dynamo
-    def end(self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
-        """After the module's forward, also where it raised (``output`` is None then)."""
-        if self.watch is not None:
-            self.watch.end()
-            self.watch = None
-        attended = output[0] if isinstance(output, tuple) else None
-        for name, recorder in self.recorders.items():
-            if name != "output" and attended is not None and recorder.wanted(attended):
-                streams = _streams(args, kwargs)
-                if name != "packed":
-                    recorder.expect(attended, [self._batch_first(streams[name])])
-                elif streams["query"] is streams["key"] and streams["key"] is streams["value"]:
-                    recorder.expect(attended, [self._batch_first(streams["query"])])
-                else:
-                    recorder.expect(attended, [self._batch_first(x) for x in streams.values()])
-
-    def _batch_first(self, x: Tensor) -> Tensor:
-        return x if self.module.batch_first or x.dim() == 2 else x.transpose(0, 1)
+def watch_output(module: nn.Module, recorders: Mapping[str, Recorder]) -> list[Any]:
+    """Watch a module with one weight; returns the handles."""
+    return [module.register_forward_hook(recorder, with_kwargs=True) for recorder in recorders.values()]
 
 
-def _streams(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    names = ("query", "key", "value")
-    return dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
-
-
-class AttentionEnd(Hook):
-    """Forward hook of ``nn.MultiheadAttention``, called also where its forward raised."""
-
-    def __init__(self, recorder: AttentionRecorder) -> None:
-        self.recorder = recorder
-
-    @torch._disable_dynamo
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.recorder.end(args, kwargs, output)
-
-
-_linear = F.linear
-_lock = threading.Lock()
-_open_watches = 0
-_local = threading.local()
-
-
-class _Watch:
-    """Waits for the one multiplication by an attention's output projection."""
-
-    def __init__(self, recorder: Recorder, shape: torch.Size, *, batch_first: bool) -> None:
-        self.recorder = recorder
-        self.weight = recorder.layer.weight
-        self.shape = shape if len(shape) == 1 or not batch_first else shape[::-1]  # [T, B], or [T] without a batch
-
-    def seen(self, x: Tensor, output: Tensor) -> None:
-        """Expect a gradient at the projection's output, whose rows are in the order [T, B]."""
-        if self.recorder.wanted(output):
-            x = x.reshape(*self.shape, x.shape[-1])
-            self.recorder.expect(output, [x.transpose(0, 1) if len(self.shape) == 2 else x])
-
-    def begin(self) -> None:
-        """From here on ``F.linear`` leads to this watch too."""
-        global _open_watches
-        with _lock:
-            _open_watches += 1
-            F.linear = _watched_linear
-        _local.watches = [*getattr(_local, "watches", []), self]
-
-    def end(self) -> None:
-        global _open_watches
-        _local.watches.remove(self)
-        with _lock:
-            _open_watches -= 1
-            if _open_watches == 0:
-                F.linear = _linear
-
-
-@torch._disable_dynamo
-def _watched_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    output = _linear(input, weight, bias)
-    for watch in getattr(_local, "watches", []):
-        if weight is watch.weight:
-            watch.seen(input, output)
-    return output
+def watch_run(module: nn.Module, beginning: Beginning) -> list[Any]:
+    """Watch a module while it runs; returns the handles."""
+    return [
+        module.register_forward_pre_hook(beginning, with_kwargs=True),
+        module.register_forward_hook(End(beginning), with_kwargs=True, always_call=True),
+    ]

@@ -1,13 +1,16 @@
 """Which parameters are preconditioned, and why the others are not."""
 
 import fnmatch
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.layers import Blocks, Layer, find_layers, in_blocks, own_forward
+from dopr_robot.optim.kinds import Options, find_layers, reasons_to_leave
+from dopr_robot.optim.layers import Blocks, Layer, in_blocks
+from dopr_robot.optim.stacks import UNSEEN, Use
 
 
 def find_factors(
@@ -16,6 +19,7 @@ def find_factors(
     form: str = "auto",
     conv: str,
     include_bias: bool,
+    stacks: Mapping[nn.Parameter, Use] = MappingProxyType({}),
     max_dim: int | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
@@ -26,6 +30,7 @@ def find_factors(
 
     Args:
         model: a module, or what has ``named_parameters()`` and ``modules()`` like one.
+        stacks: the uses of stacks of matrices that were seen.
         must_match: whether every pattern of ``include`` and ``exclude`` has to match a weight.
 
     Raises:
@@ -35,12 +40,13 @@ def find_factors(
     allowed = set(names if parameters is None else parameters)
     uses: dict[nn.Parameter, list[Layer]] = {}
     odd: dict[nn.Parameter | None, str] = {}
+    options = Options(conv, include_bias, stacks)
     for module in model.modules():
-        if (why := own_forward(module)) is not None:
-            odd |= dict.fromkeys(module._parameters.values(), why)
-        for layer in find_layers(module, conv, include_bias):
+        odd |= reasons_to_leave(module, options)
+        for layer in find_layers(module, options):
             uses.setdefault(layer.weight, []).append(layer)
-    chosen = select([names[weight] for weight in uses if weight in names], include, exclude, must_match=must_match)
+    known = [weight for weight in (*uses, *(p for p, why in odd.items() if why == UNSEEN)) if weight in names]
+    chosen = select([names[weight] for weight in known], include, exclude, must_match=must_match)
     factors: list[Factor] = []
     left: dict[str, str] = {}
     for parameter, name in names.items():

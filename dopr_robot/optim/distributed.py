@@ -9,18 +9,6 @@ import torch.distributed as dist
 from dopr_robot.optim.factors import Factor, Rows
 
 
-def refuse_sharded(model: Any) -> None:
-    """Raise ValueError for FSDP: a rank holds rows or flat pieces of a weight, not the matrix that the inverse multiplies."""
-    sharded = [
-        name for name, p in model.named_parameters() if hasattr(p, "device_mesh") or type(p).__name__ == "FlatParameter"
-    ]
-    if sharded or any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise ValueError(
-            f"{type(model).__name__} is sharded (FSDP): a rank does not hold whole weights, so their gradients cannot be multiplied by "
-            "the inverse second moment. Use DistributedDataParallel"
-        )
-
-
 def ranks(group: Any) -> int:
     """How many ranks statistics are averaged over; ``group`` as ``process_group`` of the preconditioner."""
     return dist.get_world_size(group) if group is not False and dist.is_available() and dist.is_initialized() else 1

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from dopr_robot.optim.coverage import Coverage
 from dopr_robot.optim.groups import PER_GROUP, named
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
+from dopr_robot.optim.sharding import is_sharded
 from dopr_robot.optim.sources import Models, one_model
 from dopr_robot.optim.spectrum import Spectrum
 from dopr_robot.optim.state import KEY, by_weight, is_entry, pack, room
@@ -89,7 +90,9 @@ class DoPr(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         # A base that cannot look on the device whether a step is to be left out would move by momentum and decay: it waits for the answer.
-        looks_itself = getattr(self.base, "_step_supports_amp_scaling", False)
+        # (A fused one of sharded weights would be given DTensors and a plain answer.)
+        sharded = any(is_sharded(p) for group in self.param_groups for p in group["params"])
+        looks_itself = getattr(self.base, "_step_supports_amp_scaling", False) and not sharded
         if self.preconditioner.precondition_(wait=not looks_itself):
             self._base_step(self.preconditioner.found_inf)
             self._keep_entries()

@@ -1,20 +1,18 @@
 """The inputs of one weight: their second moment, and what its gradient is multiplied by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.layers import Blocks, Layer, PackedProjection
+from dopr_robot.optim.layers import Blocks, Experts, Layer, PackedProjection
 
 if TYPE_CHECKING:
     from dopr_robot.optim.batch import BatchInverse
     from dopr_robot.optim.capture import Call
 
-Multiply = Callable[[Tensor], Tensor]  # of rows [groups, n, d]
-_CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
 
 
 class Rows(NamedTuple):
@@ -201,28 +199,21 @@ class Factor:
         if call in self._calls:  # a second backward through one graph: the inputs count once
             self.rows = [Rows(row.z, None) for row in self.rows]
             return
-        if self.weight.grad is None and self._backward is not None and self._backward.finished:
+        dropped = self.weight.grad is None and not hasattr(self.weight, "device_mesh")  # a sharded one is in the making elsewhere
+        if dropped and self._backward is not None and self._backward.finished:
             self.clear()  # the gradient that the inputs so far made was dropped
         layer = call.layer
-        if len(call.streams) == 3 and layer.groups == 1:
+        if len(call.streams) == 3 and isinstance(layer, PackedProjection) and layer.groups == 1:
             self._split(layer)
-        parts = [layer.inputs(x.to(self.dtype) if x.is_floating_point() else x, mask) for x, mask in call.streams]
-        if not any(z.numel() for z, _ in parts):
+        z, n = layer.collect([(x.to(self.dtype) if x.is_floating_point() else x, beside) for x, beside in call.streams])
+        if not z.numel() or not any(x.numel() for x, _ in call.streams):
             return  # an expert that no token was routed to
         self.seen = True
         self._calls.add(call)
         self._backward = Backward.running()
         if layer.diagonal:
-            (total, n), *_ = parts
-            self._add("diagonal", total.to(self.dtype), n)
+            self._add("diagonal", z.to(self.dtype), n)
             return
-        z, n = parts[0]
-        if len(parts) > 1:
-            n = torch.stack([torch.as_tensor(n, dtype=self.dtype, device=z.device) for z, n in parts])
-            longest = max(z.shape[1] for z, _ in parts)
-            z = torch.cat([nn.functional.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
-        if z.shape[0] < layer.groups:  # query, key and value are one tensor in this call
-            z = z.expand(layer.groups, -1, -1)
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
             d = layer.output_rows(gradient) if not self.sketched and call.whole and not z.is_cuda else None
@@ -319,15 +310,23 @@ class Factor:
         moved = {}
         for key, moment in moments.items():
             if key not in self.state:
-                moved[key] = moment
+                moved[key] = self._first(key, moment)
                 continue
             weight: Tensor | float = 0.0 if self.form == "batch" else decay
             count = self.counts[key]
             if isinstance(count, Tensor):
-                weight = torch.where(count > 0, weight, 1.0).to(moment.dtype)
+                weight = torch.where(count > 0, torch.full_like(count, weight, dtype=moment.dtype), 1.0)
                 weight = weight.view(-1, 1, 1) if key == "matrix" else weight
             moved[key] = moment.lerp(self.value(key), weight) if isinstance(weight, Tensor) or weight else moment
         return moved
+
+    def _first(self, key: str, moment: Tensor) -> Tensor:
+        """A first moment: what an expert that no token was routed to begins with is the mean of the others'."""
+        if not isinstance(self.matrix, Experts):
+            return moment
+        there = torch.as_tensor(self.counts[key], device=moment.device) > 0
+        mean = moment.sum(0, keepdim=True) / there.sum().clamp_min(1)
+        return torch.where(there.view(-1, 1, 1), moment, mean)
 
     def trace_mean(self) -> Tensor:
         """tr(S)/d for each group [groups], the scale of the damping; 1 where every input was zero."""
@@ -342,62 +341,6 @@ class Factor:
         """Traces [groups] with those of the blocks of one layer set to their mean: the damping is relative to the whole layer's S."""
         return traces.mean().expand_as(traces) if isinstance(self.matrix, Blocks) else traces
 
-    def precondition_(
-        self, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None
-    ) -> None:
-        """Multiply the weight's gradient (and the bias's) by the inverse, in place: by ``times`` where the inverse is this step's own.
-        ``measure`` sets ``turned``, and ``exact``, this step's inverse beside another, ``cosine``."""
-        gradient = self.weight.grad
-        assert gradient is not None
-        before = gradient.clone() if measure else None
-        if self.matrix is None:
-            gradient.mul_(self.state["inverse"].unsqueeze(-1))
-        elif self.diagonal is not None:
-            turned = gradient.to(self.dtype) @ self.state["basis"]
-            turned /= self.state["damped"].unsqueeze(-1) + self.state["eigenvalues"]
-            gradient.copy_(turned @ self.state["basis"].mT)
-        else:
-            self._multiply_(gradient, self.matrix, times or self._times_inverse)
-        if before is not None:
-            self.turned = 1 - _cosine(before, gradient).square()
-            if exact is not None and self.matrix is not None:
-                self._multiply_(before, self.matrix, exact)
-                self.cosine = _cosine(before, gradient)
-
-    def _multiply_(self, gradient: Tensor, layer: Layer, times: Multiply) -> None:
-        rows = layer.view(gradient)  # [groups, rows, ..., width]
-        if rows.data_ptr() != gradient.data_ptr():  # not dense in memory
-            dense = gradient.contiguous()
-            self._multiply_(dense, layer, times)
-            gradient.copy_(dense)
-            return
-        if layer.bias is not None:
-            column = rows.new_zeros(rows.shape[:2]) if layer.bias.grad is None else layer.bias.grad.view(rows.shape[:2])
-            flat = torch.cat([rows.reshape(*rows.shape[:2], -1), column.unsqueeze(-1)], dim=-1)
-            result = times(flat.to(self.dtype))
-            rows.copy_(result[..., :-1].view(rows.shape))
-            if layer.bias.grad is not None:
-                column.copy_(result[..., -1])
-            return
-        # A convolution's rows have to be gathered: on a CPU in parts that stay in its cache, twice as fast as all at once.
-        cached = _CACHED * torch.get_num_threads()
-        for part in rows.split(max(1, cached // rows[:, :1].numel()), 1) if rows.dim() > 3 and rows.is_cpu else [rows]:
-            result = times(part.reshape(part.shape[0], -1, part.shape[-1]).to(self.dtype))
-            if result.data_ptr() != part.data_ptr():
-                part.copy_(result.view(part.shape))
-
-    def _times_inverse(self, rows: Tensor) -> Tensor:
-        """``rows @ inverse`` [groups, n, d]; in place where the inverse is of low rank."""
-        if "inverse" in self.state:
-            return rows @ self.value("inverse")
-        basis, left, scale = self.value("basis"), self.value("left"), self.value("scale")
-        if len(rows) == 1 and rows.is_cpu:  # the scale as a number: one pass over the gradient less
-            matrix = rows[0]
-            matrix.addmm_(matrix @ left[0], basis[0].mT, beta=float(scale))
-            return rows
-        inner = rows @ left
-        return rows.mul_(scale.view(-1, 1, 1)).baddbmm_(inner, basis.mT)
-
 
 def rank_of(dim: int, rank: int | str) -> int | None:
     """How many leading directions of a moment of size ``dim`` are treated one by one; None: all of them."""
@@ -405,8 +348,3 @@ def rank_of(dim: int, rank: int | str) -> int | None:
         return None
     kept = max(16, dim // 32) if isinstance(rank, str) else rank
     return kept if 2 * kept < dim else None  # from there on the whole inverse is the cheaper multiplication
-
-
-def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    a, b = (each.flatten().to(torch.promote_types(each.dtype, torch.float32)) for each in (first, second))
-    return torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-30)

@@ -1,19 +1,20 @@
 """How each kind of layer uses its weight: which vectors it multiplies, and how its gradient looks as a matrix.
 
 Every supported layer is, seen from its weight, one or several matrices that multiply vectors z. A :class:`Layer` says so for one
-weight of one module: :meth:`Layer.inputs` turns what the module was called with into ``[groups, n, d]``, and :meth:`Layer.view` shows
-the weight's gradient as ``[groups, rows, ..., d]``, so that activation preconditioning is ``view @ inverse`` for all of them.
+weight of one module: :meth:`Layer.collect` turns what the module was called with into ``[groups, n, d]``, and :meth:`Layer.view` shows
+the weight's gradient as ``[groups, rows, ..., d]``, so that activation preconditioning is ``view @ inverse`` for all of them. Which module
+has which of them, and how its inputs are watched, is the table of :mod:`dopr_robot.optim.kinds`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Stream = tuple[Tensor, Tensor | None]  # an input of a call, and the padding mask that fits it
 
 
 class Layer:
@@ -27,7 +28,8 @@ class Layer:
     Attributes:
         groups: number of matrices that the weight holds side by side, each with inputs of its own.
         dim: length of an input vector, with the homogeneous coordinate where there is a bias.
-        diagonal: whether the inputs are one-hot, so that their second moment is a diagonal.
+        diagonal: whether the second moment is a diagonal, as that of one-hot inputs.
+        role: which of the module's inputs it takes, where it has several weights.
     """
 
     kind = "linear"
@@ -44,6 +46,15 @@ class Layer:
     def width(self) -> int:
         """Length of an input vector without the homogeneous coordinate."""
         return self.weight.shape[1]
+
+    def streams(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        """What the weight meets of the arguments that the module was called with."""
+        return [args[0] if args else next(iter(kwargs.values()))]
+
+    def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
+        """The input vectors ``[groups, n, dim]`` of a call, zeros where one does not count, and how many count, of all groups or of each."""
+        ((x, mask),) = streams
+        return self.inputs(x, mask)
 
     def inputs(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
         """The input vectors ``[groups, n, dim]`` of a call with ``x``, and how many of them count.
@@ -68,7 +79,12 @@ class Layer:
 
     def output_rows(self, gradient: Tensor) -> Tensor | None:
         """The gradient at the output of a call as ``[groups, n, rows]``, where it meets the input vectors one to one; else None."""
-        return gradient.reshape(1, -1, gradient.shape[-1]) if type(self) in (Layer, TransposedLinear) else None
+        return gradient.reshape(1, -1, gradient.shape[-1]) if type(self) in _ROW_BY_ROW else None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether some of the weight's entries along dimension 0 are some of its matrix's rows, whichever they are."""
+        return self.groups == 1
 
     def view(self, gradient: Tensor) -> Tensor:
         """The weight's gradient as ``[groups, rows, ..., width]``; a view on it where it is dense in memory."""
@@ -77,6 +93,8 @@ class Layer:
 
 class TransposedLinear(Layer):
     """A weight stored as ``[in, out]``: Hugging Face's ``Conv1D``."""
+
+    by_rows = False
 
     def width(self) -> int:
         return self.weight.shape[0]
@@ -111,7 +129,7 @@ class Convolution(Layer):
         return x.permute(1, 0, 3, 2).reshape(self.groups, -1, x.shape[2])
 
     def view(self, gradient: Tensor) -> Tensor:
-        shape = self.weight.shape
+        shape = gradient.shape
         taps = gradient.reshape(self.groups, shape[0] // self.groups, shape[1], math.prod(shape[2:]))
         return taps.transpose(2, 3)  # [g, out/g, taps, in/g]
 
@@ -147,6 +165,7 @@ class TransposedConvolution(Convolution):
     """A transposed convolution: each input vector of channels meets one matrix ``[out x kernel, in]``, without approximation."""
 
     kind = "transposed convolution"
+    by_rows = False
 
     def width(self) -> int:
         return self.weight.shape[0] // self.groups
@@ -193,17 +212,119 @@ class PackedProjection(Layer):
         """From now on query, key and value have a second moment each."""
         self.groups = 3
 
+    def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
+        parts = [self.inputs(x, mask) for x, mask in streams]
+        z, n = parts[0]
+        if len(parts) == 1:  # query, key and value are one tensor
+            return z.expand(self.groups, -1, -1), n
+        longest = max(z.shape[1] for z, _ in parts)
+        z = torch.cat([F.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
+        return z, torch.stack([torch.as_tensor(n, dtype=z.dtype, device=z.device) for _, n in parts])
+
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.reshape(self.groups, -1, gradient.shape[1])
 
 
-class Projection(Layer):
-    """One projection of ``nn.MultiheadAttention`` with a weight of its own: query, key, value or output."""
+class Part(Layer):
+    """One weight of a module that has several: ``role`` says which."""
 
-    def __init__(self, module: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None, role: str) -> None:
+    def __init__(
+        self, module: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None = None, *, role: str, kind: str
+    ) -> None:
         super().__init__(module, weight, bias)
-        self.role = role
-        self.kind = f"attention {role}"
+        self.role, self.kind = role, kind
+
+
+class Bilinear(Layer):
+    """``y_k = a^T W_k b``: a matrix that multiplies the products of the entries of two inputs, without approximation."""
+
+    kind = "bilinear"
+
+    def width(self) -> int:
+        return math.prod(self.weight.shape[1:])
+
+    def streams(self, input1: Tensor, input2: Tensor) -> list[Tensor]:  # type: ignore[override]
+        return [input1, input2]
+
+    def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
+        (a, mask), (b, _) = streams
+        return self.inputs((a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2), mask)
+
+    def view(self, gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).unsqueeze(0)
+
+
+class EmbeddingBag(Embedding):
+    """A table whose rows are added up, or averaged, over bags: it multiplies vectors z of the rows' weights in a bag, of which S is taken
+    by its diagonal, as if rows were uncorrelated. With one row a bag it is an embedding's.
+    """
+
+    kind = "embedding bag, rows as if uncorrelated"
+
+    def streams(  # type: ignore[override]
+        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> list[Tensor]:
+        """Every row that is taken, the bag that it goes to, its weight there, and the bags."""
+        device, dtype = input.device, torch.promote_types(self.weight.dtype, torch.float32)
+        if input.dim() == 2:
+            bags = torch.arange(len(input), device=device)
+            bag = bags.unsqueeze(-1).expand_as(input).flatten()
+        else:
+            assert offsets is not None
+            starts = offsets[:-1] if self.module.include_last_offset else offsets
+            bags = torch.arange(len(starts), device=device)
+            bag = torch.bucketize(torch.arange(len(input), device=device), starts, right=True) - 1
+        rows = input.flatten()
+        weights = torch.ones(rows.shape) if per_sample_weights is None else per_sample_weights.flatten()
+        weights = weights.to(device, dtype)
+        if self.module.padding_idx is not None:
+            weights = weights * (rows != self.module.padding_idx)
+        if self.module.mode == "mean":
+            weights = weights / weights.new_zeros(len(bags)).index_add_(0, bag, weights).clamp_min(1)[bag]
+        return [rows, bag, weights, bags]
+
+    def tokens(self, x: Tensor) -> torch.Size:
+        return torch.Size()  # a bag holds several tokens: no mask fits
+
+    def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
+        rows, bag, weights, bags = (x for x, _ in streams)
+        pairs, place = torch.unique(bag * self.dim + rows, return_inverse=True)  # a row may be in a bag twice
+        z = weights.new_zeros(len(pairs)).index_add_(0, place, weights)
+        return z.new_zeros(self.dim).index_add_(0, pairs % self.dim, z.square()), len(bags)
+
+
+class Experts(Layer):
+    """A stack of matrices in one parameter ``[experts, out, in]``, or ``[experts, in, out]``, each with inputs of its own.
+
+    Args:
+        role: the parameter's name in its module.
+        transposed: whether it is ``[experts, in, out]``.
+    """
+
+    kind = "stack of matrices"
+
+    def __init__(self, module: nn.Module, weight: nn.Parameter, *, role: str, transposed: bool) -> None:
+        self.groups, self.role, self.transposed = weight.shape[0], role, transposed
+        super().__init__(module, weight)
+        self.kind = f"{self.groups} matrices, each with its own S"
+
+    def width(self) -> int:
+        return self.weight.shape[1 if self.transposed else 2]
+
+    def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
+        """From streams of inputs ``[n, width]``, each with the expert of every row."""
+        x = torch.cat([x for x, _ in streams])
+        expert = torch.cat([e for _, e in streams if e is not None])
+        order = expert.argsort(stable=True)
+        counts = torch.bincount(expert, minlength=self.groups)
+        starts = counts.cumsum(0) - counts
+        place = torch.arange(len(x), device=x.device) - starts.repeat_interleave(counts)
+        z = x.new_zeros(self.groups, int(counts.max()), self.dim)
+        z[expert[order], place] = x[order]
+        return z, counts.to(z.dtype)
+
+    def view(self, gradient: Tensor) -> Tensor:
+        return gradient.mT if self.transposed else gradient
 
 
 class Blocks(Layer):
@@ -226,8 +347,15 @@ class Blocks(Layer):
     def tokens(self, x: Tensor) -> torch.Size:
         return self.inner.tokens(x)
 
-    def inputs(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
-        z, n = self.inner.inputs(x, mask)
+    @property
+    def by_rows(self) -> bool:
+        return self.inner.by_rows
+
+    def streams(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        return self.inner.streams(*args, **kwargs)
+
+    def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
+        z, n = self.inner.collect(streams)
         return z[0].unflatten(1, (self.groups, -1)).transpose(0, 1), n
 
     def output_rows(self, gradient: Tensor) -> Tensor | None:
@@ -250,60 +378,4 @@ def in_blocks(layer: Layer, max_dim: int | None) -> Layer | None:
     return None if blocks is None or layer.groups > 1 or isinstance(layer, PackedProjection) else Blocks(layer, blocks)
 
 
-_KNOWN = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, nn.Embedding, nn.MultiheadAttention)
-
-
-def own_forward(module: nn.Module) -> str | None:
-    """Why a subclass of a supported layer is not taken for one: its forward is not the one whose inputs are known (a weight that is
-    standardised or scaled, an input that is padded first). None where there is nothing of the kind.
-    """
-    for known in _KNOWN:
-        if isinstance(module, known) and type(module).forward is not known.forward:
-            return f"{type(module).__name__} has a forward of its own, other than {known.__name__}'s"
-    return None
-
-
-def find_layers(module: nn.Module, conv: str, include_bias: bool) -> Iterator[Layer]:
-    """The uses that ``module`` itself, without its children, makes of its weights. Nothing for an unsupported module."""
-    weight = module._parameters.get("weight")
-    bias = module._parameters.get("bias") if include_bias else None
-    if own_forward(module) is not None:
-        return
-    if isinstance(module, nn.MultiheadAttention):
-        yield from _find_attention(module, include_bias)
-    elif weight is None or isinstance(weight, nn.UninitializedParameter):
-        return
-    elif isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return  # out_proj of nn.MultiheadAttention, whose forward never runs: its attention yields it
-    elif isinstance(module, nn.Linear):
-        yield Layer(module, weight, bias)
-    elif isinstance(module, _CONVOLUTIONS):
-        pointwise = math.prod(module.kernel_size) == 1 and not any(module._reversed_padding_repeated_twice)
-        if conv == "unfold":
-            yield UnfoldedConvolution(module, weight, bias)
-        else:
-            # Under SUA a tap's inputs have no constant coordinate in common with the bias, unless there is one tap only.
-            yield Convolution(module, weight, bias if pointwise else None)
-    elif isinstance(module, _TRANSPOSED):
-        yield TransposedConvolution(module, weight)
-    elif isinstance(module, nn.Embedding) and not module.sparse:
-        yield Embedding(module, weight)
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf") and weight.dim() == 2:
-        yield TransposedLinear(module, weight, bias)
-
-
-def _find_attention(module: nn.MultiheadAttention, include_bias: bool) -> Iterator[Layer]:
-    def parameter(name: str) -> nn.Parameter | None:
-        return module._parameters.get(name)
-
-    packed = parameter("in_proj_weight")
-    if packed is not None:
-        yield PackedProjection(module, packed, parameter("in_proj_bias") if include_bias else None)
-    for role, name in (("query", "q_proj_weight"), ("key", "k_proj_weight"), ("value", "v_proj_weight")):
-        weight = parameter(name)
-        if weight is not None:
-            yield Projection(module, weight, None, role)  # the bias is one vector for all three: left to the base
-    out = module.out_proj
-    weight = out._parameters.get("weight")
-    if weight is not None:
-        yield Projection(module, weight, out._parameters.get("bias") if include_bias else None, "output")
+_ROW_BY_ROW = (Layer, TransposedLinear, Bilinear)

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.sharding import local
 from dopr_robot.optim.sources import Parameters
 
 if TYPE_CHECKING:
@@ -58,12 +60,17 @@ def check_order(owner: "ActivationPreconditioner", active: Sequence[Factor], gra
 
 def is_preconditioned(gradient: Tensor | None) -> bool:
     """Whether a gradient is as a step of ours left it."""
-    return gradient is not None and getattr(gradient, "_preconditioned_at", -1) == gradient._version
+    if gradient is None:
+        return False
+    with torch.no_grad():
+        gradient = local(gradient)
+    return bool(getattr(gradient, "_preconditioned_at", -1) == gradient._version)
 
 
 def mark_preconditioned(gradient: Tensor | None) -> None:
     """Remember it of a gradient until it is written to again."""
     if gradient is not None:
+        gradient = local(gradient)  # what backward adds to; of a sharded one, the tensor around it notices nothing
         gradient._preconditioned_at = gradient._version  # type: ignore[attr-defined]
 
 

@@ -3,26 +3,25 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dopr_robot.optim.batch import BatchInverse
-from dopr_robot.optim.capture import AttentionRecorder
+from dopr_robot.optim.capture import Beginning, Recorder
 from dopr_robot.optim.checks import WarnOnce, check_preconditioning
 from dopr_robot.optim.coverage import Coverage, find_factors
-from dopr_robot.optim.distributed import average_over_ranks, refuse_sharded, same_on_all_ranks
+from dopr_robot.optim.distributed import average_over_ranks, same_on_all_ranks
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.groups import Damping, Groups
-from dopr_robot.optim.inverses import form_inverses
+from dopr_robot.optim.kinds import STACK, kind_of
 from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.memory import memory_bytes, planned_bytes
-from dopr_robot.optim.order import check_order, is_preconditioned, mark_preconditioned
-from dopr_robot.optim.sketch import Sketch, fit_cost, settle_rank
+from dopr_robot.optim.order import check_order
+from dopr_robot.optim.sharding import agree, local, refuse_unknown_sharding
+from dopr_robot.optim.sketch import settle_rank
 from dopr_robot.optim.sources import (
     Hooks,
     Models,
@@ -34,6 +33,8 @@ from dopr_robot.optim.sources import (
     watch_modules,
 )
 from dopr_robot.optim.spectrum import Spectrum, spectrum_of
+from dopr_robot.optim.stacks import UNSEEN, Use
+from dopr_robot.optim.step import Refresh, finish
 from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pack, unpack
 
 
@@ -136,7 +137,7 @@ class ActivationPreconditioner:
         lazy = [name for name, p in self.model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
         if lazy:
             raise ValueError(f"{lazy[0]} has no shape yet: run the lazy model once before making the optimizer")
-        refuse_sharded(self.model)
+        refuse_unknown_sharding(self.model, process_group)
         self.form = form
         self.stat_decay = stat_decay
         self.warmup_steps = warmup_steps
@@ -160,8 +161,9 @@ class ActivationPreconditioner:
         self.factors: list[Factor] = []
         self._left: dict[str, str] = {}
         self._waiting: dict[nn.Parameter, Mapping[str, Any]] = {}
+        self._stacks: dict[nn.Parameter, Use] = {}
         self._watch()
-        if not self.factors and not isinstance(self.model, Parameters):
+        if not self.factors and not isinstance(self.model, Parameters) and UNSEEN not in self._left.values():
             raise ValueError(self.nothing_found())
 
     def _watch(self) -> None:
@@ -171,11 +173,22 @@ class ActivationPreconditioner:
             self._finder.add(watch_modules(self))
         self._find()
 
-    def _find(self) -> None:
+    def stack_used(self, weight: nn.Parameter, use: Use) -> Recorder | None:
+        """A module multiplies by a stack of matrices, in a way not known before. Returns the recorder of its inputs, if it is to have one."""
+        if weight in self._named:
+            self._stacks[weight] = use
+            self._find(hook=False)  # modules are running
+        for factor in self.factors:
+            if factor.weight is weight:
+                return Recorder(factor, factor.layers[0], self._masks.find, self.max_tokens)
+        return None
+
+    def _find(self, *, hook: bool = True) -> None:
         """Make factors of the weights that are to be preconditioned; the ones that are so already keep their statistics."""
         known = {factor.weight: factor for factor in self.factors}
         bare = isinstance(self.model, Parameters)
-        found, self._left = find_factors(self.model, **self._choice, parameters=list(self._named), must_match=not bare)
+        self._grows = bare or any(kind_of(module) is STACK for module in self.model.modules())
+        found, self._left = find_factors(self.model, **self._choice, stacks=self._stacks, parameters=list(self._named), must_match=not bare)
         for factor in found:
             factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
             settle_rank(factor, self.rank)
@@ -190,8 +203,9 @@ class ActivationPreconditioner:
         for factor in self.factors:
             if factor.weight not in known:
                 factor.due = self._is_due(factor, self.step)
-        self._hooks.remove()
-        self._hooks.add(*record_inputs(self.factors, self._masks.find, self.max_tokens))
+        if hook:
+            self._hooks.remove()
+            self._hooks.add(*record_inputs(self, self.factors, self._masks.find, self.max_tokens))
 
     def _kept(self, old: Factor | None, new: Factor) -> Factor:
         if old is not None and [layer.module for layer in old.layers] == [layer.module for layer in new.layers]:
@@ -211,7 +225,7 @@ class ActivationPreconditioner:
         if self.model.meet(module):
             self._find()
             for hook in module._forward_pre_hooks.values() if args else ():
-                if isinstance(hook, AttentionRecorder):  # which torch calls from the next forward on
+                if isinstance(hook, Beginning):  # which torch calls from the next forward on
                     hook(module, args, {})
 
     def nothing_found(self) -> str:
@@ -232,38 +246,27 @@ class ActivationPreconditioner:
         """
         self.groups.advance(self.step)
         active = [factor for factor in self.factors if self.groups.of(factor.weight)["precondition"]]
-        gradients = [p.grad for p in self._named if p.grad is not None]
+        with_gradient = [p for p in self._named if p.grad is not None]
+        with torch.no_grad():
+            gradients = [local(p.grad) for p in with_gradient if p.grad is not None]
         if not check_order(self, active, gradients):
             return True
         with torch.no_grad():
-            if isinstance(self.model, Parameters):
+            if self._grows:
                 same_on_all_ranks(active, self.process_group)
             due = average_over_ranks(active, [factor for factor in active if factor.seen], self.process_group)
-            for factor in due:
-                if factor.form == "auto":
-                    factor.form = "batch" if factor.rows else "average"
-                if factor.max_cost is not None and factor.refreshed < 0:
-                    fit_cost(factor, factor.max_cost, self.groups.of(factor.weight)["update_every"])
-            sketches = [
-                Sketch(factor, 0.0 if factor.form == "sketch" else self.stat_decay) for factor in due if factor.sketched
-            ]
-            solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
-            kept = [factor for factor in due if not factor.solved and not factor.sketched]
-            moments = [factor.batch_moments() for factor in kept]
-            traces = [solve.trace for solve in solves.values()] + [sketch.trace for sketch in sketches]
-            statistics = [*traces, *(moment for parts in moments for moment in parts.values())]
-            bad = self.finite.bad([*gradients, *statistics], gradients[0].device)
+            refresh = Refresh(due, self.groups, self.finite, stat_decay=self.stat_decay, rank=self.rank)
+            bad = self.finite.bad([*gradients, *refresh.statistics], gradients[0].device)
+            bad = agree(bad, with_gradient, self.process_group)
             # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
-            self.finite.found_inf = (
-                bad if bad.is_cuda and not wait and all(factor.ready for factor in due if not factor.solved) else None
-            )
+            self.finite.found_inf = bad if bad.is_cuda and not wait and not refresh.waits else None
             if self.found_inf is None and bool(bad):
                 self._begin_step(self.step)
                 self.finite.skip()
                 return False
-            self._refresh(kept, moments, solves, sketches)
+            refresh.commit(self.step, self.warn)
             if self.step >= self.warmup_steps:
-                self._apply(active, solves)
+                finish(refresh.multiply(active, self.step, self._has_turn), self.max_update_norm)
             self.finite.count(gradients, self.step)
         self._begin_step(self.step + 1)
         return True
@@ -403,68 +406,6 @@ class ActivationPreconditioner:
         self.__dict__.update(state)
         self.groups.index()
         self._watch()
-
-    def _refresh(
-        self,
-        kept: list[Factor],
-        moments: list[dict[str, Tensor]],
-        solves: dict[Factor, BatchInverse],
-        sketches: list[Sketch],
-    ) -> None:
-        for factor, parts in zip(kept, moments, strict=True):
-            moved = factor.average(parts, self.stat_decay)
-            factor.state |= {
-                key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
-                for key, new in moved.items()
-            }
-        strengthened = [(factor, solve.factorise(self._damping(factor))) for factor, solve in solves.items()]
-        for damping, part in groupby(sorted(kept, key=self._damping), self._damping):
-            strengthened += form_inverses(list(part), damping, self.rank)
-        for sketch in sketches:
-            factor = sketch.factor
-            formed, raised = sketch.form(self._damping(factor))
-            factor.state |= {
-                key: self.finite.unless_bad(factor.value(key) if key in factor.state else new, new)
-                for key, new in formed.items()
-            }
-            strengthened.append((factor, raised))
-        for factor, raised in strengthened:
-            if not raised.is_cuda and bool(raised.any()):
-                self.warn(
-                    f"the second moment of {factor.name} could not be factorised with damping {self._damping(factor):g}: it was "
-                    "raised"
-                )
-        for factor in (*kept, *(sketch.factor for sketch in sketches)):
-            factor.keep()
-        for factor in (*kept, *solves, *(sketch.factor for sketch in sketches)):
-            factor.refreshed = self.step
-
-    def _apply(self, active: list[Factor], solves: dict[Factor, BatchInverse]) -> None:
-        turned: list[nn.Parameter] = []
-        for factor in active:
-            gradient, solve = factor.weight.grad, solves.get(factor)
-            if gradient is None or not (factor.ready or solve) or is_preconditioned(gradient):
-                continue
-            looked_at = factor.refreshed == self.step and (solve is None or self._has_turn(factor, self.step))
-            if solve is not None and looked_at:
-                factor.last = solve
-            exact = None
-            if looked_at and factor.compare and factor.matrix and factor.diagonal is None and factor.bias is None:
-                factor.compare, exact = False, BatchInverse(factor) if solve is None else None
-                factor.cosine = torch.ones(())
-                if exact is not None:
-                    exact.factorise(self._damping(factor))
-            factor.precondition_(solve, measure=looked_at, exact=exact)
-            if solve is not None:
-                solve.release()
-            turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
-        if self.max_update_norm is not None and turned:
-            nn.utils.clip_grad_norm_(turned, self.max_update_norm)
-        for parameter in turned:
-            mark_preconditioned(parameter.grad)
-
-    def _damping(self, factor: Factor) -> float:
-        return self.groups.damping(factor.weight)
 
     def _has_turn(self, factor: Factor, step: int) -> bool:
         every = self.groups.of(factor.weight)["update_every"]

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from dopr_robot.optim.capture import AttentionEnd, AttentionRecorder, MaskFinder, Recorder
+from dopr_robot.optim.capture import MaskFinder, Recorder
 from dopr_robot.optim.coverage import plain_name, select
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.groups import PLACE
+from dopr_robot.optim.kinds import STACK, kind_of
+from dopr_robot.optim.stacks import watch_stacks
 
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
@@ -123,21 +125,19 @@ def _remove(handles: list[Any]) -> None:
     handles.clear()
 
 
-def record_inputs(factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None) -> list[Any]:
-    """Have the inputs of the modules that use the factors' weights recorded; returns the handles."""
+def record_inputs(
+    owner: Any, factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None
+) -> list[Any]:
+    """Have the inputs of the modules of ``owner.model`` that use the factors' weights recorded; returns the handles."""
     by_module: dict[nn.Module, dict[str, Recorder]] = {}
     for factor in factors:
         for layer in factor.layers:
-            role = getattr(layer, "role", "input")
-            by_module.setdefault(layer.module, {})[role] = Recorder(factor, layer, find_mask, max_tokens)
-    handles: list[Any] = []
+            by_module.setdefault(layer.module, {})[layer.role] = Recorder(factor, layer, find_mask, max_tokens)
+    handles = watch_stacks(owner, (each for each in owner.model.modules() if kind_of(each) is STACK), by_module)
     for module, recorders in by_module.items():
-        if isinstance(module, nn.MultiheadAttention):
-            hook = AttentionRecorder(module, recorders)
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            handles.append(module.register_forward_hook(AttentionEnd(hook), with_kwargs=True, always_call=True))
-        else:
-            handles.append(module.register_forward_hook(recorders["input"], with_kwargs=True))
+        kind = kind_of(module)
+        if kind is not None and kind.watch is not None:
+            handles += kind.watch(module, recorders)
     return handles
 
 

@@ -1,0 +1,109 @@
+"""One step: statistics of the layers that are due, their inverses formed anew, gradients multiplied."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from dopr_robot.optim.batch import BatchInverse
+from dopr_robot.optim.checks import WarnOnce
+from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.finite import FiniteCheck
+from dopr_robot.optim.groups import Groups
+from dopr_robot.optim.inverses import form_inverses
+from dopr_robot.optim.multiply import precondition_
+from dopr_robot.optim.order import is_preconditioned, mark_preconditioned
+from dopr_robot.optim.sketch import Sketch, fit_cost
+
+
+class Refresh:
+    """What the inputs of one step say, of the factors that are due; nothing is changed before :meth:`commit`.
+
+    Args:
+        due: factors that have inputs.
+        stat_decay, rank: the preconditioner's.
+
+    Attributes:
+        statistics: what has to be finite.
+        waits: whether there is no inverse yet to go on with on CUDA, where the answer is not waited for.
+    """
+
+    def __init__(
+        self, due: Sequence[Factor], groups: Groups, finite: FiniteCheck, *, stat_decay: float, rank: int | str
+    ) -> None:
+        self.groups, self.finite, self.stat_decay, self.rank = groups, finite, stat_decay, rank
+        for factor in due:
+            if factor.form == "auto":
+                factor.form = "batch" if factor.rows else "average"
+            if factor.max_cost is not None and factor.refreshed < 0:
+                fit_cost(factor, factor.max_cost, groups.of(factor.weight)["update_every"])
+        self.sketches = [Sketch(f, 0.0 if f.form == "sketch" else stat_decay) for f in due if f.sketched]
+        self.solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
+        self.kept = [factor for factor in due if not factor.solved and not factor.sketched]
+        self.moments = [factor.batch_moments() for factor in self.kept]
+        traces = [solve.trace for solve in self.solves.values()] + [sketch.trace for sketch in self.sketches]
+        self.statistics = [*traces, *(moment for parts in self.moments for moment in parts.values())]
+        self.waits = any(not factor.ready for factor in due if not factor.solved)
+
+    def commit(self, step: int, warn: WarnOnce) -> None:
+        """Take the statistics up, and form the inverses."""
+
+        def damping(factor: Factor) -> float:
+            return self.groups.damping(factor.weight)
+
+        for factor, parts in zip(self.kept, self.moments, strict=True):
+            self._take(factor, factor.average(parts, self.stat_decay))
+        raised = [(factor, solve.factorise(damping(factor))) for factor, solve in self.solves.items()]
+        for strength, part in groupby(sorted(self.kept, key=damping), damping):
+            raised += form_inverses(list(part), strength, self.rank)
+        for sketch in self.sketches:
+            formed, more = sketch.form(damping(sketch.factor))
+            self._take(sketch.factor, formed)
+            raised.append((sketch.factor, more))
+        for factor, more in raised:
+            if not more.is_cuda and bool(more.any()):
+                warn(
+                    f"the second moment of {factor.name} could not be factorised with damping {damping(factor):g}: it was raised"
+                )
+        formed_anew = [*self.kept, *(sketch.factor for sketch in self.sketches)]
+        for factor in formed_anew:
+            factor.keep()
+        for factor in (*formed_anew, *self.solves):
+            factor.refreshed = step
+
+    def _take(self, factor: Factor, new: dict[str, Tensor]) -> None:
+        factor.state |= {
+            key: self.finite.unless_bad(factor.value(key) if key in factor.state else value, value)
+            for key, value in new.items()
+        }
+
+    def multiply(self, active: Sequence[Factor], step: int, has_turn: Callable[[Factor, int], bool]) -> list[nn.Parameter]:
+        """Multiply the gradients of ``active`` by their inverses, in place. Returns whose were."""
+        turned: list[nn.Parameter] = []
+        for factor in active:
+            gradient, solve = factor.weight.grad, self.solves.get(factor)
+            if gradient is None or not (factor.ready or solve) or is_preconditioned(gradient):
+                continue
+            looked_at = factor.refreshed == step and (solve is None or has_turn(factor, step))
+            if solve is not None and looked_at:
+                factor.last = solve
+            exact = None
+            if looked_at and factor.compare and factor.matrix and factor.diagonal is None and factor.bias is None:
+                factor.compare, exact = False, BatchInverse(factor) if solve is None else None
+                factor.cosine = torch.ones(())
+                if exact is not None:
+                    exact.factorise(self.groups.damping(factor.weight))
+            precondition_(factor, solve, measure=looked_at, exact=exact)
+            if solve is not None:
+                solve.release()
+            turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
+        return turned
+
+
+def finish(turned: Sequence[nn.Parameter], max_update_norm: float | None) -> None:
+    """Scale what was multiplied down to a norm, and remember that it was."""
+    if max_update_norm is not None and turned:
+        nn.utils.clip_grad_norm_(turned, max_update_norm)
+    for parameter in turned:
+        mark_preconditioned(parameter.grad)
