@@ -250,9 +250,10 @@ class AdaMuon(Muon):
         orthogonal = newton_schulz(updates.sign(), group["ns_steps"], self.ns_dtype).float()
         each = orthogonal.split(len(orthogonal) // len(states))
         for state, part in zip(states, each, strict=True):
-            if "orthogonal_sq" not in state:
-                state["orthogonal_sq"] = torch.zeros_like(part.flatten(0, 1))
-            state["orthogonal_sq"].lerp_(part.flatten(0, 1).square(), 1 - group["momentum"])
+            square, flat = state.get("orthogonal_sq"), part.flatten(0, 1)
+            # A loaded state comes in the weight's dtype.
+            square = torch.zeros_like(flat) if square is None else square.to(flat.dtype)
+            state["orthogonal_sq"] = square.lerp_(flat.square(), 1 - group["momentum"])
         squares = torch.cat([state["orthogonal_sq"].view_as(part) for state, part in zip(states, each, strict=True)])
         scaled = orthogonal / (squares.sqrt() + group["eps"])
         length = _factor(updates, group) * min(updates.shape[-2:]) ** 0.5  # of an orthogonal matrix, times the factor
