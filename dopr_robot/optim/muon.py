@@ -59,16 +59,16 @@ class Muon(Optimizer):
             equal height on top of one another (gates, packed query, key and value; in a weight ``[k, out, in]`` side by side), each of
             which is orthogonalised by itself; ``transposed=True`` where rows are inputs (Hugging Face's ``Conv1D``, transposed
             convolutions). :func:`~dopr_robot.optim.muon_roles` finds all three for a model.
-        lr: learning rate of both kinds; 1e-3 is torch's default.
-        weight_decay: lambda of both kinds, decoupled; none by default.
-        momentum: mu; 0.95 is Jordan's.
-        nesterov: orthogonalise (1-mu) g + mu m rather than m.
-        ns_steps: Newton-Schulz iterations; 5 are Jordan's.
-        ns_dtype: their dtype, see :func:`newton_schulz`.
-        adjust_lr_fn: the factor s, by its name in ``torch.optim.Muon``. ``"match_rms_adamw"``: 0.2 sqrt(max(out, rest)), by which an update
-            is as large as AdamW's, so that one learning rate and one weight decay serve both kinds of group (torch's default is the other).
-            ``"original"``: sqrt(max(1, out / rest)), Jordan's.
-        betas, eps: of AdamW, with its defaults.
+        lr: learning rate of both kinds. ``lr=0.001`` is torch's.
+        weight_decay: lambda of both kinds, decoupled. ``weight_decay=0.0``: none unless asked for.
+        momentum: mu. ``momentum=0.95`` is Jordan's.
+        nesterov: orthogonalise (1-mu) g + mu m rather than m. ``nesterov=True`` is Jordan's.
+        ns_steps: Newton-Schulz iterations. ``ns_steps=5`` are Jordan's.
+        ns_dtype: their dtype, see :func:`newton_schulz`. ``ns_dtype=None``: bfloat16 on CUDA (Jordan), float32 elsewhere.
+        betas, eps: of AdamW. ``betas=(0.9, 0.999)``, ``eps=1e-08`` are Kingma and Ba's.
+        adjust_lr_fn: the factor s, by its name in ``torch.optim.Muon``. ``adjust_lr_fn="match_rms_adamw"``: 0.2 sqrt(max(out, rest)), so
+            that an update is as large as AdamW's, and one learning rate and one weight decay serve both kinds of group (Liu et al., 2025;
+            torch's default is the other). ``"original"``: sqrt(max(1, out / rest)), Jordan's.
 
     Raises:
         ValueError: for a value out of range, and for vectors in a group of matrices.
