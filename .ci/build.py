@@ -1,7 +1,8 @@
-"""Wheel and sdist, each installed alone in an empty environment, and tried there: `make build`.
+"""Wheel and sdist of dopr-robot and of dopr-optim, each installed alone in an empty environment, and tried there: `make build`.
 
 First without any dependency (what does not need one has to work), then with those of the environment that this is run by on the path:
-not installed once more, since torch and the simulators are gigabytes, and the wheel's content is what is in question.
+not installed once more, since torch and the simulators are gigabytes, and the wheel's content is what is in question. The optimizer alone
+sees torch and what torch requires, and nothing else.
 """
 
 import subprocess
@@ -10,6 +11,8 @@ import sysconfig
 import tempfile
 import venv
 from pathlib import Path
+
+from optimizer import TRIAL, make_project, only_torch
 
 ROOT = Path(__file__).parent.parent
 DIST = ROOT / "dist"
@@ -72,19 +75,40 @@ def tried(artefact: Path) -> None:
     print(f"{artefact.name}: good")
 
 
+def tried_optimizer(artefact: Path) -> None:
+    """Install one file of dopr-optim and try it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        venv.create(place / "env", with_pip=True)
+        python = place / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+        call(python, "-m", "pip", "install", "-q", "--no-deps", artefact, cwd=place)
+        libraries = call_output(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+        (Path(libraries) / "torch.pth").write_text(f"{only_torch(place / 'only')}\n", encoding="utf-8")
+        call(python, "-I", "-c", TRIAL, cwd=place)
+    print(f"{artefact.name}: good")
+
+
 def call_output(*command: object) -> str:
     """What a command prints."""
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def main() -> None:
-    """Build both, and try both."""
-    for old in DIST.glob("dopr_robot-*"):
+def built(source: Path, name: str) -> list[Path]:
+    """Wheel and sdist of a project, in DIST."""
+    for old in DIST.glob(f"{name}-*"):
         old.unlink()
-    call(sys.executable, "-m", "build", "-q", "--outdir", DIST, ROOT, cwd=ROOT)
-    artefacts = sorted(DIST.glob("dopr_robot-*"))
+    call(sys.executable, "-m", "build", "-q", "--outdir", DIST, source, cwd=source)
+    artefacts = sorted(DIST.glob(f"{name}-*"))
     assert [path.suffix for path in artefacts] == [".whl", ".gz"], artefacts
-    for artefact in artefacts:
+    return artefacts
+
+
+def main() -> None:
+    """Build all, and try all."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for artefact in built(make_project(Path(temporary)), "dopr_optim"):
+            tried_optimizer(artefact)
+    for artefact in built(ROOT, "dopr_robot"):
         tried(artefact)
 
 

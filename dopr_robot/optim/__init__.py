@@ -16,6 +16,7 @@ from dopr_robot.optim.factory import (
 )
 from dopr_robot.optim.muon import AdaMuon, Muon, newton_schulz
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
+from dopr_robot.optim.roles import Roles, muon_roles
 from dopr_robot.optim.signs import Lion, Signum
 from dopr_robot.optim.spectrum import Spectrum
 
@@ -27,9 +28,11 @@ __all__ = [
     "DoPrAdamW",
     "Lion",
     "Muon",
+    "Roles",
     "Signum",
     "Spectrum",
     "make_optimizer",
+    "muon_roles",
     "newton_schulz",
     "optimizer_names",
     "optimizer_options",

@@ -34,8 +34,24 @@ class DoPr(Optimizer):
         base: the optimizer that takes the step. Its groups may have ``damping``, ``update_every`` and ``precondition`` of their own.
         model: the model whose forward is to be watched, or a list or dict of several. Parameters of the base that are not the model's are
             left to it. None: the uses of the base's parameters are found in the modules that run.
-        **options: of :class:`ActivationPreconditioner`: ``form, damping, stat_decay, update_every, warmup_steps, conv, include, exclude,
-            include_bias, rank, max_tokens, max_nonfinite, max_update_norm, max_dim, max_cost, state_dtype, offload, process_group``.
+        **options: of :class:`ActivationPreconditioner`, which says what each does. Their defaults, and where these are from (measured in
+            docs/optimizer.md):
+
+            - ``form="auto"``: this step's S where a layer has more inputs than a step brings vectors, else the average. From success in
+              rollouts.
+            - ``damping=0.1``: from rollouts; one-step losses would prefer 1.
+            - ``stat_decay=0.9``, ``update_every=10``: of an average. From held-out losses on PushT, and from cost.
+            - ``rank="auto"``: ``max(16, inputs // 32)`` directions. From cost, at a held-out loss that was the whole inverse's.
+            - ``max_cost=None``: the exact form is the one whose success was measured.
+            - ``conv="sua"``: patches multiply the cost by the kernel's cube. Grosse & Martens, 2016.
+            - ``include_bias=False``: as in the paper.
+            - ``warmup_steps=0``: the first batch counts whole, so that S is usable at once.
+            - ``include=None``, ``exclude=None``: all weights of supported layers.
+            - ``max_dim=8192``: an S of 256 MiB.
+            - ``max_tokens=None``: forming S from all tokens is 1 to 6 % of a step.
+            - ``max_nonfinite=10``: one bad batch is no failure, ten in a row are a run that has diverged.
+            - ``max_update_norm=None``, ``state_dtype=None``, ``offload=False``: none of it unless asked for.
+            - ``process_group=None``: all ranks.
 
     Raises:
         ValueError: for an option out of range, a model without a supported layer, a base over parameters none of which is the model's, or
@@ -226,7 +242,18 @@ class DoPr(Optimizer):
         return self.preconditioner.token_mask(*masks)
 
     def __repr__(self) -> str:
-        return f"DoPr({self.base!r}, {self.preconditioner!r})"
+        """One line: the base with its rates, what S is, and how much is covered."""
+        preconditioner, report = self.preconditioner, self.coverage()
+        covered = f"{len(preconditioner.factors)} weights, {report.matrix_share:.1%} of the entries of matrices"
+        numbers = ", ".join(
+            f"{key}={'|'.join(dict.fromkeys(f'{float(group[key]):g}' for group in self.param_groups))}"
+            for key in ("lr", "weight_decay", "momentum")
+            if all(isinstance(group.get(key), int | float | Tensor) for group in self.param_groups)
+        )
+        return (
+            f"DoPr({type(self.base).__name__}({numbers}), form={preconditioner.form!r}, damping={preconditioner.groups!r}; "
+            f"{covered}; step {preconditioner.step})"
+        )
 
 
 def _refuse_closures(base: Optimizer) -> None:

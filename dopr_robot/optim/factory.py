@@ -1,17 +1,18 @@
 """Optimizers by name."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dopr_robot.optim.coverage import find_factors
+from dopr_robot.optim.coverage import plain_name
 from dopr_robot.optim.dopr import DoPr
 from dopr_robot.optim.muon import AdaMuon, Muon
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
+from dopr_robot.optim.roles import muon_roles
 from dopr_robot.optim.signs import Lion, Signum
 
 Groups = list[dict[str, Any]]
@@ -25,6 +26,7 @@ _BASES: dict[str, Callable[..., Optimizer]] = {
     "adamuon": AdaMuon,
     "lion": Lion,
 }
+_SPLIT = (Muon, AdaMuon)  # which take some weights only, and leave the others to AdamW
 _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {"model", "parameters"}
 
 # Where a search for the learning rate of a base begins: the customary values for networks of this size, Adam's and Muon's as in
@@ -52,6 +54,8 @@ def optimizer_options(name: str) -> dict[str, Any]:
     if name != base_name:
         sources.append(ActivationPreconditioner)
     options: dict[str, Any] = {"lr": _LEARNING_RATES[base_name], "weight_decay": 0.0}
+    if _BASES[base_name] in _SPLIT:
+        options["hidden"] = "roles"
     for source in sources:
         for key, parameter in inspect.signature(source).parameters.items():
             default = parameter.default
@@ -64,11 +68,13 @@ def optimizer_options(name: str) -> dict[str, Any]:
 
 def saved_options(options: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration's ``{"name": ..., option: ...}`` under today's options: before there was ``form``, ``rank`` said whether the
-    inverse of the averaged S was whole.
+    inverse of the averaged S was whole; before there was ``hidden``, the order of the layers said which matrices were.
 
     >>> saved_options({"name": "dopr_adamw", "rank": None})["form"]
     'average'
     """
+    if str(options.get("name")).removeprefix("dopr_") in ("muon", "adamuon"):
+        options = {"hidden": "order", **options}
     if not str(options.get("name")).startswith("dopr_") or "form" in options:
         return options
     rank = options.get("rank", "auto")
@@ -82,11 +88,12 @@ def make_optimizer(
     *,
     lr: float | None = None,
     weight_decay: float = 0.0,
+    hidden: str | Sequence[str] = "roles",
     **options: Any,
 ) -> Optimizer:
     """The optimizer ``name`` over ``model``'s parameters that want a gradient.
 
-    Matrices decay, vectors (norms' scales, biases) do not. Muon and AdaMuon take the hidden matrices, see :func:`parameter_groups`.
+    Matrices decay, vectors (norms' scales, biases) do not. Muon and AdaMuon take the hidden matrices: ``print(muon_roles(model))``.
 
     Args:
         name: one of :func:`optimizer_names`.
@@ -94,12 +101,13 @@ def make_optimizer(
             groups keep their own options, and preconditioning finds the uses of weights in the modules that run.
         lr: learning rate; None: where a search for the base's begins, see :func:`optimizer_options`.
         weight_decay: decoupled, except for ``sgd`` and ``adam``, where it is torch's L2 term.
+        hidden: which matrices Muon and AdaMuon take: ``"roles"``, ``"order"`` or glob patterns of names, see :func:`muon_roles`.
         **options: of the base (``betas``, ``momentum``, ...), and for ``dopr_<base>`` of :class:`ActivationPreconditioner`.
 
     Raises:
         ValueError: for an unknown name or option, or parameters alone for Muon, which is told by the model which matrices are hidden.
     """
-    base, whole, preconditioning = _parts(name, model, lr, weight_decay, options)
+    base, whole, preconditioning = _parts(name, model, lr, weight_decay, options, hidden)
     return DoPr(base, whole, **preconditioning) if name.startswith("dopr_") else base
 
 
@@ -112,7 +120,12 @@ class DoPrAdamW(DoPr):
 
 
 def _parts(
-    name: str, model: nn.Module | Iterable[Any], lr: float | None, weight_decay: float, options: dict[str, Any]
+    name: str,
+    model: nn.Module | Iterable[Any],
+    lr: float | None,
+    weight_decay: float,
+    options: dict[str, Any],
+    hidden: str | Sequence[str] = "roles",
 ) -> tuple[Optimizer, nn.Module | None, dict[str, Any]]:
     """The base, the model where it is known, and the options of the preconditioning."""
     base_name = _base_of(name)
@@ -123,9 +136,11 @@ def _parts(
     if unknown:
         choices = known | (_DOPR_OPTIONS if name != base_name else set())
         raise ValueError(f"{name} has no option {sorted(unknown)[0]!r}: choose from {', '.join(sorted(choices))}")
-    split, whole = make in (Muon, AdaMuon), model if isinstance(model, nn.Module) else None
+    split, whole = make in _SPLIT, model if isinstance(model, nn.Module) else None
+    if hidden != "roles" and not split:
+        raise ValueError(f"{name} has no option 'hidden': it is Muon's")
     if whole is not None:
-        groups = parameter_groups(whole, weight_decay, split_matrices=split)
+        groups = parameter_groups(whole, weight_decay, split_matrices=split, hidden=hidden)
     else:
         groups = _given_groups(model, weight_decay)
         if split and not all("use_muon" in group for group in groups):
@@ -166,28 +181,27 @@ def _base_of(name: str) -> str:
     return name.removeprefix("dopr_")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, *, split_matrices: bool = False) -> Groups:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, split_matrices: bool = False, hidden: str | Sequence[str] = "roles"
+) -> Groups:
     """Groups of the parameters that want a gradient: matrices with weight decay, vectors without.
 
-    With ``split_matrices`` the hidden matrices (weights of linear layers, convolutions and attention, except of embeddings and of the
-    layer that is last in the model) make a group ``use_muon=True`` of their own, and the others say ``use_muon=False``.
+    With ``split_matrices`` the hidden matrices, see :func:`muon_roles` (``print`` it), make groups ``use_muon=True`` of their own, and the
+    others say ``use_muon=False``. Raises ValueError for a pattern in ``hidden`` that matches no matrix.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    hidden = _hidden_matrices(model) if split_matrices else set()
-    groups: Groups = []
-    for matrices, decay in ((True, weight_decay), (False, 0.0)):
-        for use_muon in (True, False):
-            chosen = [p for name, p in parameters.items() if (p.dim() > 1) == matrices and (name in hidden) == use_muon]
-            if chosen:
-                groups.append(
-                    {"params": chosen, "weight_decay": decay} | ({"use_muon": use_muon} if split_matrices else {})
-                )
-    return groups
-
-
-def _hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the matrices that are neither an embedding nor the output layer: a table that is both, or the model's last matrix."""
-    factors, _ = find_factors(model, conv="sua", include_bias=False)
-    hidden = [factor.name for factor in factors if factor.diagonal is None]
-    tied_output = any(factor.diagonal is not None and factor.matrix is not None for factor in factors)
-    return set(hidden if tied_output else hidden[:-1])
+    parameters = {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
+    if not split_matrices:
+        split = ([p for p in parameters.values() if (p.dim() > 1) == matrices] for matrices in (True, False))
+        return [
+            {"params": chosen, "weight_decay": decay}
+            for chosen, decay in zip(split, (weight_decay, 0.0), strict=True)
+            if chosen
+        ]
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in sorted(muon_roles(model, hidden), key=lambda row: (len(row.shape) < 2, not row.muon)):
+        kind = {"weight_decay": weight_decay if len(row.shape) > 1 else 0.0, "use_muon": row.muon}
+        if row.muon and (row.parts > 1 or row.transposed):
+            kind |= {"parts": row.parts, "transposed": row.transposed}
+        key = (len(row.shape) < 2, *kind.items())
+        groups.setdefault(key, {"params": [], **kind})["params"].append(parameters[row.name])
+    return list(groups.values())

@@ -20,9 +20,9 @@ class Signum(Optimizer):
 
     Args:
         params: parameters or groups.
-        lr: every entry moves by this much.
-        momentum: beta.
-        weight_decay: lambda.
+        lr: every entry moves by this much. ``lr=0.0001``: a tenth of Adam's (Chen et al., 2023, section 5, for the other sign method).
+        momentum: beta. ``momentum=0.9`` is Bernstein et al.'s.
+        weight_decay: lambda. ``weight_decay=0.0``: none, as in the paper.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Lion(Optimizer):
 
     Args:
         params: parameters or groups.
-        lr: every entry moves by this much; a third to a tenth of AdamW's.
-        betas: beta_1 and beta_2.
-        weight_decay: lambda; three to ten times AdamW's.
+        lr: every entry moves by this much; a third to a tenth of AdamW's. ``lr=0.0001`` is Chen et al.'s (algorithm 2).
+        betas: beta_1 and beta_2. ``betas=(0.9, 0.99)`` are theirs.
+        weight_decay: lambda; three to ten times AdamW's. ``weight_decay=0.0``: none unless asked for.
     """
 
     def __init__(

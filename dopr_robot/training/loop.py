@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from dopr_robot.datasets import batch_indices
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.files import write_json
-from dopr_robot.optim import DoPr, make_optimizer
+from dopr_robot.optim import DoPr, make_optimizer, muon_roles
 from dopr_robot.policies import Policy, make_policy
 from dopr_robot.policies.compiling import check_compiler
 from dopr_robot.progress import progress
@@ -121,6 +121,8 @@ def _train(
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
     elif main:
+        if "hidden" in config.optimizer:
+            LOG.warning("%s", muon_roles(policy, config.optimizer["hidden"]).summary())
         first = islice(batch_stream(len(data.train), options.batch_size, options.seed), 3)
         write_json(folder / START, fingerprint(policy, data.train, list(first), options.seed))
     accelerator.wait_for_everyone()

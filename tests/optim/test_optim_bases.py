@@ -1,6 +1,7 @@
 """The bases against torch's own or the method's published update, and by name."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dopr_robot.optim import (
+    ActivationPreconditioner,
     AdaMuon,
     DoPr,
     Lion,
@@ -249,3 +251,26 @@ def test_a_configuration_from_before_there_were_forms_means_what_it_meant(option
     assert today["form"] == form
     make_optimizer(model=torch.nn.Linear(3, 2), lr=1e-3, **today)
     assert saved_options({"name": "adamw"}) == {"name": "adamw"}
+
+
+@pytest.mark.parametrize("make", [DoPr, Muon, Signum, Lion])
+def test_docstrings_name_every_option_with_its_default(make):
+    documented = ActivationPreconditioner if make is DoPr else make
+    for name, parameter in inspect.signature(documented).parameters.items():
+        if parameter.default is inspect.Parameter.empty or name in ("model", "parameters"):
+            continue
+        assert f"``{name}={parameter.default!r}``".replace("'", '"') in make.__doc__, name
+
+
+def test_a_dopr_shows_itself_in_a_line():
+    model = policy()
+    optimizer = make_optimizer("dopr_adamw", model, lr=1e-3, weight_decay=0.1, form="average")
+    shown = "DoPr(AdamW(lr=0.001, weight_decay=0.1|0), form='average', damping=0.1; 4 weights, 100.0% of the entries of matrices; step 0)"
+    assert repr(optimizer) == shown
+    groups = [
+        {"params": model[1].parameters(), "damping": 0.5},
+        {"params": model[5].parameters(), "precondition": False},
+    ]
+    text = repr(DoPr(torch.optim.SGD(groups, lr=1e-3, momentum=0.9), model))
+    assert text.startswith("DoPr(SGD(lr=0.001, weight_decay=0, momentum=0.9), form='auto', damping=0.5, 0.1; ")
+    assert repr(DoPr(torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1)), model)).startswith("DoPr(SGD(lr=")

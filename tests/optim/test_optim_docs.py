@@ -47,6 +47,16 @@ def test_groups():
     assert "precondition=False" in str(optimizer.coverage())
 
 
+def test_muon(capsys):
+    names = run("muon")
+    assert (
+        "transformer.h.0.attn.c_attn.weight                 16x48  Muon: hidden matrix, 3 in one"
+        in capsys.readouterr().out
+    )
+    taken = [sum(len(g["params"]) for g in names[k].param_groups if g["use_muon"]) for k in ("by_role", "by_name")]
+    assert taken == [8, 6]
+
+
 class LeRobotPolicy(nn.Module):
     """What LeRobot's loop asks of a policy."""
 

@@ -29,6 +29,8 @@ class LSTMLayer(nn.Module):
         super().__init__()
         self.input = nn.Linear(dim, 4 * dim)
         self.recurrent = nn.Linear(dim, 4 * dim, bias=False)
+        for layer in (self.input, self.recurrent):
+            layer.stacked = 4  # type: ignore[assignment]  # a matrix a gate, as Muon takes them
         nn.init.zeros_(self.input.bias)
         nn.init.ones_(self.input.bias[dim : 2 * dim])
         for gate in self.recurrent.weight.detach().chunk(4):
