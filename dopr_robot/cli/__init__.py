@@ -150,7 +150,7 @@ def _overview() -> str:
             *lines,
             "",
             "dopr COMMAND --help tells more, with an example. dopr demo is a good start.",
-            "Every command takes --quiet (nothing but results and errors) and --verbose (what is read and written, where errors come from).",
+            "Every command takes --quiet (nothing but results and errors) and --verbose (what is read and written, where errors arise).",
         ]
     )
 

@@ -132,6 +132,7 @@ class Study:
         ]
 
     def to_yaml(self) -> str:
+        """Every setting, as ``study.yaml`` has it."""
         return to_yaml(asdict(self))
 
 
