@@ -6,7 +6,7 @@ VENV_SIM ?= .venv-sim
 BIN := $(VENV)/bin
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
-.PHONY: demo test test-slow build setup setup-test setup-sim lint clean
+.PHONY: demo test test-slow build docs setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
@@ -22,6 +22,9 @@ test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, pictu
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
 	$(BIN)/python -m pip install -q build
 	$(BIN)/python -P .ci/build.py
+
+docs: $(VENV)/.docs  ## the site, into build/site: a link that leads nowhere or a public name without a docstring fails
+	$(BIN)/python -P .ci/docs.py
 
 lint: setup-test
 	$(BIN)/ruff format .
@@ -42,6 +45,10 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
 	touch $@
 
 $(VENV_SIM)/.test: pyproject.toml constraints-sim.txt
