@@ -12,7 +12,7 @@ export PYTHONWARNINGS := ignore:Editable installation
 install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/python -m pip install -q --disable-pip-version-check)
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
-.PHONY: demo test test-slow build setup setup-test setup-sim lint clean
+.PHONY: demo test test-slow build docs setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
@@ -27,6 +27,9 @@ test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, pictu
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
 	$(call install,$(VENV)) build
 	$(BIN)/python -P .ci/build.py
+
+docs: $(VENV)/.docs  ## the site, into build/site: a link that leads nowhere or a public name without a docstring fails
+	$(BIN)/python -P .ci/docs.py
 
 lint: setup-test
 	$(BIN)/ruff format .
@@ -48,6 +51,10 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.core
 	@echo "$(VENV): what its tests need, 1.7 GB more"
 	$(call install,$(VENV)) -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
 	touch $@
 
 $(VENV_SIM)/.test: pyproject.toml constraints-sim.txt

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 LONGEST_NAME = 150
 """Bytes of a name; with what is added to it, below the 255 that file systems take."""
@@ -42,6 +45,7 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
                 path.rename(before)
             beside.replace(path)
             _remove(before)
+        LOG.debug("wrote %s", path)
     except BaseException:
         _remove(beside)
         for folder in missing:  # the innermost first

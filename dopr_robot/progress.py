@@ -1,6 +1,11 @@
-"""Progress of long work: a bar on a terminal's stderr or below a notebook's cell, elsewhere a line now and then on stderr."""
+"""Progress of long work: a bar on a terminal's stderr or below a notebook's cell, elsewhere a line now and then on stderr.
+
+Nothing of it is shown where the package's logger lets no warnings through, as after ``logging.getLogger("dopr_robot").setLevel("ERROR")``,
+which is what ``dopr --quiet`` does.
+"""
 
 import html
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +30,7 @@ class Meter:
         label = escaped(label)
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._first = done
-        self._bar, self._cell = bar, cell
+        self._bar, self._cell, self._shown = bar, cell, _shown()
         self._task = bar.add_task(label, total=total, completed=done, unit=unit, rate="", note="") if bar else None
         self._start = self._last_line = time.monotonic()
         self._note = ""
@@ -38,7 +43,9 @@ class Meter:
         rate = f"{(self.done - self._first) / max(now - self._start, 1e-9):.1f} {self.unit}/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=rate, note=self._note)
-        elif now - self._last_line > (PAGE_EVERY_S if self._cell else LINE_EVERY_S) or self.done >= self.total:
+        elif self._shown and (
+            now - self._last_line > (PAGE_EVERY_S if self._cell else LINE_EVERY_S) or self.done >= self.total
+        ):
             self._last_line = now
             per_unit = (now - self._start) / max(self.done - self._first, 1)
             left = max(self.total - self.done, 0) * per_unit
@@ -75,7 +82,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter
     ...         meter.advance(note=f"loss {loss:.3f}")
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or not _shown():
         yield Meter(label, total, unit, done, cell=_Cell() if console.is_jupyter else None)
         return
     columns = (
@@ -91,6 +98,11 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Meter
         yield Meter(label, total, unit, done, bar=bar)
 
 
+def _shown() -> bool:
+    return logging.getLogger("dopr_robot").isEnabledFor(logging.WARNING)
+
+
 def tell(line: str) -> None:
     """A line about the work that begins, on stderr, where its progress is shown."""
-    print(escaped(line), file=sys.stderr, flush=True)  # noqa: T201
+    if _shown():
+        print(escaped(line), file=sys.stderr, flush=True)  # noqa: T201

@@ -46,7 +46,8 @@ class Table:
         # Without a terminal a line is as long as it has to be: programs read it.
         terminal, text = Console(), io.StringIO()
         width = terminal.width if terminal.is_terminal else 10_000
-        Console(file=text, width=width, highlight=False, color_system=None).print(table)
+        # A notebook's kernel would show the table itself, before the line that it belongs behind.
+        Console(file=text, width=width, highlight=False, color_system=None, force_jupyter=False).print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def html(self) -> str:

@@ -6,15 +6,18 @@ A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> exit code
 import argparse
 import contextlib
 import io
+import itertools
 import logging
 import os
+import platform
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import NoReturn, TextIO, cast
 
 import dopr_robot
@@ -37,11 +40,15 @@ COMMANDS = {
     "optimizers": "the optimizers there are",
     "runs": "the run folders there are, and how they did",
     "config": "what a setting means",
+    "completion": "what makes a shell complete words of dopr",
 }
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 UNEXPECTED = "unexpected"
 """Begins the line about an exception that nobody foresaw."""
+LOG = logging.getLogger("dopr_robot")
+VOICES = ("-q", "--quiet", "-v", "--verbose")
+"""How much is said; they stand before the command or behind it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,15 +61,17 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line may go on
+        import_module("dopr_robot.cli.completion").answer()
     _set_up()
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before, level = signal.signal(signal.SIGTERM, _terminate), LOG.level
     try:
         with contextlib.redirect_stdout(cast(TextIO, Escaping(sys.stdout))):
             return _run(arguments)
-    except UserError as error:
-        return _say(error, MISTAKE)
     except DoprError as error:
-        return _say(error, getattr(error, "exit_code", FAILED))
+        if LOG.isEnabledFor(logging.DEBUG):
+            _trace()
+        return _say(error, MISTAKE if isinstance(error, UserError) else getattr(error, "exit_code", FAILED))
     except KeyboardInterrupt:
         return _say("stopped", 128 + signal.SIGINT)
     except BrokenPipeError:
@@ -74,12 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, FAILED)
     except Exception as error:  # a fault of ours, or of a library that met what it did not expect
         _trace()
-        return _say(f"{UNEXPECTED} {type(error).__name__}: {error} (DOPR_TRACEBACK=1 shows where)", FAILED)
+        return _say(f"{UNEXPECTED} {type(error).__name__}: {error} (--verbose shows where)", FAILED)
     finally:
+        LOG.setLevel(level)
         signal.signal(signal.SIGTERM, before)  # an exception while the interpreter closes would leave a traceback
 
 
 def _run(arguments: list[str]) -> int:
+    before = [*itertools.takewhile(VOICES.__contains__, arguments)]
+    arguments = arguments[len(before) :]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return DONE
@@ -96,8 +108,34 @@ def _run(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_arguments(parser, module)
+    args = parser.parse_intermixed_args([*before, *rest])
+    _speak(args)
+    return module.run(args)
+
+
+def add_arguments(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    """A subcommand's own, and how much it says."""
     module.add_arguments(parser)
-    return module.run(parser.parse_intermixed_args(rest))
+    voice = parser.add_mutually_exclusive_group()
+    voice.add_argument(
+        "-q", "--quiet", action="store_true", help="nothing but the result, on one line where it has one, and errors"
+    )
+    voice.add_argument(
+        "-v", "--verbose", action="store_true", help="what is read and written, and where an error comes from"
+    )
+
+
+def _speak(args: argparse.Namespace) -> None:
+    """From now on say as much as was asked for: the level of the package's logger decides on everything but results and errors."""
+    if args.quiet:
+        LOG.setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
+    elif args.verbose:
+        LOG.setLevel(logging.DEBUG)
+    LOG.debug(
+        "dopr-robot %s, Python %s, in %s: %s", dopr_robot.__version__, platform.python_version(), Path.cwd(), vars(args)
+    )
 
 
 def _overview() -> str:
@@ -112,6 +150,7 @@ def _overview() -> str:
             *lines,
             "",
             "dopr COMMAND --help tells more, with an example. dopr demo is a good start.",
+            "Every command takes --quiet (nothing but results and errors) and --verbose (what is read and written, where errors arise).",
         ]
     )
 
@@ -150,7 +189,7 @@ def _print(line: str) -> None:
 
 
 def _trace() -> None:
-    if os.environ.get("DOPR_TRACEBACK"):
+    if os.environ.get("DOPR_TRACEBACK") or LOG.isEnabledFor(logging.DEBUG):
         traceback.print_exc()
 
 

@@ -7,8 +7,10 @@ how success depends on the horizon. What is there already is not made again, so 
 """
 
 import argparse
-import sys
 from pathlib import Path
+
+from dopr_robot.cli.printing import add_json, show
+from dopr_robot.progress import tell
 
 EPISODES = 250
 
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (default runs/demo)"
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,12 +36,11 @@ def run(args: argparse.Namespace) -> int:
     train(config, out=args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")
     results = evaluate(args.out)
-    print(results)
     for name in ("report.html", "horizon.png", "rollouts.mp4"):
-        print(f"{name}: {results.folder / name}", file=sys.stderr)
-    print(results.folder)
+        tell(f"{name}: {results.folder / name}")
+    show(results, args, results.folder)
     return 0
 
 
 def _headline(number: int, text: str) -> None:
-    print(f"[{number}/3] {text}", file=sys.stderr)
+    tell(f"[{number}/3] {text}")

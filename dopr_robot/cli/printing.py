@@ -11,10 +11,12 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def show(found: Any, args: argparse.Namespace, last: Any = None) -> None:
-    """An object as it prints itself, then ``last`` on a line of its own; with ``--json`` its plain values alone."""
+    """An object as it prints itself, then ``last`` on a line of its own; with ``--json`` its plain values alone, with ``--quiet`` the last
+    line alone, where there is one."""
     if args.json:
         print(json.dumps(found.plain()))
         return
-    print(found)
+    if last is None or not args.quiet:
+        print(found)
     if last is not None:
         print(last)

@@ -11,11 +11,13 @@ docs/simulators.md.
 """
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 
 from dopr_robot.cli.printing import add_json, show
 from dopr_robot.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +34,12 @@ def run(args: argparse.Namespace) -> int:
         from dopr_robot.envs.page import write_page
 
         for problem in write_page(args.page):
-            print(f"dopr: no picture of {problem}", file=sys.stderr)
+            LOG.warning("no picture of %s", problem)
         print(args.page)
         return 0
     if args.task is not None:
         if args.check:
-            return _check(args.task)
+            return _check(args.task, args.quiet)
         show(describe_task(args.task), args)
         return 0
     if args.check:
@@ -46,14 +48,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(name: str) -> int:
+def _check(name: str, quiet: bool) -> int:
     from dopr_robot.envs import get_task
     from dopr_robot.envs.conformance import CHECKS, check_task
 
     spec, wrong = get_task(name), 0
     for check, found in check_task(spec):
         says = (CHECKS[check].__doc__ or "").splitlines()[0]
-        print(f"{'wrong' if found else 'good':<6} {check}: {'' if found else says}".rstrip(), flush=True)
+        if found or not quiet:
+            print(f"{'wrong' if found else 'good':<6} {check}: {'' if found else says}".rstrip(), flush=True)
         for line in found:
             print(f"       {line}", flush=True)
         wrong += bool(found)

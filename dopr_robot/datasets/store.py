@@ -15,6 +15,7 @@ append overwrites them. Every file is written beside its place and renamed, so a
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,8 @@ from dopr_robot.datasets.opening import arrays_in, member, one_line, open_group
 from dopr_robot.datasets.sharing import held_once
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.files import naming, replacing
+
+LOG = logging.getLogger(__name__)
 
 UNKNOWN = -1
 """Stands in ``meta/seed`` and ``meta/success`` where nothing is known."""
@@ -117,6 +120,7 @@ class Store:
         except UserError as error:
             raise UserError(f"{path}: attribute {GROUP_KEY!r}: {error}") from None
         own = described and group.metadata.zarr_format == 3  # v2: an export for Diffusion Policy
+        LOG.debug("opened %s, zarr v%d", path, group.metadata.zarr_format)
         return cls(str(path), group, attributes, own=own, whole_part=whole_part)
 
     def close(self) -> None:

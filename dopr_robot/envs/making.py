@@ -1,5 +1,6 @@
 """Environments of a task: one, or many as one."""
 
+import logging
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,8 @@ from dopr_robot.envs.loading import load
 from dopr_robot.envs.registration import get_task
 from dopr_robot.envs.workers import WorkerVectorEnv
 from dopr_robot.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 
 def make(name: str, **kwargs: Any) -> gymnasium.Env:
@@ -34,12 +37,14 @@ def make_vec(
     With the default mode a finished copy waits for ``reset(seed=[...], options={"reset_mask": bool[num_envs]})``.
 
     Raises:
-        as :func:`make`. From then on a simulator's faults are :class:`~dopr_robot.envs.faults.SimulatorError`, wherever it runs.
+        UserError: as :func:`make`.
+        SimulatorError: from then on, for a simulator's faults, wherever it runs.
     """
     if num_envs < 1:
         raise UserError(f"num_envs={num_envs} has to be at least 1")
     spec = get_task(name)
     spec.check_installed()
+    LOG.debug("%d copies of %s: %s", num_envs, spec.id, kwargs)
     if spec.vector_entry_point is not None:
         batched = load(spec.vector_entry_point)
         return admit(ask(batched, num_envs=num_envs, autoreset_mode=autoreset_mode, seconds=START_S, **kwargs), spec)

@@ -1,6 +1,7 @@
 """The page of all tasks, docs/tasks.md: written from the registry, with a picture of each."""
 
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from dopr_robot.envs.registration import TaskSpec, list_tasks
 
 WIDTH, HEIGHT = 240, 180
 PICTURES = "images/tasks"
+ALIKE = 20
+"""More of an extra's tasks than these are a benchmark of tasks that differ in their scene alone: one table for all."""
 HEAD = f"""# Tasks
 
 Written by `dopr tasks --page docs/tasks.md`; do not edit. A task is named by its id, ours also by the bare name (`PickPlace`).
@@ -84,8 +87,31 @@ def page(docs: Path) -> str:
     groups: dict[str, list[TaskSpec]] = {}
     for spec in list_tasks():
         groups.setdefault(_group(spec), []).append(spec)
-    parts = [HEAD, *(_section(title, specs, docs) for title, specs in sorted(groups.items(), key=_order))]
+    parts = [
+        HEAD,
+        _overview(groups, docs),
+        *(_section(title, specs, docs) for title, specs in sorted(groups.items(), key=_order)),
+    ]
     return "\n".join(parts)
+
+
+def _overview(groups: dict[str, list[TaskSpec]], docs: Path) -> str:
+    """Pictures that lead to what is said of each task; a benchmark of many alike has its own table of pictures."""
+    cells = []
+    for _, specs in sorted(groups.items(), key=_order):
+        for spec in specs if len(specs) <= ALIKE else []:
+            place = re.sub(r"[^\w -]", "", spec.id.lower()).replace(" ", "-")
+            cells.append(f"[{''.join(list(_image(spec, docs))[:1])}<br>{spec.name}](#{place})")
+    return "\n".join([*_grid(cells), ""])
+
+
+def _grid(cells: list[str], columns: int = 4) -> list[str]:
+    """Lines of a Markdown table."""
+    rows = ["| " + " | ".join([""] * columns) + " |", "|" + "---|" * columns]
+    for start in range(0, len(cells), columns):
+        row = cells[start : start + columns]
+        rows.append("| " + " | ".join([*row, *[""] * (columns - len(row))]) + " |")
+    return rows
 
 
 def _group(spec: TaskSpec) -> str:
@@ -100,7 +126,7 @@ def _order(item: tuple[str, Any]) -> tuple[bool, bool, str]:
 
 def _section(title: str, specs: list[TaskSpec], docs: Path) -> str:
     install = f"\n`pip install 'dopr-robot[{specs[0].extra}]'`\n" if specs[0].extra else ""
-    alike = len(specs) > 20  # a benchmark of tasks that differ in their scene alone: one table for all
+    alike = len(specs) > ALIKE
     tables = [_alike(specs, docs)] if alike else [_task(spec, docs) for spec in specs]
     note = f"{NOTES[specs[0].extra]}\n" if specs[0].extra in NOTES else ""
     return "\n".join([f"## {title}", install, *filter(None, [note]), *tables])
@@ -197,9 +223,7 @@ def _alike(specs: list[TaskSpec], docs: Path) -> str:
     for spec in specs:
         success = [] if spec.expert_success is None else [f"expert {spec.expert_success:.0%}"]
         cells.append("<br>".join([*list(_image(spec, docs))[:1], f"`{spec.id}`", *success]))
-    rows = ["", "| | | | |", "|---|---|---|---|"]
-    for start in range(0, len(cells), 4):
-        rows.append("| " + " | ".join([*cells[start : start + 4], *[""] * (4 - len(cells[start : start + 4]))]) + " |")
+    rows = ["", *_grid(cells)]
     count = f"{len(specs)} tasks; success is what the package's reward says; objects and goal vary with the seed."
     if first.has_expert:
         count += f" Under each picture: how often the package's own expert succeeds, on {first.expert_seeds} seeds."

@@ -126,6 +126,7 @@ class TaskSpec:
 
 
 TASKS = Registry[TaskSpec]("task", "dopr_robot.tasks")
+"""Every task by its id; outsiders add theirs through the entry-point group ``dopr_robot.tasks``."""
 FAMILIES: dict[str, Callable[[str], TaskSpec]] = {}
 """Tasks that are made out from their names, ``{beginning: name -> task}``: ``gym:`` (:mod:`dopr_robot.envs.unregistered`)."""
 

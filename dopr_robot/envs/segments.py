@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+"""Numbers, of a shape that is said."""
 Arrays = Mapping[str, NDArray[Any]]
+"""A store's arrays by key, ``[steps, ...]``."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ class SegmentedTask(ABC):
         """The environment's observations now, ``[N, ...]``."""
 
     @abstractmethod
-    def hand(self, arrays: Arrays) -> Floats: ...
+    def hand(self, arrays: Arrays) -> Floats:
+        """The hand's pose at every step."""
 
     @abstractmethod
-    def objects(self, arrays: Arrays) -> dict[str, Floats]: ...
+    def objects(self, arrays: Arrays) -> dict[str, Floats]:
+        """Every object's pose at every step, by its name."""
 
     @abstractmethod
     def action(self, target: Floats, gripper: Floats) -> Floats:

@@ -40,6 +40,7 @@ from dopr_robot.training import Run, RunConfig, load_data, validation_loss
 
 RESULT, FIGURE, VALIDATION = "feedback.json", "feedback.png", "validation.png"
 MEASURES = {"validation_loss": "validation loss", "divergence": "divergence", "action_gap": "action gap"}
+"""What is measured of every checkpoint beside success, and what it is called."""
 POINTS = 80
 """Steps at which curves along the rollout are kept."""
 RESAMPLES = 2000

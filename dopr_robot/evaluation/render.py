@@ -12,7 +12,7 @@ from dopr_robot.collection.replay import executed_actions, recorded
 from dopr_robot.datasets import Episode, Store, is_store
 from dopr_robot.envs import Task
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.evaluation.reports.video import Clip, fit, stride_for, write_grid
+from dopr_robot.evaluation.reports.video import CELL_HEIGHT, Clip, fit, stride_for, write_grid
 
 
 def render(
@@ -23,6 +23,7 @@ def render(
     camera: str | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    size: int = CELL_HEIGHT,
 ) -> Path:
     """Write a video of a run's, or of a store's, first episodes side by side, as ``dopr render`` does.
 
@@ -31,11 +32,12 @@ def render(
 
     Args:
         source: a run, a checkpoint folder or a store.
-        out: the mp4 file.
+        out: the mp4 file, or a .webp: an animated picture, as a page shows it.
         episodes: how many are shown.
         camera: one of the task's cameras, or of the store's images.
         seed: block of initial states of a policy.
         options: of the task, over those that the policy was trained for, or the demonstrations were collected with.
+        size: height of an episode's picture, in pixels.
 
     Raises:
         UserError: nothing there, no such camera, or no way to show it.
@@ -43,12 +45,16 @@ def render(
     out = Path(out)
     if episodes < 1:
         raise UserError(f"--episodes {episodes} has to be at least 1")
-    if out.suffix != ".mp4":
-        raise UserError(f"--out {out} has to end in .mp4")
+    if out.suffix not in (".mp4", ".webp"):
+        raise UserError(f"--out {out} has to end in .mp4 or .webp")
+    if not 16 <= size <= 2160:
+        raise UserError(f"--size {size} has to be from 16 to 2160")
     if is_store(os.fspath(source)):
         clips, fps = _demonstrations(os.fspath(source), episodes, camera, options or {})
     else:
         clips, fps = _rollouts(Path(source), episodes, camera, seed, options or {})
+    for clip in clips:
+        clip.frames = [fit(frame, size) for frame in clip.frames]
     write_grid(out, clips, columns=math.ceil(len(clips) ** 0.5), fps=fps)
     return out
 

@@ -163,6 +163,7 @@ def load_policy(
             "objective.clip=%g they are held within %g of its zero, as they were; train again for the demonstrations' own limits",
             folder, version, mode, clip, clip,
         )  # fmt: skip
+    LOG.debug("loaded %s", folder)
     return policy.to(device).eval()
 
 

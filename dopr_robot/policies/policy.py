@@ -304,6 +304,7 @@ class PairPolicy(Policy):
         return super().fits or self.objective.fits
 
     def fit(self, batches: Iterable[Batch]) -> None:
+        """Take what the objective finds in the training split (BeT's bins)."""
         if self.fits:
             self.objective.fit(self._fit_actions(batches))
 

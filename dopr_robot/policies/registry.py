@@ -94,6 +94,7 @@ def _pair(objective: Component[Objective], network: Component[nn.Module]) -> Pol
 
 
 POLICIES = _Policies("policy", "dopr_robot.policies")
+"""Every policy by its name: each objective with each network as ``<objective>_<network>``, and what is registered whole."""
 
 
 def _register_robomimic() -> None:

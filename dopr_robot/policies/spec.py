@@ -106,6 +106,7 @@ class PolicySpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PolicySpec":
+        """The shapes that ``policy.json`` says."""
         return cls(
             observations={
                 key: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for key, spec in data["observations"].items()

@@ -196,6 +196,7 @@ class Study:
         yield from self.tasks
 
     def to_yaml(self) -> str:
+        """Every setting, as ``study.yaml`` has it."""
         return to_yaml(asdict(self))
 
 

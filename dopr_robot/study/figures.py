@@ -55,6 +55,44 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
     return figure
 
 
+def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> Figure:
+    """Success on test seeds against the horizon, a panel for each task and policy, from the rows of ``table.csv``. Bars: 95 %, beside one
+    another so that they can be told apart. ``said``: what policies and optimizers are called."""
+    panels = list(dict.fromkeys((row["task"], row["policy"]) for row in table))
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in table))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(5.2 * columns, 3.2 * lines + 0.6), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes, (task, policy) in zip(grid.flat, panels, strict=False):
+            for place, (name, (colour, dashes)) in enumerate(
+                zip(optimizers, plots.looks(len(optimizers)), strict=True)
+            ):
+                own = [row for row in table if (row["task"], row["policy"], row["optimizer"]) == (task, policy, name)]
+                keys = ("horizon", "success", "success_low", "success_high")
+                horizon, success, low, high = (
+                    np.array([[float(row[key]) for key in keys] for row in own]).reshape(-1, 4).T
+                )
+                beside = 0.012 * (place - (len(optimizers) - 1) / 2) * horizon.max(initial=0)
+                bars: Any = np.clip([success - low, high - success], 0, None)
+                axes.errorbar(
+                    horizon + beside, success, bars, fmt="o", linestyle=dashes, color=colour, markersize=4, elinewidth=1,
+                    label=plots.wrapped(said[name]),
+                )  # fmt: skip
+            axes.set(
+                title=f"{task.rsplit('/', 1)[-1]}, {said[policy]}", xlabel="horizon (control steps)", ylabel="success"
+            )
+            axes.set_xlim(left=0)
+            plots.success_axis(axes)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(optimizers))
+        )
+    return figure
+
+
 def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]) -> Figure:
     """Of one task and policy: test success against the horizon, validation loss and selection success along training, success
     against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds; bands:

@@ -20,8 +20,8 @@ from dopr_robot.progress import progress
 from dopr_robot.reading import Maybe, read_json, read_json_lines
 from dopr_robot.study.choice import Record, check_matched, check_states, choose
 from dopr_robot.study.config import Arm, Study, load_study
-from dopr_robot.study.naming import label
-from dopr_robot.study.table import TABLE, read_summary
+from dopr_robot.study.naming import label, short_labels
+from dopr_robot.study.table import TABLE, read_summary, read_table
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import answers
 from dopr_robot.tables import Shown, Table
@@ -72,16 +72,23 @@ class StudyResult(Shown):
 
         return pandas.read_csv(self.folder / TABLE)
 
+    def plot(self) -> Any:
+        """Success against the horizon with intervals as a matplotlib figure, a panel for each task and policy; ``curves-*.png`` in the
+        folder show each in more detail."""
+        from dopr_robot.study.figures import horizons_figure
+
+        return horizons_figure(self._table(), short_labels(self.study.policies) | short_labels(self.study.optimizers))
+
     def _parts(self) -> Iterator[str | Table]:
         yield Table(*self.summary)
         yield f"every horizon: {self.folder / TABLE}; curves: {self.folder / REPORT}"
 
     def plain(self) -> dict[str, Any]:
         """``folder``, and the rows of ``table.csv``, whose values are texts."""
-        import csv
+        return {"folder": str(self.folder), "table": self._table()}
 
-        with (self.folder / TABLE).open(encoding="utf-8", newline="") as file:
-            return {"folder": str(self.folder), "table": list(csv.DictReader(file))}
+    def _table(self) -> list[dict[str, str]]:
+        return read_table(self.folder)
 
     def _pictures(self) -> Sequence[Path]:
         return sorted(self.folder.glob("curves-*.png"))

@@ -224,10 +224,15 @@ def answers(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list
     return sentences
 
 
+def read_table(out: Path) -> list[dict[str, str]]:
+    """The rows of a finished study's ``table.csv``; its values are texts."""
+    with (out / TABLE).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a finished study's result as people read it, from its ``table.csv``: every method at the longest horizon."""
-    with (out / TABLE).open(encoding="utf-8", newline="") as file:
-        rows = summary(list(csv.DictReader(file)))
+    rows = summary(read_table(out))
     said = short_labels(study.policies) | short_labels(study.optimizers)
 
     def percent(row: Mapping[str, str], key: str) -> str:

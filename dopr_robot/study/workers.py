@@ -43,7 +43,10 @@ def answers(jobs: Jobs, *, workers: int, ray: str | None, threads: int) -> Itera
 
 def _in_pool(jobs: Jobs, workers: int) -> Iterator[tuple[int, Any]]:
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"))
+    level = logging.getLogger("dopr_robot").level
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=_say_as_much, initargs=(level,)
+    )
     try:
         # A process that is left half started, or that Ctrl-C meets while it imports, leaves a traceback.
         with deferred_signals() as pending, _deaf_children():
@@ -65,6 +68,11 @@ def _in_pool(jobs: Jobs, workers: int) -> Iterator[tuple[int, Any]]:
             set(multiprocessing.active_children()) - before
         ):  # stopped half-way: they save their state on SIGTERM
             child.terminate()
+
+
+def _say_as_much(level: int) -> None:
+    """In a worker: as much as in the process that started it."""
+    logging.getLogger("dopr_robot").setLevel(level)
 
 
 @contextmanager

@@ -191,6 +191,7 @@ class RunConfig:
             raise UserError("training.early_stop=validation_loss needs held-out episodes: set data.validation_fraction")
 
     def to_yaml(self) -> str:
+        """Every setting, as ``config.yaml`` has it."""
         return to_yaml(asdict(self))
 
 

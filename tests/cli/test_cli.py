@@ -167,10 +167,9 @@ def test_what_nobody_foresaw_is_a_line_that_says_how_to_see_more(here, capsys, m
     assert main(["optimizers"]) == 1
     assert (
         capsys.readouterr().err
-        == "dopr: unexpected ZeroDivisionError: in the middle \\x1b[31m (DOPR_TRACEBACK=1 shows where)\n"
+        == "dopr: unexpected ZeroDivisionError: in the middle \\x1b[31m (--verbose shows where)\n"
     )
-    monkeypatch.setenv("DOPR_TRACEBACK", "1")
-    assert main(["optimizers"]) == 1
+    assert main(["optimizers", "--verbose"]) == 1
     assert "in broken" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from dopr_robot import collect
 from dopr_robot.cli import main
 from dopr_robot.errors import UserError
 from dopr_robot.study import load_study, run_study
-from dopr_robot.study.run import finished
+from dopr_robot.study.run import StudyResult, finished
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,17 @@ def test_what_a_study_leaves(out, path):
     assert len(tests) == 2
     seeds = [json.loads(line)["seed"] for line in (out / "test" / tests[0] / "episodes.jsonl").read_text().splitlines()]
     assert min(seeds) >= 3 * 2**29
+
+
+def test_a_study_is_drawn_from_its_table_alone():
+    """A committed one, which has no weights."""
+    folder = Path(__file__).parents[2] / "studies" / "longer"
+    result = StudyResult(folder, load_study(folder / "study.yaml"))
+    panels = [axes for axes in result.plot().axes if axes.has_data()]
+    assert [axes.get_title() for axes in panels] == ["PickPlace, regression_mlp", "QuadrotorTrack, regression_mlp"]
+    line = panels[0].get_lines()[0]
+    rows = [row for row in result.plain()["table"] if (row["task"], row["optimizer"]) == ("PickPlace", "adamw")]
+    assert line.get_ydata().tolist() == [float(row["success"]) for row in rows] and len(rows) == 4
 
 
 def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeypatch):

@@ -87,7 +87,16 @@ def write_grid(path: Path, clips: Sequence[Clip], columns: int, fps: float, hold
             cells += [blank] * (-len(cells) % columns)
             yield np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
 
-    write_video(path, frames(), fps)
+    (write_animation if path.suffix == ".webp" else write_video)(path, frames(), fps)
+
+
+def write_animation(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write frames ``[height, width, 3]`` as an animated WebP, which a page shows like a picture; moved in whole."""
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    with replacing(path) as beside:
+        first.save(
+            beside, save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=60, method=4
+        )
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:

@@ -24,6 +24,7 @@ from dopr_robot.policies.networks.unet import UNet, UNetConfig
 from dopr_robot.registry import Registry
 
 NETWORKS = Registry[Component[nn.Module]]("network", "dopr_robot.networks")
+"""Every network by its name, the second part of a policy's."""
 NETWORKS.register("mlp", Component(MLP, MLPConfig, "MLP with residual blocks"))
 NETWORKS.register("unet", Component(UNet, UNetConfig, "1-D U-Net with FiLM"))
 NETWORKS.register("transformer", Component(Transformer, TransformerConfig, "transformer with adaLN-zero"))

@@ -11,6 +11,7 @@ from dopr_robot.policies.objectives.regression import Regression, RegressionConf
 from dopr_robot.registry import Registry
 
 OBJECTIVES = Registry[Component[Objective]]("objective", "dopr_robot.objectives")
+"""Every objective by its name, the first part of a policy's."""
 OBJECTIVES.register("flow", Component(FlowMatching, FlowConfig, "flow matching"))
 OBJECTIVES.register("diffusion", Component(Diffusion, DiffusionConfig, "denoising diffusion"))
 OBJECTIVES.register("regression", Component(Regression, RegressionConfig, "regression"))

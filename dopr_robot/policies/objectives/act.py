@@ -66,6 +66,7 @@ class ACT(Objective):
     def sample(
         self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
     ) -> Tensor:
+        """The answer at z = 0, the mean of its prior."""
         del generator, limits, held
         return network(None, None, self._with(condition, condition.new_zeros(len(condition), self.config.latent_dim)))
 

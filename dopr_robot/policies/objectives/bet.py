@@ -94,6 +94,7 @@ class BeT(Objective):
     def sample(
         self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
     ) -> Tensor:
+        """The action of a bin that is drawn: its centre and the offset."""
         del limits, held
         logits, candidates = self._answer(network, condition)
         return self._of(candidates, categorical(logits.softmax(-1), generator))

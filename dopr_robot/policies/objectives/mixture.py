@@ -65,6 +65,7 @@ class Mixture(Objective):
     def sample(
         self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
     ) -> Tensor:
+        """A draw from a component that is drawn first."""
         del limits, held
         logits, mean, std = self._mixture(network, condition)
         chosen = categorical(logits.softmax(-1), generator).expand(-1, self.sizes.horizon)[..., None, None]

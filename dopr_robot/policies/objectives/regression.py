@@ -36,11 +36,13 @@ class Regression(Objective):
         self.config = config
 
     def loss(self, network: nn.Module, action: Tensor, condition: Tensor) -> dict[str, Tensor]:
+        """The mean error over entries, steps and windows."""
         options = {"delta": self.config.delta} if self.config.loss == "huber" else {}
         return {self.config.loss: LOSSES[self.config.loss](network(None, None, condition), action, **options)}
 
     def sample(
         self, network: nn.Module, condition: Tensor, generator: Generators, limits: Limits, held: Held | None = None
     ) -> Tensor:
+        """The network's answer; nothing is drawn."""
         del generator, limits, held
         return network(None, None, condition)
