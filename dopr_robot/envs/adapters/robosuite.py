@@ -71,6 +71,7 @@ def register() -> None:
                     **PERTURBATIONS,
                 },
                 cameras=(*_cameras(name, arms), FREE),
+                opengl=True,
                 segments="dopr_robot.envs.adapters.robosuite:LiftSegments" if name == "Lift" else None,
                 package="robosuite",
                 extra="robosuite",
@@ -173,8 +174,8 @@ class Robosuite(gymnasium.Env):
     def current(self) -> dict[str, Any]:
         """What the sensors say of the state that the simulator is in now.
 
-        What robosuite's own step returns is of the state after the *first* of its 25 substeps, when it reads its sensors: up to 13 mm behind
-        for a hand that moves, while pictures and the observations of a replayed file are of the last.
+        What robosuite's own step returns is of the state after the *first* of its 25 substeps, when it reads its sensors: up to 13 mm
+        behind for a hand that moves, while pictures and the observations of a replayed file are of the last.
         """
         import mujoco
 
@@ -207,6 +208,11 @@ class RobosuiteAdapter(Adapter):
     def physics(self) -> tuple[Any, Any]:
         sim = self.unwrapped.env.sim  # type: ignore[attr-defined]
         return sim.model._model, sim.data._data
+
+    def recall(self, state: NDArray[Any]) -> tuple[dict[str, Any], bool]:
+        """What the task shows in a recorded state ``[1 + nq + nv]``, pictures included, and whether it is a success."""
+        observation, success = self.unwrapped.recall(state)  # type: ignore[attr-defined]
+        return self._arrays(observation), success
 
     def observe(self, observation: Any) -> dict[str, Any]:
         return {key: observation["object-state" if key == "object" else key] for key in self.task.observations}
