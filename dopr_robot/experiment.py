@@ -122,9 +122,10 @@ def begin(config: RunConfig, folder: Path) -> None:
 
     if config.training.tracker:
         import_tracker(config.training.tracker)
-    if config.training.rollout_every:
-        selection_rollout(config)
+    rollout = selection_rollout(config) if config.training.rollout_every else None
     data = load_data(config)
+    if rollout is not None:
+        rollout.task.seen_by({key: each.shape for key, each in data.spec.observations.items()}).check_drawing()
     config.task = data.task
     policy = make_policy(config.policy, data.spec)
     build_optimizer(policy, config)

@@ -16,7 +16,7 @@ and replayed, and what the simulator calls a success is kept (the idea of MimicG
 import argparse
 from pathlib import Path
 
-from dopr_robot.cli.options import add_option, option_values
+from dopr_robot.cli.options import add_cameras, add_option, option_values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep-failures", action="store_true", help="keep the episodes in which the expert fails too")
     add_option(parser)
-    parser.add_argument(
-        "--cameras",
-        type=lambda text: text.split(","),
-        default=[],
-        metavar="A,B",
-        help="whose pictures are recorded too, see docs/tasks.md",
-    )
-    parser.add_argument("--size", type=int, metavar="S", help="side of these pictures, in pixels (default: the task's)")
+    add_cameras(parser)
 
 
 def run(args: argparse.Namespace) -> int:

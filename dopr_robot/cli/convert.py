@@ -5,13 +5,20 @@ of observations, its control rate, and its action's meaning and bounds, and refu
 dtypes are kept, and what a store has no place for (masks, environment arguments, rewards, simulator states, names) is kept too and
 written back. SOURCE is never modified, and OUT is there only when it is whole.
 
+With --cameras, the observations of a file of robosuite or robomimic are rebuilt by replaying the simulator's states in the task, as
+robomimic's dataset_states_to_obs does, on every core. The same call goes on where one was stopped: what is done so far lies in
+OUT.unfinished.
+
   dopr convert pusht_cchi_v7_replay.zarr.zip data/pusht.zarr --hz 10
   dopr convert low_dim_v141.hdf5 data/lift.zarr
+  dopr convert demo_v141.hdf5 data/lift.zarr --cameras agentview,robot0_eye_in_hand --size 84
   dopr convert data/lift.zarr lift_lerobot --to lerobot
 """
 
 import argparse
 from pathlib import Path
+
+from dopr_robot.cli.options import add_cameras
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--success-from", metavar="KEY", help="episodes succeeded where KEY (as in OUT) is above 0 at any step"
     )
     parser.add_argument("--observations", metavar="KEY,KEY", help="which keys are observations")
+    add_cameras(parser)
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument("--absolute", action="store_true", help="actions are targets")
     meaning.add_argument("--relative", action="store_true", help="actions are changes")
@@ -48,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         observations=args.observations.split(",") if args.observations else None,
         absolute=args.absolute if args.absolute or args.relative else None,
         success_from=args.success_from,
+        cameras=args.cameras,
+        size=args.size,
     )
     print(f"{args.out}: {count} episodes")
     return 0

@@ -1,4 +1,4 @@
-"""Options of a task on the command line: ``--option NAME=VALUE``, and several values of one (``--perturb NAME=A,B``)."""
+"""Options of a task on the command line: ``--option NAME=VALUE``, several values of one (``--perturb NAME=A,B``), and cameras."""
 
 import argparse
 from collections.abc import Iterable
@@ -13,6 +13,18 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the task, see docs/tasks.md"
     )
+
+
+def add_cameras(parser: argparse.ArgumentParser) -> None:
+    """``--cameras`` and ``--size``."""
+    parser.add_argument(
+        "--cameras",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="whose pictures are observations too, see docs/tasks.md",
+    )
+    parser.add_argument("--size", type=int, metavar="S", help="side of these pictures, in pixels (default: the task's)")
 
 
 def option_values(texts: Iterable[str]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def collect(
         raise UserError(f"--size {camera_size} is of pictures: --cameras names those that are recorded")
     views = {"cameras": cameras, "camera_size": camera_size} if camera_size is not None else {"cameras": cameras}
     wanted = Task(spec.id, {**(options or {}), **(views if cameras else {})})
+    wanted.check_drawing()
     found = out.exists()
     store = Store.open(out) if found else Store.create(out, _attributes(wanted, noise, few))
     with store:

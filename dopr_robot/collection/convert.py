@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dopr_robot.collection.rebuilding import rebuilt
 from dopr_robot.datasets.formats import convert as convert_as
 from dopr_robot.envs import get_task, recorded_task
 from dopr_robot.errors import UserError
@@ -21,10 +23,13 @@ def convert(
     observations: Sequence[str] | None = None,
     absolute: bool | None = None,
     success_from: str | None = None,
+    cameras: Sequence[str] = (),
+    size: int | tuple[int, int] | None = None,
 ) -> int:
     """Bring demonstrations from one format to another, as ``dopr convert`` does.
 
     >>> convert("low_dim_v141.hdf5", "data/lift.zarr", task="robosuite/Lift-v0")      # doctest: +SKIP
+    >>> convert("demo_v141.hdf5", "data/lift.zarr", cameras=["agentview"], size=84)   # doctest: +SKIP
 
     Args:
         source: a store, or a file or folder of another format; it is never modified.
@@ -36,6 +41,9 @@ def convert(
         observations: which keys are observations, likewise.
         absolute: whether actions are targets (True) or changes (False), likewise.
         success_from: episodes succeeded where this key is above 0 at any step.
+        cameras: rebuild the observations by replaying the simulator's states (robosuite's and robomimic's files) with these cameras'
+            pictures among them; every core works on it, and the same call goes on where one was stopped.
+        size: of these pictures, a side or height and width; None: the task's own.
 
     Returns:
         The number of episodes.
@@ -52,13 +60,24 @@ def convert(
         known["observations"] = tuple(observations)
     if absolute is not None:
         known["absolute"] = absolute
+    spec = get_task(task) if task else None
+    rebuilt_by = None
+    if cameras:
+        if write_as is not None:
+            raise UserError(f"--cameras makes a store: then dopr convert {out} OUT --to {write_as}")
+        if observations:
+            raise UserError("--cameras: the observations are the task's, leave --observations out")
+        rebuilt_by = partial(rebuilt, out=Path(out), task=spec, cameras=cameras, size=size)
+    elif size is not None:
+        raise UserError(f"--size {size} is of pictures: --cameras names those that are made")
     return convert_as(
         os.fspath(source),
         Path(out),
         read_as=read_as,
         write_as=write_as,
-        task=get_task(task) if task else None,
+        task=spec,
         find_task=recorded_task,
         success_key=success_from,
+        rebuilt=rebuilt_by,
         **known,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -66,6 +67,37 @@ def write_store(recording: Recording, out: str | Path) -> Store:
                 store.append(episode.arrays, seed=episode.seed, success=episode.success, meta=episode.meta)
         if not store.num_episodes:
             raise UserError(f"{out}: there is no episode to write")
+    return Store.open(out)
+
+
+def unfinished(out: Path) -> Path:
+    """Where what :func:`go_on_writing` has written so far lies until it is whole."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def go_on_writing(recording: Recording, out: Path) -> Store:
+    """A new store at ``out`` from what an earlier, stopped call left at :func:`unfinished`, and then from ``recording``.
+
+    Raises UserError where that was of another recording.
+    """
+    begun = unfinished(out)
+    if begun.exists():
+        store, wanted = Store.open(begun), json.loads(json.dumps(recording.attributes.to_json()))
+        if json.loads(json.dumps(store.attributes.to_json())) != wanted:
+            raise UserError(f"{begun} is the beginning of something else: remove it, or choose another path")
+    else:
+        store = Store.create(begun, recording.attributes)
+    with store:
+        for episode in recording.episodes:
+            store.append(episode.arrays, seed=episode.seed, success=episode.success, meta=episode.meta)
+    return finish(out)
+
+
+def finish(out: Path) -> Store:
+    """Move what is at :func:`unfinished` to its place."""
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another path")
+    unfinished(out).rename(out)
     return Store.open(out)
 
 

@@ -71,6 +71,7 @@ class TaskSpec:
         source: where the task comes from.
         options: names of the keywords that vary the task, with what each does.
         cameras: of pictures that an observation can have beside the state (``obs=("state", "wrist")``).
+        opengl: whether it takes an OpenGL that works to draw them.
         length: the one of ``options`` that sets how long the task is (how many cubes), a positive integer; None: there is none.
     """
 
@@ -97,6 +98,7 @@ class TaskSpec:
     source: str = "ours"
     options: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
+    opengl: bool = False
     length: str | None = None
 
     def __post_init__(self) -> None:

@@ -104,6 +104,7 @@ class SceneRenderer:
         plain: without shadows, multisampling and reflections.
 
     Attributes:
+        model: what it draws.
         cameras: names of the model's cameras, and FREE.
 
     Raises:
@@ -119,7 +120,7 @@ class SceneRenderer:
         if plain:
             model.vis.quality.offsamples = 0
             model.vis.quality.shadowsize = 0
-        self._model, self._plain = model, plain
+        self.model, self._plain = model, plain
         self.cameras = [*camera_names(model), FREE]
         self._option = mujoco.MjvOption()
         for group in hidden:
@@ -169,9 +170,9 @@ class SceneRenderer:
 
         if size not in self._renderers:
             height, width = size
-            self._model.vis.global_.offwidth = max(self._model.vis.global_.offwidth, width)
-            self._model.vis.global_.offheight = max(self._model.vis.global_.offheight, height)
-            renderer = mujoco.Renderer(self._model, height, width)
+            self.model.vis.global_.offwidth = max(self.model.vis.global_.offwidth, width)
+            self.model.vis.global_.offheight = max(self.model.vis.global_.offheight, height)
+            renderer = mujoco.Renderer(self.model, height, width)
             if self._plain:
                 renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
             self._renderers[size] = renderer
@@ -181,7 +182,7 @@ class SceneRenderer:
         import mujoco
 
         camera = mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(self._model, camera)
+        mujoco.mjv_defaultFreeCamera(self.model, camera)
         for name, value in (self._free or {}).items():
             if isinstance(value, np.ndarray):
                 getattr(camera, name)[:] = value
@@ -203,7 +204,7 @@ class SceneRenderer:
         wide = high * size[1] / size[0]
         if half := getattr(eyes[0], "frustum_width", 0.0):
             wide = (abs(eyes[0].frustum_center) + half) / near
-        to, radius = data.geom_xpos[self._meshes] - eye, self._model.geom_rbound[self._meshes]
+        to, radius = data.geom_xpos[self._meshes] - eye, self.model.geom_rbound[self._meshes]
         depth, across, above = to @ ahead, np.abs(to @ np.cross(ahead, up)), np.abs(to @ up)
         outside = (
             (depth + radius < near)

@@ -31,6 +31,7 @@ PICK_PLACE = TaskSpec(
     metrics={"distance": "final"},
     options=PERTURBATIONS,
     cameras=("overview", "wrist"),
+    opengl=True,
 )
 
 STACK = TaskSpec(
@@ -48,6 +49,7 @@ STACK = TaskSpec(
     metrics={"height": "max"},
     options={"cubes": "how many cubes, 1 to 4 (default 2)", **PERTURBATIONS},
     cameras=("overview", "wrist"),
+    opengl=True,
     length="cubes",
 )
 
@@ -66,6 +68,7 @@ PEG_INSERT = TaskSpec(
     metrics={"depth": "max"},
     options={"clearance": "width of the hole less that of the peg, 0.001 to 0.01 m (default 0.002)", **PERTURBATIONS},
     cameras=("overview", "wrist"),
+    opengl=True,
 )
 
 DRAWER = TaskSpec(
@@ -83,6 +86,7 @@ DRAWER = TaskSpec(
     stages=("opened", "placed", "closed"),
     options=PERTURBATIONS,
     cameras=("overview", "wrist"),
+    opengl=True,
 )
 
 QUADROTOR_TRACK = TaskSpec(
@@ -107,6 +111,7 @@ QUADROTOR_TRACK = TaskSpec(
     metrics={"distance": "mean"},
     options=PERTURBATIONS,
     cameras=("overview", "onboard"),
+    opengl=True,
 )
 
 
@@ -125,6 +130,7 @@ CART_POLE_SWING_UP = TaskSpec(
     metrics={"height": "mean"},
     options=PERTURBATIONS,
     cameras=("overview", "cart"),
+    opengl=True,
 )
 
 
@@ -160,6 +166,7 @@ HUMANOID_BALANCE = TaskSpec(
     metrics={"lean": "mean"},
     options={**PERTURBATIONS, "disturbance": PERTURBATIONS["disturbance"] + " (default 15)"},
     cameras=("overview", "side"),
+    opengl=True,
 )
 
 

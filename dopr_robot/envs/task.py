@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from dopr_robot.envs.cameras import check_cameras, check_size
 from dopr_robot.envs.making import make_vec
 from dopr_robot.envs.registration import TaskSpec, get_task
+from dopr_robot.envs.rendering import choose_backend
 from dopr_robot.errors import UnknownNameError, UserError
 
 VIEWS = ("cameras", "camera_size")
@@ -96,6 +97,11 @@ class Task:
             )
         side = size[0] if size[0] == size[1] else list(size)
         return Task(self.id, {**self.varied, "cameras": list(wanted), "camera_size": side})
+
+    def check_drawing(self) -> None:
+        """Raise UserError, before anything is loaded, where pictures are observed and no OpenGL works that would draw them."""
+        if self.options.get("cameras") and self.spec.opengl:
+            choose_backend()
 
     def make_vec(self, num_envs: int, **kwargs: Any) -> VectorEnv:
         """``num_envs`` copies of it, as :func:`~dopr_robot.envs.make_vec`; ``kwargs`` are further keywords."""

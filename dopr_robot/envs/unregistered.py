@@ -183,6 +183,7 @@ def _described(env: gymnasium.Env, name: str, kind: Kind) -> TaskSpec:
         source="Gymnasium's registry",
         options={key: what for key, what in PERTURBATIONS.items() if model is not None or key != "disturbance"},
         cameras=() if model is None else (*camera_names(model), FREE),
+        opengl=model is not None,
     )
 
 

@@ -144,6 +144,10 @@ class WorkerVectorEnv(VectorEnv):
         frames = self._ask("render", dict.fromkeys(range(self.num_envs)))
         return tuple(frames[copy] for copy in range(self.num_envs))
 
+    def apply(self, function: str, arguments: Mapping[int, Sequence[Any]], seconds: float = STEP_S) -> dict[int, Any]:
+        """What ``function`` (``module:name``) gives, called where each copy lives as ``function(env, *arguments)``, by copy."""
+        return self._ask("apply", {copy: (function, *each) for copy, each in arguments.items()}, seconds)
+
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers."""
         for worker in self._workers:
@@ -168,7 +172,7 @@ class WorkerVectorEnv(VectorEnv):
             info = self._add_info(info, single, copy)
         return info
 
-    def _ask(self, what: str, copies: Mapping[int, Any]) -> dict[int, Any]:
+    def _ask(self, what: str, copies: Mapping[int, Any], seconds: float = STEP_S) -> dict[int, Any]:
         """The same of several copies, all workers at once."""
         asked = []
         failed: SimulatorError | None = None
@@ -180,7 +184,7 @@ class WorkerVectorEnv(VectorEnv):
         answers: dict[int, Any] = {}
         for worker in asked:
             try:
-                answers |= worker.answer(STEP_S)
+                answers |= worker.answer(seconds)
             except SimulatorError as error:
                 self._waiting[worker.copies] = True
                 failed = failed or error
@@ -300,6 +304,9 @@ class _Copies:
 
     def step(self, actions: Mapping[int, Any]) -> Any:
         return {copy: self.envs[copy].step(action) for copy, action in actions.items()}
+
+    def apply(self, calls: Mapping[int, Sequence[Any]]) -> Any:
+        return {copy: load(function)(self.envs[copy], *each) for copy, (function, *each) in calls.items()}
 
     def render(self, copies: Mapping[int, None]) -> Any:
         return {copy: self.envs[copy].render() for copy in copies}

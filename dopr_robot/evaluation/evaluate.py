@@ -15,7 +15,8 @@ from dopr_robot.evaluation.results import Results
 from dopr_robot.evaluation.rollouts.group import ActingPolicy
 from dopr_robot.evaluation.rollouts.plan import Evaluation, describe_checkpoint
 from dopr_robot.policies import Policy, find_checkpoint, load_policy
-from dopr_robot.policies.checkpoint import read_description
+from dopr_robot.policies.checkpoint import read_description, read_spec
+from dopr_robot.policies.spec import PolicySpec
 from dopr_robot.training import Run, RunConfig, load_data, validation_loss
 from dopr_robot.training.data import task_id
 from dopr_robot.training.folder import free_or_last
@@ -65,24 +66,25 @@ def evaluate(
         UserError: no checkpoint there, or something asked for that can not be.
         DoprError: the work failed; what was recorded is kept.
     """
-    checkpoint = find_checkpoint(run).resolve() if isinstance(run, str | os.PathLike) else None
     policy: ActingPolicy
     if isinstance(run, str | os.PathLike):
+        checkpoint = find_checkpoint(run).resolve()
+        chosen = chosen_task(task, read_spec(checkpoint), run, options)
         policy = load_policy(run, acting=acting)
     elif acting:
         raise UserError("acting is of a run or checkpoint: a policy in memory acts as it was made")
     else:
-        policy = run
+        policy, checkpoint = run, None
+        chosen = chosen_task(task, policy.spec if isinstance(policy, Policy) else None, run, options)
     home = Run.of(checkpoint) if checkpoint else None
     config = home.config if home else RunConfig()
     evaluation = Evaluation(
         policy,
-        chosen_task(task, policy, run),
+        chosen,
         episodes=config.evaluation.episodes if episodes is None else episodes,
         seed=seed,
         horizons=horizons,
         checkpoint=checkpoint,
-        env_options=options or {},
     )
     folder = Path(out) if out is not None else _default_folder(evaluation, home, resume)
     more: dict[str, Any] = {
@@ -133,16 +135,31 @@ def evaluated(
     ).folder
 
 
-def chosen_task(task: Task | str | None, policy: Any, named: Any) -> Task:
-    """The task that a policy was trained for with its options, or another that is asked for. Raises UserError where neither is known."""
-    own = policy.task if isinstance(policy, Policy) else None
-    if isinstance(task, Task):
-        return task
+def chosen_task(
+    task: Task | str | None, spec: PolicySpec | None, named: Any, options: Mapping[str, Any] | None = None
+) -> Task:
+    """The task that a policy was trained for with its options, or another that is asked for, under ``options``.
+
+    Args:
+        task: that is asked for.
+        spec: what the policy reads, and its task; None: a policy that does not say.
+        named: the policy, in messages.
+        options: of the task, over its own.
+
+    Raises:
+        UserError: neither is known, the task does not take the options or has not the cameras that the policy reads, or no OpenGL works
+            that would draw them: all that can be told before a policy is loaded.
+    """
+    own = spec.task if spec else None
     if task is None and own is None:
         raise UserError(f"{named} does not say which task it was trained for: --task NAME (see dopr tasks)")
-    wanted = Task(task or own or "")
-    same = own is not None and task_id(own) == wanted.id
-    return wanted.given(policy.task_options) if same else wanted
+    wanted = task if isinstance(task, Task) else Task(task or own or "")
+    if spec is not None and own is not None and not isinstance(task, Task) and task_id(own) == wanted.id:
+        wanted = wanted.given(spec.task_options)
+    wanted = wanted.given(options or {})
+    if spec is not None:
+        wanted.seen_by({key: each.shape for key, each in spec.observations.items()}).check_drawing()
+    return wanted
 
 
 def _validation_loss(policy: Any, config: RunConfig) -> float | None:

@@ -34,6 +34,7 @@ from dopr_robot.evaluation.rollouts.plan import Evaluation
 from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_records
 from dopr_robot.files import write_json
 from dopr_robot.policies import find_checkpoint, load_policy
+from dopr_robot.policies.checkpoint import read_spec
 from dopr_robot.reading import read_json
 from dopr_robot.tables import InFolder, Table, interval
 from dopr_robot.training import Run, RunConfig, load_data, validation_loss
@@ -161,7 +162,7 @@ def feedback(
     config = home.config
     if config.data.store is None or not Path(config.data.store).exists():
         raise UserError(f"the run's demonstrations are not there: {config.data.store} (run from where it was trained)")
-    what = chosen_task(task, load_policy(checkpoint), run).given(options or {})
+    what = chosen_task(task, read_spec(checkpoint), run, options)
     steps = home.checkpoints.steps() if Path(run).resolve() == home.folder.resolve() else []
     plan = Plan(what, episodes or config.evaluation.episodes, seed, horizons, num_envs, workers)
     folder = Path(out) if out is not None else home.evaluation_folder(f"feedback-seed{seed}", resume=resume)

@@ -11,6 +11,7 @@ import numpy as np
 from dopr_robot.collection.replay import executed_actions, recorded
 from dopr_robot.datasets import Episode, Store, is_store
 from dopr_robot.envs import Task
+from dopr_robot.envs.rendering import choose_backend
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.evaluation.reports.video import CELL_HEIGHT, Clip, fit, stride_for, write_grid
 
@@ -68,23 +69,25 @@ def _rollouts(
     from dopr_robot.evaluation.rollouts.plan import Evaluation
     from dopr_robot.evaluation.rollouts.records import EpisodeRecord
     from dopr_robot.policies import find_checkpoint, load_policy
+    from dopr_robot.policies.checkpoint import read_spec
 
     checkpoint = find_checkpoint(source).resolve()
+    task = chosen_task(None, read_spec(checkpoint), source, options)
+    view = _view(task.spec, camera)
+    if task.spec.opengl:
+        choose_backend()
     policy = load_policy(checkpoint)
     evaluation = Evaluation(
         policy,
-        chosen_task(None, policy, source),
+        task,
         episodes=episodes,
         seed=seed,
         checkpoint=checkpoint,
-        env_options=options,
     )
     hz = evaluation.spec.control_hz
     filmed = Camera(stride_for(hz), {})
     records: list[EpisodeRecord] = []
-    evaluation.rollout(filmed, render_mode="rgb_array", **_view(evaluation.spec, camera)).run(
-        evaluation.jobs, records.append, workers=1
-    )
+    evaluation.rollout(filmed, render_mode="rgb_array", **view).run(evaluation.jobs, records.append, workers=1)
     records.sort(key=lambda record: record.episode)
     clips = [filmed.clip(f"seed {record.seed}", record.episode, record.outcome, hz) for record in records]
     return clips, hz / stride_for(hz)

@@ -188,6 +188,15 @@ def read_description(checkpoint: Path) -> dict[str, Any]:
     return description
 
 
+def read_spec(checkpoint: Path) -> PolicySpec:
+    """What a checkpoint's policy reads and does, and its task, without its weights. Raises as :func:`read_description`."""
+    description = read_description(checkpoint)
+    try:
+        return PolicySpec.from_json(description)
+    except UserError as error:
+        raise UserError(f"{checkpoint / DESCRIPTION}: {error}") from None
+
+
 def _numbers(value: Any, place: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, dict | list):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):

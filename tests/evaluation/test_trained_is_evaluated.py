@@ -7,6 +7,7 @@ import pytest
 from dopr_robot import Run, Store, evaluate
 from dopr_robot.cli import main
 from dopr_robot.envs import Task
+from dopr_robot.envs.rendering import choose_backend
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import Evaluation
 from dopr_robot.training import RunConfig
@@ -87,6 +88,33 @@ def test_a_policy_that_reads_pictures_gets_its_cameras(here, capsys):
     assert (here / "seen.mp4").stat().st_size > 0
     line = said(capsys, "eval", "runs/seen", *ways, "--option", "camera_size=48")
     assert "camera_size=48 and the policy reads pictures of 32 x 32" in line
+
+
+def test_without_an_opengl_nothing_is_loaded(here, capsys, monkeypatch):
+    """Neither a policy nor a simulator: it is told at once, and nothing is left behind."""
+
+    def load_policy(*args, **kwargs):
+        raise AssertionError("the policy was loaded")
+
+    for module in ("evaluate", "feedback"):
+        monkeypatch.setattr(f"dopr_robot.evaluation.{module}.load_policy", load_policy)
+    monkeypatch.setattr("dopr_robot.policies.load_policy", load_policy)
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    choose_backend.cache_clear()
+    before = sorted(here.rglob("*"))
+    for words in (
+        ["eval", "runs/seen", "--video", "0"],
+        ["eval", "runs/seen", "--feedback"],
+        ["eval", "runs/seen", "--perturb", "brightness=0.1"],
+        ["compare", "runs/seen", "runs/rolled"],
+        ["render", "runs/seen", "--out", "unseen.mp4"],
+        ["render", "runs/stack", "--out", "unseen.mp4"],
+        ["train", "data.store=seen.zarr", *SMALL, "training.rollout_every=3"],
+        ["collect", "PickPlace", "--episodes", "1", "--out", "unseen.zarr", "--cameras", "wrist"],
+    ):
+        assert "nothing can be drawn with MUJOCO_GL=disable" in said(capsys, *words), words
+    choose_backend.cache_clear()
+    assert sorted(here.rglob("*")) == before
 
 
 def test_options_that_contradict_the_store_are_refused(here, capsys):

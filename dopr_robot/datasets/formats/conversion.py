@@ -14,7 +14,16 @@ from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.editing import success_from
 from dopr_robot.datasets.formats.format import FORMATS, STORE, find_format
 from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode
-from dopr_robot.datasets.recording import Episode, Recording, new_path, read_store, write_store
+from dopr_robot.datasets.recording import (
+    Episode,
+    Recording,
+    finish,
+    go_on_writing,
+    new_path,
+    read_store,
+    unfinished,
+    write_store,
+)
 from dopr_robot.datasets.store import Store
 from dopr_robot.datasets.tasks import GENERIC, Task, as_task, looked_at
 from dopr_robot.errors import DamagedError, UserError
@@ -32,6 +41,7 @@ def convert(
     task: Task | None = None,
     find_task: Callable[[str], Task | None] = lambda name: None,
     success_key: str | None = None,
+    rebuilt: Callable[[str, Path, int], Recording] | None = None,
     **known: Any,
 ) -> int:
     """Episodes from one format to another; ``out`` is there only when it is whole, and ``source`` is never modified.
@@ -44,6 +54,8 @@ def convert(
         task: the task that is shown, see :func:`~dopr_robot.datasets.tasks.as_task`; None: the one that the source names.
         find_task: the task of a name that a source gives (:func:`dopr_robot.envs.recorded_task`), None for one that is not here.
         success_key: an episode succeeded where this key is above 0 at any of its steps; None: where the source says so.
+        rebuilt: reads a file of a format that it is told, from its n-th episode on, in the place of the format's own reader. What takes
+            so long goes on where an earlier call stopped, see :func:`~dopr_robot.datasets.recording.unfinished`.
         **known: fields of :class:`Attributes` that the source does not say (``control_hz``, ``observations``, ...), and
             ``absolute`` of its action.
 
@@ -60,7 +72,11 @@ def convert(
             f"{write_as} is only read: --to can be {', '.join(name for name in FORMATS if FORMATS[name].write)}"
         )
     name = read_as or find_format(source)
-    count = 0
+    count, out = 0, Path(out)
+    if rebuilt is not None:
+        if out.exists():
+            raise UserError(f"{out}: exists already; choose another path")
+        count = _begun(out)
 
     def counted(recording: Recording) -> Iterator[Episode]:
         nonlocal count
@@ -69,7 +85,10 @@ def convert(
             yield episode
 
     try:
-        recording = read_store(Store.open(source)) if name == STORE else FORMATS[name].read(Path(source))
+        if rebuilt is not None:
+            recording = rebuilt(name, Path(source), count)
+        else:
+            recording = read_store(Store.open(source)) if name == STORE else FORMATS[name].read(Path(source))
         about, named = recording.attributes, recording.named or recording.attributes.task
         if name != STORE:
             about = about.with_provenance(f"converted from {name}: {Path(source).name}")
@@ -77,13 +96,18 @@ def convert(
         if success_key is not None:
             recording = success_from(recording, success_key)
         recording, first = looked_at(recording)
+        if not first and count:
+            finish(out)
+            return count
         recording = replace(recording, attributes=_completed(recording.attributes, first, source, known))
         found = task or (find_task(named) if named else None)
         if found is not None:
             strict = {"said": task is not None, "explicit": "observations" in known}
             recording = _as_task(recording, first, source, found, **strict)
         recording = replace(recording, episodes=counted(recording))
-        if writer is None:
+        if rebuilt is not None:
+            go_on_writing(recording, out)
+        elif writer is None:
             write_store(recording, out)
         else:
             with new_path(out) as partial:
@@ -93,6 +117,12 @@ def convert(
     except DamagedError as error:
         raise UserError(str(error)) from error
     return count
+
+
+def _begun(out: Path) -> int:
+    """Episodes that an earlier call has written."""
+    begun = unfinished(out)
+    return Store.open(begun).num_episodes if begun.exists() else 0
 
 
 def _completed(about: Attributes, first: Arrays, source: str | Path, known: Mapping[str, Any]) -> Attributes:

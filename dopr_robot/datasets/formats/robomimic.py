@@ -36,6 +36,8 @@ from dopr_robot.errors import UserError
 
 NAME = "robomimic"
 STEPS = ("actions", "rewards", "dones", "states")
+BESIDE = ("action", "rewards", "dones", "states")
+"""The store's keys of :data:`STEPS`."""
 EXPECTED = "data/demo_<n> with actions and obs/<key>"
 ROBOSUITE_NAME = "robosuite"
 ROBOSUITE = 1

@@ -5,8 +5,8 @@ how the environment was made. It is made again, every recorded state is set in i
 observations, named as robomimic names them (``robot0_*`` and ``object``).
 
 Versions: where robosuite is the one that recorded, its recorded model is loaded. Another version may name its bodies
-otherwise; then its own model is used, and only if every joint is there in the same order and every body of the same name lies
-where the recorded model puts it.
+otherwise; then its own model is used, with the recorded sizes of what it shares, and only if every joint is there in the same order
+and every body of the same name lies where the recorded model puts it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +34,8 @@ from dopr_robot.errors import MissingExtraError, UserError, errors_only
 
 NAME = "robosuite"
 EXPECTED = "data/demo_<n> with states, actions and the attribute model_file"
+MODEL = "attribute/model_file"
+"""Where an episode's ``meta`` holds its model's XML."""
 TOLERANCE = 1e-6
 """Metres by which a body may lie elsewhere than in the recorded model."""
 
@@ -45,6 +47,14 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Recording:
     """Raises MissingExtraError without robosuite, UserError where its version cannot replay the file."""
+    recording, made_in = recorded(path), environment_of(path)
+    env = _make(path, made_in.name, made_in.options)
+    about = replace(recording.attributes, control_hz=float(env.control_freq), observations=tuple(sorted(_observe(env))))
+    return replace(recording, attributes=about, episodes=_replayed(path, env, made_in.version, recording.episodes))
+
+
+def recorded(path: Path) -> Recording:
+    """What the file itself holds: states, actions and models, and no observation. Raises as :func:`read`."""
     with hdf5.open_hdf5(path) as file:
         data = hdf5.group(file, "data", EXPECTED)
         demos = sorted(data, key=natural)
@@ -55,23 +65,44 @@ def read(path: Path) -> Recording:
             _check_demo(path, demo, found["states"], found["actions"], data[demo].attrs["model_file"])
         if not demos:
             raise UserError(f"{path}: found no demonstration in data; expected {EXPECTED}")
-        made_in = _environment(data)
-    installed = _installed()
-    name, options, recorded = made_in.name, made_in.options, made_in.version
-    env = _make(path, name, options)
-    env_args = {"env_name": name, "env_version": installed, "type": ROBOSUITE, "env_kwargs": options}
+    made_in, installed = environment_of(path), _installed()
+    env_args = {
+        "env_name": made_in.name,
+        "env_version": installed,
+        "type": ROBOSUITE,
+        "env_kwargs": dict(made_in.options),
+    }
     about = Attributes(
-        control_hz=float(env.control_freq),
-        observations=tuple(sorted(_observe(env))),
-        action=controller_action(options.get("controller_configs")),
+        control_hz=made_in.control_hz,
+        action=controller_action(made_in.options.get("controller_configs")),
         simulator="robosuite",
         simulator_version=installed,
-        source=f"robosuite {recorded or '(version unknown)'}, {name}",
+        source=f"robosuite {made_in.version or '(version unknown)'}, {made_in.name}",
         carried={ROBOMIMIC: {"data": {"env_args": json.dumps(env_args)}}},
-    ).with_provenance(f"observations rebuilt from the recorded states in robosuite {installed}")
-    same = recorded.split(".")[:2] == installed.split(".")[:2]
-    episodes = _episodes(path, env, demos, same, f"robosuite {recorded or 'of unknown version'}", installed)
-    return Recording(about, episodes, named=made_in.task)
+    ).with_provenance(rebuilt_in())
+    return Recording(about, _recorded(path, demos), named=made_in.task)
+
+
+def _recorded(path: Path, demos: list[str]) -> Iterator[Episode]:
+    with hdf5.open_hdf5(path) as file:
+        for demo in demos:
+            group = file[f"data/{demo}"]
+            arrays = {
+                "action": hdf5.read(group["actions"], "actions", demo),
+                "states": hdf5.read(group["states"], "states", demo),
+            }
+            yield Episode(arrays, meta={"name": demo, MODEL: str(group.attrs["model_file"])})
+
+
+def rebuilt_in() -> str:
+    """The line of provenance. Raises MissingExtraError without robosuite."""
+    return f"observations rebuilt from the recorded states in robosuite {_installed()}"
+
+
+def count(path: Path) -> int:
+    """Demonstrations in a file of robosuite or robomimic."""
+    with hdf5.open_hdf5(path) as file:
+        return len(hdf5.group(file, "data", EXPECTED))
 
 
 def _installed() -> str:
@@ -96,23 +127,25 @@ def _check_demo(path: Path, demo: str, states: h5py.Dataset, actions: h5py.Datas
         )
 
 
-def _environment(data: h5py.Group) -> Environment:
+def environment_of(path: Path) -> Environment:
     """As robosuite (``env_info``) or as robomimic's conversion (``env_args``) wrote it. Raises UserError where neither is there."""
-    if "env_args" in data.attrs:
-        found = environment(data)
-    else:
-        options = hdf5.json_attribute(data, "env_info")
-        if not isinstance(options, Mapping):
-            raise UserError(
-                f"{data.file.filename}: found the attributes {', '.join(sorted(data.attrs)) or 'nothing'} of data; "
-                "expected env_info or env_args as JSON"
+    with hdf5.open_hdf5(path) as file:
+        data = hdf5.group(file, "data", EXPECTED)
+        if "env_args" in data.attrs:
+            found = environment(data)
+        else:
+            options = hdf5.json_attribute(data, "env_info")
+            if not isinstance(options, Mapping):
+                raise UserError(
+                    f"{path}: found the attributes {', '.join(sorted(data.attrs)) or 'nothing'} of data; "
+                    "expected env_info or env_args as JSON"
+                )
+            name = str(options.get("env_name", data.attrs.get("env", "")))
+            found = Environment(
+                name,
+                str(data.attrs.get("repository_version", "")),
+                options={key: value for key, value in options.items() if key != "env_name"},
             )
-        name = str(options.get("env_name", data.attrs.get("env", "")))
-        found = Environment(
-            name,
-            str(data.attrs.get("repository_version", "")),
-            options={key: value for key, value in options.items() if key != "env_name"},
-        )
     return replace(found, kind=ROBOSUITE)
 
 
@@ -139,48 +172,48 @@ def _make(path: Path, name: str, options: Mapping[str, Any]) -> Any:
     return env
 
 
-def _episodes(path: Path, env: Any, demos: list[str], same: bool, recorded: str, installed: str) -> Iterator[Episode]:
-    with hdf5.open_hdf5(path) as file:
-        for demo in demos:
-            group = file[f"data/{demo}"]
-            states = hdf5.read(group["states"], "states", demo)
-            actions = hdf5.read(group["actions"], "actions", demo)
-            model = str(group.attrs["model_file"])
-            place = f"{path}: states: cannot be replayed: {recorded} recorded them and {installed} is installed"
-            try:
-                reason = _load(env, model, states[0], same)
-            except Exception as error:  # whatever a simulator raises at a model that is none
-                raise UserError(
-                    f"{path}: attribute model_file cannot be loaded ({one_line(error)}) (episode {demo})"
-                ) from error
-            if reason:
-                raise UserError(f"{place}, whose model differs: {reason} (episode {demo})")
-            if env.sim.get_state().flatten().shape != states.shape[1:]:
-                raise UserError(
-                    f"{place}, whose state has {len(env.sim.get_state().flatten())} numbers (episode {demo})"
-                )
-            observed, success = [], False
-            for state in states:
-                env.sim.set_state_from_flattened(state)
-                env.sim.forward()
-                observed.append(_observe(env))
-                success = success or bool(env._check_success())
-            arrays = {key: np.stack([each[key] for each in observed]) for key in observed[0]}
-            yield Episode(
-                {**arrays, "action": actions, "states": states},
-                success=success,
-                meta={"name": demo, "attribute/model_file": model},
-            )
+def _replayed(path: Path, env: Any, version: str, episodes: Iterable[Episode]) -> Iterator[Episode]:
+    for episode in episodes:
+        load_model(env, episode, version, str(path))
+        observed, success = [], False
+        for state in episode.arrays["states"]:
+            env.sim.set_state_from_flattened(state)
+            env.sim.forward()
+            observed.append(_observe(env))
+            success = success or bool(env._check_success())
+        arrays = {key: np.stack([each[key] for each in observed]) for key in observed[0]}
+        yield replace(episode, arrays={**arrays, **episode.arrays}, success=success)
 
 
-def _load(env: Any, model: str, state: NDArray[Any], same: bool) -> str:
-    """Load the recorded model, where robosuite is the one that recorded it; else say why its own is another, or ""."""
-    if not same:
-        env.reset()
-        return _difference(env, model, state)
-    env.reset_from_xml_string(env.edit_model_xml(model))
-    env.sim.reset()
-    return ""
+def load_model(env: Any, episode: Episode, version: str, source: str) -> None:
+    """Make robosuite's environment ready for an episode's states: with the recorded model, where that version is the installed one;
+    else with its own and the sizes of the recorded one.
+
+    Raises:
+        UserError: the models differ in more than that; the message names ``source`` and the episode.
+    """
+    model, states, demo = str(episode.meta[MODEL]), episode.arrays["states"], episode.meta["name"]
+    installed = _installed()
+    place = (
+        f"{source}: states: cannot be replayed: robosuite {version or 'of unknown version'} recorded them and {installed} is "
+        "installed"
+    )
+    try:
+        if version.split(".")[:2] == installed.split(".")[:2]:
+            env.reset_from_xml_string(env.edit_model_xml(model))
+            env.sim.reset()
+            reason = ""
+        else:
+            env.reset()
+            reason = _difference(env, model, states[0])
+    except Exception as error:  # whatever a simulator raises at a model that is none
+        raise UserError(
+            f"{source}: attribute model_file cannot be loaded ({one_line(error)}) (episode {demo})"
+        ) from error
+    if reason:
+        raise UserError(f"{place}, whose model differs: {reason} (episode {demo})")
+    if env.sim.get_state().flatten().shape != states.shape[1:]:
+        raise UserError(f"{place}, whose state has {len(env.sim.get_state().flatten())} numbers (episode {demo})")
 
 
 def _observe(env: Any) -> dict[str, NDArray[Any]]:
@@ -212,7 +245,24 @@ def _difference(env: Any, model: str, state: NDArray[Any]) -> str:
         distance = np.abs(env.sim.data.get_body_xpos(name) - other.data.get_body_xpos(name)).max()
         if distance > TOLERANCE:
             return f"{name} lies {distance:.3g} m elsewhere"
-    return "" if len(shared) > 1 else "no body has a recorded one's name"
+    if len(shared) < 2:
+        return "no body has a recorded one's name"
+    _take_sizes(env.sim.model._model, other.model._model)
+    return ""
+
+
+def _take_sizes(model: Any, recorded: Any) -> None:
+    """Give primitive shapes the sizes and places that they have in the recorded model: robosuite draws some anew for every episode (Lift's
+    cube), and a picture shows them."""
+    import mujoco
+
+    for theirs in range(recorded.ngeom):
+        name = recorded.geom(theirs).name
+        ours = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, name) if name else -1
+        kind = recorded.geom_type[theirs]
+        if ours >= 0 and model.geom_type[ours] == kind != mujoco.mjtGeom.mjGEOM_MESH:
+            for field in ("size", "pos", "quat", "rbound", "aabb"):
+                getattr(model, f"geom_{field}")[ours] = getattr(recorded, f"geom_{field}")[theirs]
 
 
 def _plain(joint: str) -> str:

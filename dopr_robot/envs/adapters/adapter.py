@@ -151,7 +151,9 @@ class Adapter(gymnasium.Wrapper):
         import mujoco
 
         model, data = self.physics()
-        if self._renderer is None:
+        if self._renderer is None or self._renderer.model is not model:  # a package may build its model anew
+            if self._renderer is not None:
+                self._renderer.close()
             self._renderer = SceneRenderer(model, free=self.free_view, **self._drawn_as)
             self._shown = mujoco.MjData(model)
         shown = self._shown

@@ -43,6 +43,7 @@ def register() -> None:
                 arguments={"task_id": task_id},
                 options=PERTURBATIONS,
                 cameras=CAMERAS,
+                opengl=True,
                 package="gym_aloha",
                 extra="aloha",
                 source="github.com/huggingface/gym-aloha",

@@ -43,6 +43,7 @@ def register() -> None:
                 arguments={"task_id": task_id},
                 options=PERTURBATIONS,
                 cameras=("free",) if task_id.startswith("Inverted") else ("track", "free"),
+                opengl=True,
                 source="gymnasium.farama.org/environments/mujoco",
             )
         )

@@ -84,6 +84,7 @@ def _add(
             arguments={"task_id": task_id},
             options=PERTURBATIONS,
             cameras=(*cameras, "free"),
+            opengl=True,
             stages=stages,
             package="gymnasium_robotics",
             extra="gymnasium-robotics",

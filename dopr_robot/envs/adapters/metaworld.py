@@ -112,6 +112,7 @@ def register() -> None:
                 expert_fault=_fault(name),
                 options=PERTURBATIONS,
                 cameras=CAMERAS,
+                opengl=True,
                 package="metaworld",
                 extra="metaworld",
                 source="github.com/Farama-Foundation/Metaworld",

@@ -71,6 +71,7 @@ def register() -> None:
                     **PERTURBATIONS,
                 },
                 cameras=(*_cameras(name, arms), FREE),
+                opengl=True,
                 segments="dopr_robot.envs.adapters.robosuite:LiftSegments" if name == "Lift" else None,
                 package="robosuite",
                 extra="robosuite",
@@ -167,8 +168,26 @@ class Robosuite(gymnasium.Env):
         return self.env.reset(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, _, _ = self.env.step(action)
-        return observation, float(reward), False, False, {"success": bool(self.env._check_success())}
+        _, reward, _, _ = self.env.step(action)
+        return self.current(), float(reward), False, False, {"success": bool(self.env._check_success())}
+
+    def current(self) -> dict[str, Any]:
+        """What the sensors say of the state that the simulator is in now.
+
+        What robosuite's own step returns is of the state after the *first* of its 25 substeps, when it reads its sensors: up to 13 mm
+        behind for a hand that moves, while pictures and the observations of a replayed file are of the last.
+        """
+        import mujoco
+
+        sim = self.env.sim
+        # Positions alone: the solver, whose next step would begin otherwise, is left out.
+        mujoco.mj_fwdPosition(sim.model._model, sim.data._data)
+        return self.env._get_observations(force_update=True)
+
+    def recall(self, state: NDArray[Any]) -> tuple[dict[str, Any], bool]:
+        """Put the simulator into a recorded state ``[1 + nq + nv]``: what is observed there, and whether it is a success."""
+        self.env.sim.set_state_from_flattened(state)
+        return self.current(), bool(self.env._check_success())
 
     def close(self) -> None:
         self.env.close()
@@ -189,6 +208,11 @@ class RobosuiteAdapter(Adapter):
     def physics(self) -> tuple[Any, Any]:
         sim = self.unwrapped.env.sim  # type: ignore[attr-defined]
         return sim.model._model, sim.data._data
+
+    def recall(self, state: NDArray[Any]) -> tuple[dict[str, Any], bool]:
+        """What the task shows in a recorded state ``[1 + nq + nv]``, pictures included, and whether it is a success."""
+        observation, success = self.unwrapped.recall(state)  # type: ignore[attr-defined]
+        return self._arrays(observation), success
 
     def observe(self, observation: Any) -> dict[str, Any]:
         return {key: observation["object-state" if key == "object" else key] for key in self.task.observations}
