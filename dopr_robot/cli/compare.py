@@ -7,6 +7,7 @@ is, how sure that is, and how many episodes it would take to see one of a given 
   dopr compare runs/adamw runs/dopr --episodes 200
   dopr compare runs/adamw-* runs/dopr-* --horizons 50,100,200 --labels AdamW,DoPr --out comparison
   dopr compare runs/adamw runs/dopr --sequential --episodes 1000
+  dopr compare runs/a runs/b runs/c --sequential --on coverage --margin 3 --episodes 1000
 
 A YAML file is a study: optimizers, learning rates and seeds from equal beginnings, trained, tested and reported; key=value changes
 single settings. What is finished is not run again (docs/studies.md).
@@ -52,7 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ray", metavar="ADDRESS", help="run a study on a Ray cluster (auto, or head:6379) instead")
     parser.add_argument(
-        "--sequential", action="store_true", help="two runs, block by block, until an anytime-valid test decides"
+        "--sequential", action="store_true", help="block by block, until an anytime-valid test has decided every pair"
+    )
+    parser.add_argument(
+        "--on",
+        default="success",
+        metavar="FIGURE",
+        help="what --sequential compares: success, time, stages, one of the task's figures in [0, 1], or order:return (default success)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=5.0,
+        metavar="POINTS",
+        help="of a pair that differs by less --sequential says so and stops; 0: it goes on (default 5)",
     )
     parser.add_argument("--block", type=int, default=20, metavar="B", help="episodes between two looks (default 20)")
     add_json(parser)
@@ -72,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         labels=args.labels,
         num_envs=args.num_envs,
         sequential=args.sequential,
+        on=args.on,
+        margin=args.margin / 100,
         block=args.block,
         out=args.out or "comparison",
     )

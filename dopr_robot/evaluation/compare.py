@@ -12,13 +12,13 @@ from dopr_robot.evaluation.comparison import (
     compare_evaluated,
     curves_figure,
     load_evaluated,
-    look,
     write_comparison,
 )
-from dopr_robot.evaluation.evaluate import evaluate, evaluated
+from dopr_robot.evaluation.evaluate import evaluated
 from dopr_robot.evaluation.reports.naming import method_labels
 from dopr_robot.evaluation.results import Curve
-from dopr_robot.evaluation.rollouts.records import RESULTS, read_results
+from dopr_robot.evaluation.rollouts.records import RESULTS
+from dopr_robot.evaluation.sequential import sequentially
 from dopr_robot.policies import find_checkpoint
 from dopr_robot.tables import InFolder, Table, interval
 
@@ -111,7 +111,7 @@ class Comparison(InFolder):
             else:
                 yield Table(["setting", *labels], [[key, *values] for key, values in settings.items()])
         if content["sequential"]:
-            yield f"\n{content['sequential']['verdict']}"
+            yield "\n" + content["sequential"]["verdict"].replace("; ", "\n")
             yield "(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)"
 
     def _pictures(self) -> Sequence[Path]:
@@ -132,6 +132,8 @@ def compare(
     options: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     sequential: bool = False,
+    on: str = "success",
+    margin: float = 0.05,
     block: int = 20,
     out: str | os.PathLike[str] = "comparison",
 ) -> Comparison:
@@ -147,7 +149,10 @@ def compare(
         options: of the task, over those that the runs were trained for; runs of different options are refused.
         labels: what the methods are called, in their order.
         num_envs: copies of the environment.
-        sequential: two runs, ``block`` episodes between two looks, until an anytime-valid test decides.
+        sequential: at most eight runs, ``block`` episodes between two looks, until an anytime-valid test has decided every pair.
+        on: what that test compares: ``success``, ``time``, ``stages``, a figure of the task's, see
+            :func:`~dopr_robot.evaluation.sequential.figure`.
+        margin: of a pair that differs by less, as a rate, the test says so and stops; 0: it goes on to ``episodes``.
         out: where it goes.
 
     Raises:
@@ -163,7 +168,10 @@ def compare(
     ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs, "options": options}
     decision: dict[str, Any] | None = None
     if sequential:
-        folders, decision = _sequentially(paths, [label for label, _ in named], episodes, block, out, ways)
+        labels = [label for label, _ in named]
+        folders, decision = sequentially(
+            paths, labels, on=on, margin=margin, episodes=episodes, block=block, out=out, ways=ways
+        )
     else:
         folders = [evaluated(path, episodes=episodes, **ways) for path in paths]
     found = [load_evaluated(folder, *label) for folder, label in zip(folders, named, strict=True)]
@@ -177,24 +185,3 @@ def _cells(cell: dict[str, Any]) -> list[str]:
     points = [100 * bound for bound in cell["ci95"]]
     values = f"{100 * cell['difference']:+.1f}", interval(points, "{:+.1f}"), cell["p_value"], cell["p_holm"]
     return [value if isinstance(value, str) else f"{value:.4f}" for value in values]
-
-
-def _sequentially(
-    runs: Sequence[Path], labels: Sequence[str], most: int, block: int, out: Path, ways: dict[str, Any]
-) -> tuple[list[Path], dict[str, Any]]:
-    """Evaluate two runs block by block until the test at the longest horizon decides, or there are enough episodes."""
-    if len(runs) != 2:
-        raise UserError(f"--sequential compares two runs, not {len(runs)}")
-    if block < 1:
-        raise UserError(f"--block {block} has to be at least 1")
-    folders = [out / name for name in ("first", "second")]
-    there = [read_results(folder)["episodes"] for folder in folders if (folder / RESULTS).is_file()]
-    episodes = max(there, default=0)  # the same call goes on where it stopped
-    while True:
-        episodes = min(max(episodes, block), most)
-        for run, folder in zip(runs, folders, strict=True):
-            evaluate(run, episodes=episodes, video=0, out=folder, resume=True, **ways)
-        decision = look(folders, labels)
-        if decision["decided"] or episodes >= most:
-            return folders, decision
-        episodes += block

@@ -224,36 +224,6 @@ def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, A
     }
 
 
-def look(folders: Sequence[Path], labels: Sequence[str], level: float = 0.05) -> dict[str, Any]:
-    """The anytime-valid test of two evaluations at their longest horizon; one may look after every episode.
-
-    Returns:
-        ``{decided, verdict, episodes, horizon, only_first, only_second, evidence, level}``.
-    """
-    # The folders' positions stand for the labels, which need not differ.
-    runs = [load_evaluated(folder, str(i), None) for i, folder in enumerate(folders)]
-    common, horizon = common_seeds(runs), max(runs[0].results["horizons"])
-    methods = group(runs, common, runs[0].results["kind"], [horizon])
-    found = statistics.mcnemar(methods[0].success[0, :, 0], methods[1].success[0, :, 0])
-    value = float(statistics.evidence(found["only_first"], found["only_second"]))
-    decided = value >= 1 / level
-    better = labels[0] if found["only_first"] > found["only_second"] else labels[1]
-    state = f"decided: {better} is better" if decided else "undecided"
-    verdict = (
-        f"{state} at horizon {horizon} after {len(common)} episodes (evidence {value:.3g}; {1 / level:.0f} decides)"
-    )
-    return {
-        "decided": decided,
-        "verdict": verdict,
-        "episodes": len(common),
-        "horizon": horizon,
-        "only_first": found["only_first"],
-        "only_second": found["only_second"],
-        "evidence": value,
-        "level": level,
-    }
-
-
 def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Path) -> None:
     """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``."""
     write_json(out / "comparison.json", result)

@@ -117,12 +117,42 @@ def test_sequential_stops_once_decided_and_goes_on_where_it_stopped(runs, capsys
     assert second["verdict"] in capsys.readouterr().out
 
 
+def test_sequential_compares_three_runs_on_another_figure(runs, capsys):
+    words = [
+        "compare",
+        "adamw-0",
+        "dopr-0",
+        "dopr-1",
+        "--sequential",
+        "--on",
+        "time",
+        "--block",
+        "5",
+        "--episodes",
+        "10",
+        "--out",
+        "c",
+    ]
+    assert main([*words, "--labels", "a,b,c"]) == 0
+    said = json.loads((runs / "c" / "comparison.json").read_text())["sequential"]
+    assert [(pair["first"], pair["second"]) for pair in said["pairs"]] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert said["on"] == "time" and all(
+        -1 <= pair["interval"][0] <= pair["difference"] <= pair["interval"][1] <= 1 for pair in said["pairs"]
+    )
+    assert (
+        len([line for line in capsys.readouterr().out.splitlines() if "at horizon" in line and "decided" in line]) == 3
+    )
+    assert main([*words[:-2], "--out", "d", "--on", "nothing"]) == 2
+    assert "has no such figure; it has success, time" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["adamw-0"], "at least two runs"),
         (["adamw-0", "nowhere"], "does not exist"),
-        (["adamw-0", "dopr-0", "dopr-1", "--sequential"], "compares two runs, not 3"),
+        (["adamw-0", "dopr-0", "--sequential", "--margin", "100"], "from 0 to 100 points"),
+        (["adamw-0"] * 9 + ["--sequential"], "at most 8 runs, not 9"),
         (["adamw-0/eval/20-seed0", "adamw-1/eval/20-seed1"], "no initial state in common"),
         (["adamw-0/eval/20-seed0", "dopr-0/eval/20-seed0", "--horizons", "24"], "evaluate again with --horizons"),
     ],

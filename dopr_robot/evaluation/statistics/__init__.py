@@ -11,6 +11,7 @@ from dopr_robot.evaluation.statistics.aggregates import (
     probability_of_improvement,
     sign_flip_p_value,
 )
+from dopr_robot.evaluation.statistics.anytime import decided_after, evidence, mean_interval
 from dopr_robot.evaluation.statistics.curves import (
     by_length,
     causes,
@@ -33,13 +34,11 @@ from dopr_robot.evaluation.statistics.paired import (
     Difference,
     difference_curve,
     episodes_needed,
-    evidence,
     holm,
     mcnemar,
     mcnemar_p_value,
     power,
     seeds_test,
-    sequential_decision,
 )
 from dopr_robot.evaluation.statistics.perturbed import perturbed
 
@@ -54,6 +53,7 @@ __all__ = [
     "causes",
     "compare_over_tasks",
     "curve",
+    "decided_after",
     "difference_curve",
     "dkw_half_width",
     "episodes_needed",
@@ -64,6 +64,7 @@ __all__ = [
     "letters",
     "mcnemar",
     "mcnemar_p_value",
+    "mean_interval",
     "mean_with_interval",
     "median_steps",
     "metrics",
@@ -74,7 +75,6 @@ __all__ = [
     "probability_of_improvement",
     "restricted_mean",
     "seeds_test",
-    "sequential_decision",
     "sign_flip_p_value",
     "stages",
     "succeeded",

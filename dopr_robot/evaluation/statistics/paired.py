@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import stats
 
 from dopr_robot.evaluation.statistics import wilson
 
@@ -180,27 +180,3 @@ def episodes_needed(difference: float, discordant: float, wanted: float = 0.8, l
         middle = (low + high) // 2
         low, high = (low, middle) if power(difference, discordant, middle) >= wanted else (middle + 1, high)
     return low
-
-
-def evidence(only_first: ArrayLike, only_second: ArrayLike) -> NDArray[np.float64]:
-    """Evidence against "neither is better" that stays valid however often one looks: an e-value, 1 where there is none.
-
-    Robbins' mixture (Ann. Math. Statist. 41(5), 1970) over McNemar's discordant pairs: the likelihood ratio of p ~ Beta(1/2,
-    1/2) against p = 1/2. Under no difference the chance that it ever reaches 20 is at most 1 in 20 (Ville).
-
-    It is written out because nothing that keeps has it: sequentialized-barnard-tests 0.0.9 takes the two sides for independent, which
-    throws the common initial states away, and may not be used commercially; confseq 0.0.11 (2023) has the mixture in C++ that no
-    longer builds everywhere. scipy has the beta function, and the tests hold the result against the mixture's integral.
-
-    Args:
-        only_first, only_second: counts of any shape.
-    """
-    only_first, only_second = np.asarray(only_first), np.asarray(only_second)
-    log_ratio = special.betaln(only_first + 0.5, only_second + 0.5) - special.betaln(0.5, 0.5)
-    return np.exp(np.minimum(700.0, log_ratio + (only_first + only_second) * math.log(2)))
-
-
-def sequential_decision(first: np.ndarray, second: np.ndarray, level: float = 0.05) -> int | None:
-    """After how many episodes the anytime-valid test had decided, from successes ``[episodes]`` in their order, or None."""
-    decided = evidence(np.cumsum(first & ~second), np.cumsum(second & ~first)) >= 1 / level
-    return int(np.argmax(decided)) + 1 if decided.any() else None
