@@ -177,5 +177,5 @@ def _verdict(pair: Mapping[str, Any], found: Mapping[str, Any], enough: float) -
     low, high = (100 * end for end in pair["interval"])
     return (
         f"{said} at horizon {found['horizon']} after {pair['episodes']} episodes "
-        f"({100 * pair['difference']:+.1f} points, {low:+.1f} to {high:+.1f}; evidence {pair['evidence']:.3g}, {enough:.0f} decides)"
+        f"({100 * pair['difference']:+.1f} points, {low:+.1f} to {high:+.1f}, evidence {pair['evidence']:.3g} of {enough:.0f})"
     )
