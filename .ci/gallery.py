@@ -27,7 +27,7 @@ def table(policy: str) -> str:
         optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
         for sizes in dict.fromkeys(row["policy"].partition(" ")[2] for row in rows):
             made += ["", f"[{file.parent.name}](../studies/{file.parent.name}), `{sizes}`:", ""]
-            made += [f"| | {' | '.join(f'`{name}`' for name in optimizers)} |", "|---" * (1 + len(optimizers)) + "|"]
+            made += [f"| | {' | '.join(optimizers)} |", "|---" * (1 + len(optimizers)) + "|"]
             for task, horizon in longest.items():
                 cells = {
                     row["optimizer"]: _cell(row)

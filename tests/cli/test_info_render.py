@@ -9,10 +9,11 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
 from dopr_robot.cli import main
 from dopr_robot.datasets import Attributes, Store
-from dopr_robot.evaluation.reports.video import Clip
+from dopr_robot.evaluation.reports.video import CAPTION, Clip
 
 
 @pytest.fixture
@@ -61,6 +62,15 @@ def test_render_shows_the_images_of_a_store(store, tmp_path, capsys):
     frames = imageio.imread(out, plugin="FFMPEG")
     assert frames.shape[0] >= 12
     assert frames.std() > 10
+
+
+def test_render_makes_a_picture_that_moves(store, tmp_path, capsys):
+    assert main(["render", str(store), "--out", str(tmp_path / "a.webp"), "--episodes", "2", "--size", "32"]) == 0
+    with Image.open(tmp_path / "a.webp") as picture:
+        assert picture.is_animated and picture.info["loop"] == 0
+        assert picture.height == 32 + 2 * CAPTION
+    assert main(["render", str(store), "--out", str(tmp_path / "b.webp"), "--size", "3"]) == 2
+    assert "--size 3 has to be from 16 to 2160" in capsys.readouterr().err
 
 
 def test_render_makes_the_folder(store, tmp_path):
