@@ -57,7 +57,10 @@ def test_pusht():
     rng = np.random.default_rng(0)
     with Store.create("data/pusht/pusht_cchi_v7_replay.zarr") as store:
         for _ in range(2):
-            numbers = {key: rng.uniform(0, 500, (20, size)).astype(np.float32) for key, size in (("action", 2), ("state", 5), ("n_contacts", 1))}
+            numbers = {
+                key: rng.uniform(0, 500, (20, size)).astype(np.float32)
+                for key, size in (("action", 2), ("state", 5), ("n_contacts", 1))
+            }
             pictures = rng.integers(0, 256, (20, 96, 96, 3)).astype(np.float32)
             store.append({**numbers, "img": pictures, "keypoint": np.zeros((20, 9, 2), np.float32)})
     follow("PushT")
