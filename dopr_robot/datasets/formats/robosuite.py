@@ -254,13 +254,12 @@ def _difference(env: Any, model: str, state: NDArray[Any]) -> str:
 def _take_sizes(model: Any, recorded: Any) -> None:
     """Give primitive shapes the sizes and places that they have in the recorded model: robosuite draws some anew for every episode (Lift's
     cube), and a picture shows them."""
-    import mujoco
-
+    own = {model.geom(index).name: index for index in range(model.ngeom)}
     for theirs in range(recorded.ngeom):
         name = recorded.geom(theirs).name
-        ours = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, name) if name else -1
-        kind = recorded.geom_type[theirs]
-        if ours >= 0 and model.geom_type[ours] == kind != mujoco.mjtGeom.mjGEOM_MESH:
+        ours = own.get(name) if name else None
+        primitive = recorded.geom_dataid[theirs] < 0  # no mesh
+        if ours is not None and primitive and model.geom_type[ours] == recorded.geom_type[theirs]:
             for field in ("size", "pos", "quat", "rbound", "aabb"):
                 getattr(model, f"geom_{field}")[ours] = getattr(recorded, f"geom_{field}")[theirs]
 
