@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dopr_robot.optim import DoPr
 from dopr_robot.optim.inverses import form_inverses, rank_of
+from dopr_robot.optim.multiply import precondition_
 from dopr_robot.policies import make_policy
 from dopr_robot.training import compose_config
 from dopr_robot.training.data import load_data, to_tensors

@@ -87,7 +87,9 @@ def _streams(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether they are one tensor: a sharded module is given an alias of each argument."""
-    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype)
+    return a is b or (
+        a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+    )
 
 
 _linear = F.linear

@@ -128,7 +128,9 @@ class Recorder(Hook):
     def expect(self, outputs: Sequence[Tensor], streams: Sequence[Tensor]) -> None:
         """Have the inputs of a call, batch first, recorded when one of its outputs gets a gradient."""
         parts = [self._part(x.detach()) for x in streams]
-        whole = len(outputs) == 1 and all(part.numel() == x.numel() for (part, _), x in zip(parts, streams, strict=True))
+        whole = len(outputs) == 1 and all(
+            part.numel() == x.numel() for (part, _), x in zip(parts, streams, strict=True)
+        )
         self.await_(outputs, parts, whole)
 
     def await_(self, outputs: Sequence[Tensor], parts: Sequence[Stream], whole: bool = False) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dopr_robot.optim.capture import Call
 
 
-
 class Rows(NamedTuple):
     """Inputs kept as they are: ``z`` [groups, n, d], and the gradient at the output that each met [groups, n, rows], where it is known."""
 
@@ -199,7 +198,9 @@ class Factor:
         if call in self._calls:  # a second backward through one graph: the inputs count once
             self.rows = [Rows(row.z, None) for row in self.rows]
             return
-        dropped = self.weight.grad is None and not hasattr(self.weight, "device_mesh")  # a sharded one is in the making elsewhere
+        dropped = self.weight.grad is None and not hasattr(
+            self.weight, "device_mesh"
+        )  # a sharded one is in the making elsewhere
         if dropped and self._backward is not None and self._backward.finished:
             self.clear()  # the gradient that the inputs so far made was dropped
         layer = call.layer

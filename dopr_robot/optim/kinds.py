@@ -25,13 +25,14 @@ from dopr_robot.optim.stacks import UNSEEN, Use, find_stacks, stacks_of
 
 
 class Options(NamedTuple):
-    """What is to be known to find uses: ``conv`` and ``include_bias`` of ``ActivationPreconditioner``, and the uses of stacks seen so far."""
+    """What decides about uses: ``conv`` and ``include_bias`` of ``ActivationPreconditioner``, and the uses of stacks seen so far."""
 
     conv: str = "sua"
     include_bias: bool = False
     stacks: Mapping[nn.Parameter, Use] = MappingProxyType({})
 
 
+DEFAULT = Options()
 Uses = Iterator[Layer]
 
 
@@ -108,7 +109,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     return STACK if stacks_of(module) else None
 
 
-def find_layers(module: nn.Module, options: Options = Options()) -> Uses:
+def find_layers(module: nn.Module, options: Options = DEFAULT) -> Uses:
     """The uses that ``module`` itself, without its children, makes of its weights. Nothing for an unsupported module."""
     kind = kind_of(module)
     if kind is not None:
@@ -116,7 +117,7 @@ def find_layers(module: nn.Module, options: Options = Options()) -> Uses:
         yield from (layer for layer in kind.find(module, options) if layer.weight not in left)
 
 
-def reasons_to_leave(module: Any, options: Options = Options()) -> dict[nn.Parameter | None, str]:
+def reasons_to_leave(module: Any, options: Options = DEFAULT) -> dict[nn.Parameter | None, str]:
     """Why parameters of ``module`` are left to the base though they look like those of a supported module."""
     kind = kind_of(module)
     if kind is STACK:

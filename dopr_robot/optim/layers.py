@@ -52,7 +52,7 @@ class Layer:
         return [args[0] if args else next(iter(kwargs.values()))]
 
     def collect(self, streams: Sequence[Stream]) -> tuple[Tensor, Tensor | int]:
-        """The input vectors ``[groups, n, dim]`` of a call, zeros where one does not count, and how many count, of all groups or of each."""
+        """The input vectors ``[groups, n, dim]`` of a call, zeros where one does not count, and how many count, of each group or all."""
         ((x, mask),) = streams
         return self.inputs(x, mask)
 

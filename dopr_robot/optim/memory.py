@@ -1,6 +1,7 @@
 """What preconditioning holds, and what it will hold."""
 
 import math
+from collections.abc import Sequence
 
 from dopr_robot.optim.factors import Factor, rank_of
 
@@ -43,3 +44,12 @@ def planned_bytes(factor: Factor, n: int, rank: int | str, *, at_work: bool) -> 
     beside = factor.diagonal.dim if factor.diagonal is not None else 0
     kept_itemsize = (factor.state_dtype or factor.dtype).itemsize if form != "batch" else itemsize
     return groups * (kept_itemsize * held + itemsize * moving) + itemsize * beside
+
+
+def usage_of(factors: Sequence[Factor], n: int | None, rank: int | str) -> dict[str, int]:
+    """Bytes for each layer, and ``"total"``: those that are held, or that a step of ``n`` input vectors will."""
+    usage = {
+        factor.name: memory_bytes(factor) if n is None else planned_bytes(factor, n, rank, at_work=factor.phase == 0)
+        for factor in factors
+    }
+    return usage | {"total": sum(usage.values())}

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.layers import Layer
 from dopr_robot.optim.sharding import Shard
 
 Multiply = Callable[[Tensor], Tensor]  # of rows [groups, n, d]
 _CACHED = 1 << 18  # entries for each thread: 1 MiB of float32, of a core's second-level cache
 
 
-def precondition_(factor: Factor, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None) -> None:
+def precondition_(
+    factor: Factor, times: Multiply | None = None, measure: bool = False, exact: Multiply | None = None
+) -> None:
     """Multiply the weight's gradient (and the bias's) by the inverse, in place: by ``times`` where the inverse is this step's own.
 
     ``measure`` sets the factor's ``turned``, and ``exact``, this step's inverse beside another, its ``cosine``.

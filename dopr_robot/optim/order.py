@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from dopr_robot.optim.factors import Factor
@@ -62,8 +61,7 @@ def is_preconditioned(gradient: Tensor | None) -> bool:
     """Whether a gradient is as a step of ours left it."""
     if gradient is None:
         return False
-    with torch.no_grad():
-        gradient = local(gradient)
+    gradient = local(gradient)
     return bool(getattr(gradient, "_preconditioned_at", -1) == gradient._version)
 
 

@@ -1,6 +1,5 @@
 """Activation-wise preconditioning of a model's gradients, for any optimizer."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,7 +17,7 @@ from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.groups import Damping, Groups
 from dopr_robot.optim.kinds import STACK, kind_of
 from dopr_robot.optim.masks import TokenMasks
-from dopr_robot.optim.memory import memory_bytes, planned_bytes
+from dopr_robot.optim.memory import usage_of
 from dopr_robot.optim.order import check_order
 from dopr_robot.optim.sharding import agree, local, refuse_unknown_sharding
 from dopr_robot.optim.sketch import settle_rank
@@ -32,10 +31,11 @@ from dopr_robot.optim.sources import (
     record_inputs,
     watch_modules,
 )
-from dopr_robot.optim.spectrum import Spectrum, spectrum_of
+from dopr_robot.optim.spectrum import Spectrum, spectrum_of, write_spectrum
 from dopr_robot.optim.stacks import UNSEEN, Use
+from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pack, unpack, unpack_all
 from dopr_robot.optim.step import Refresh, finish
-from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pack, unpack
+from dopr_robot.optim.turns import is_due, share_turns
 
 
 class ActivationPreconditioner:
@@ -137,7 +137,8 @@ class ActivationPreconditioner:
         lazy = [name for name, p in self.model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
         if lazy:
             raise ValueError(f"{lazy[0]} has no shape yet: run the lazy model once before making the optimizer")
-        refuse_unknown_sharding(self.model, process_group)
+        if whole is not None:
+            refuse_unknown_sharding(whole, process_group)
         self.form = form
         self.stat_decay = stat_decay
         self.warmup_steps = warmup_steps
@@ -174,7 +175,7 @@ class ActivationPreconditioner:
         self._find()
 
     def stack_used(self, weight: nn.Parameter, use: Use) -> Recorder | None:
-        """A module multiplies by a stack of matrices, in a way not known before. Returns the recorder of its inputs, if it is to have one."""
+        """A module multiplies by a stack of matrices, in a way not known before. Returns the recorder of its inputs, if there is any."""
         if weight in self._named:
             self._stacks[weight] = use
             self._find(hook=False)  # modules are running
@@ -188,21 +189,17 @@ class ActivationPreconditioner:
         known = {factor.weight: factor for factor in self.factors}
         bare = isinstance(self.model, Parameters)
         self._grows = bare or any(kind_of(module) is STACK for module in self.model.modules())
-        found, self._left = find_factors(self.model, **self._choice, stacks=self._stacks, parameters=list(self._named), must_match=not bare)
+        found, self._left = find_factors(
+            self.model, **self._choice, stacks=self._stacks, parameters=list(self._named), must_match=not bare
+        )
         for factor in found:
             factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
             settle_rank(factor, self.rank)
         self.factors = [self._kept(known.get(factor.weight), factor) for factor in found]
-        # Each refresh has its turn within ``update_every`` steps: the costliest first, each to the step that has least to do.
-        loads: dict[int, list[int]] = {}
-        for factor in sorted(self.factors, key=lambda factor: -factor.cost):
-            every = self.groups.of(factor.weight)["update_every"]
-            load = loads.setdefault(every, [0] * min(every, len(self.factors)))
-            factor.phase = load.index(min(load))
-            load[factor.phase] += factor.cost
+        share_turns(self.factors, self.groups)
         for factor in self.factors:
             if factor.weight not in known:
-                factor.due = self._is_due(factor, self.step)
+                factor.due = is_due(factor, self.groups, self.step)
         if hook:
             self._hooks.remove()
             self._hooks.add(*record_inputs(self, self.factors, self._masks.find, self.max_tokens))
@@ -223,6 +220,7 @@ class ActivationPreconditioner:
         """A module begins to run, with ``args``, that was not seen before: look for uses of the parameters in it."""
         assert isinstance(self.model, Parameters)
         if self.model.meet(module):
+            refuse_unknown_sharding(module, self.process_group)
             self._find()
             for hook in module._forward_pre_hooks.values() if args else ():
                 if isinstance(hook, Beginning):  # which torch calls from the next forward on
@@ -266,7 +264,7 @@ class ActivationPreconditioner:
                 return False
             refresh.commit(self.step, self.warn)
             if self.step >= self.warmup_steps:
-                finish(refresh.multiply(active, self.step, self._has_turn), self.max_update_norm)
+                finish(refresh.multiply(active, self.step), self.max_update_norm)
             self.finite.count(gradients, self.step)
         self._begin_step(self.step + 1)
         return True
@@ -335,11 +333,7 @@ class ActivationPreconditioner:
 
     def log_spectrum(self, writer: Any, step: int | None = None) -> None:
         """Write :meth:`spectrum` to a TensorBoard ``SummaryWriter``, under ``dopr/<figure>/<layer>``."""
-        for name, spectrum in self.spectrum().items():
-            for figure, value in spectrum._asdict().items():
-                if value is None:
-                    continue
-                writer.add_scalar(f"dopr/{figure}/{name}", value, self.step if step is None else step)
+        write_spectrum(self.spectrum(), writer, self.step if step is None else step)
 
     def memory_usage(self, tokens: int | None = None) -> dict[str, int]:
         """Bytes held for each layer, and in all under ``"total"``.
@@ -349,14 +343,8 @@ class ActivationPreconditioner:
                 trained yet, which may be on the meta device. The inputs on their way to the step are counted at every layer that takes
                 its turn in that step.
         """
-        if tokens is None:
-            usage = {factor.name: memory_bytes(factor) for factor in self.factors}
-        else:
-            n = min(tokens, self.max_tokens or tokens)
-            usage = {
-                factor.name: planned_bytes(factor, n, self.rank, at_work=factor.phase == 0) for factor in self.factors
-            }
-        return usage | {"total": sum(usage.values())}
+        n = None if tokens is None else min(tokens, self.max_tokens or tokens)
+        return usage_of(self.factors, n, self.rank)
 
     def counters(self) -> dict[str, int]:
         """Steps taken, and left out."""
@@ -373,20 +361,7 @@ class ActivationPreconditioner:
         counters = counters_of(entries)
         self.finite.skipped, self.finite.in_a_row = counters["skipped"], counters["skipped_in_a_row"]
         self._waiting = dict(entries)
-        anew = []
-        for factor in self.factors:
-            entry = self._waiting.pop(factor.weight, None)
-            if entry is None:
-                factor.forget(self.form)
-                settle_rank(factor, self.rank)
-            elif not unpack(factor, entry, self.rank):
-                anew.append(factor.name)
-        if anew:
-            warnings.warn(
-                f"the state was saved under other options (form, rank, conv or include_bias): {len(anew)} layers "
-                f"({', '.join(anew[:3])}) form their inverse anew at the next step",
-                stacklevel=stacklevel,
-            )
+        unpack_all(self.factors, self._waiting, self.form, self.rank, stacklevel=stacklevel + 1)
         self._begin_step(counters["step"])
 
     def state_dict(self) -> dict[str, Any]:
@@ -407,10 +382,6 @@ class ActivationPreconditioner:
         self.groups.index()
         self._watch()
 
-    def _has_turn(self, factor: Factor, step: int) -> bool:
-        every = self.groups.of(factor.weight)["update_every"]
-        return bool(step % every == factor.phase % every)
-
     @property
     def skipped(self) -> int:
         """Steps left out for NaN or inf."""
@@ -426,12 +397,7 @@ class ActivationPreconditioner:
         for factor in self.factors:
             if factor.seen or factor.due:
                 factor.clear()
-            factor.due = self._is_due(factor, step)
-
-    def _is_due(self, factor: Factor, step: int) -> bool:
-        # An embedding's frequencies cost nothing, and a rare token is known only at the step that brings it.
-        always = not factor.ready or factor.fresh or factor.matrix is None
-        return self.groups.of(factor.weight)["precondition"] and (always or self._has_turn(factor, step))
+            factor.due = is_due(factor, self.groups, step)
 
     def __repr__(self) -> str:
         return f"ActivationPreconditioner(form={self.form!r}, damping={self.groups!r}, {len(self.factors)} weights)"

@@ -111,11 +111,12 @@ class _LayerByLayer(TorchFunctionMode):
             h0 = state[0] if isinstance(state, tuple) else state
             self._expect_layer(layer, first[0], output, h0, sizes, final)
             finals.append(final)
-            if dropout and train and layer < layers - 1:
-                first = (F.dropout(output, dropout), *first[1:])
-            else:
-                first = (output, *first[1:])
-        return (output.transpose(0, 1) if batch_first else output, *(torch.cat(part) for part in zip(*finals, strict=True)))
+            below = dropout and train and layer < layers - 1
+            first = (F.dropout(output, dropout) if below else output, *first[1:])
+        return (
+            output.transpose(0, 1) if batch_first else output,
+            *(torch.cat(part) for part in zip(*finals, strict=True)),
+        )
 
     def _expect_layer(
         self, layer: int, x: Tensor, output: Tensor, h0: Tensor, sizes: Tensor | None, final: Sequence[Tensor]

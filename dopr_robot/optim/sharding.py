@@ -20,11 +20,11 @@ def is_sharded(parameter: Any) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this rank holds; of a gradient, what it is written to by."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[no-any-return, attr-defined]
+    return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[no-any-return, attr-defined]
 
 
 def refuse_unknown_sharding(model: Any, process_group: Any) -> None:
-    """Raise ValueError, by name, for a weight whose shards are not rows."""
+    """Raise ValueError, by name, for a weight of a model whose shards are not rows."""
     sharded = {name: p for name, p in model.named_parameters() if is_sharded(p)}
     flat = [name for name, p in model.named_parameters() if type(p).__name__ == "FlatParameter"]
     if flat or any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):

@@ -125,9 +125,7 @@ def _remove(handles: list[Any]) -> None:
     handles.clear()
 
 
-def record_inputs(
-    owner: Any, factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None
-) -> list[Any]:
+def record_inputs(owner: Any, factors: Sequence[Factor], find_mask: MaskFinder, max_tokens: int | None) -> list[Any]:
     """Have the inputs of the modules of ``owner.model`` that use the factors' weights recorded; returns the handles."""
     by_module: dict[nn.Module, dict[str, Recorder]] = {}
     for factor in factors:

@@ -1,6 +1,7 @@
 """How anisotropic a layer's inputs are, and so how much preconditioning has to say."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,3 +48,11 @@ def spectrum_of(factor: Factor) -> Spectrum:
         float(factor.turned),
         None if factor.cosine is None else float(factor.cosine),
     )
+
+
+def write_spectrum(spectrum: Mapping[str, Spectrum], writer: Any, step: int) -> None:
+    """Write it to a TensorBoard ``SummaryWriter``, under ``dopr/<figure>/<layer>``."""
+    for name, figures in spectrum.items():
+        for figure, value in figures._asdict().items():
+            if value is not None:
+                writer.add_scalar(f"dopr/{figure}/{name}", value, step)

@@ -1,11 +1,12 @@
 """Stacks of matrices in one parameter, as mixtures of experts have them: how their products are found, and watched.
 
 Nothing but the products themselves says that a three-dimensional parameter is a stack, and which of its dimensions the inputs meet. So a
-module that has one is watched while it runs: ``F.linear`` with ``weight[e]``, ``@``, ``bmm``, ``einsum``, ``grouped_mm`` with the stack, with
-a part of it, or with what ``weight[ids]`` took out of it.
+module that has one is watched while it runs: ``F.linear`` with ``weight[e]``, ``@``, ``bmm``, ``einsum``, ``grouped_mm`` with the stack,
+with a part of it, or with what ``weight[ids]`` took out of it.
 """
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,14 +18,13 @@ from dopr_robot.optim.capture import Beginning, Recorder, watch_run
 from dopr_robot.optim.layers import Experts, Layer
 
 Use = bool | str  # whether the stack is [experts, in, out], or why it is left to the base
+_PATIENCE = 10  # since watching costs time
 UNSEEN = "a stack of matrices: to be preconditioned once a product with it was seen"
 
 
 def stacks_of(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a module that may be stacks."""
-    return {
-        name: p for name, p in module._parameters.items() if p is not None and p.dim() == 3 and p.shape[0] > 1
-    }
+    return {name: p for name, p in module._parameters.items() if p is not None and p.dim() == 3 and p.shape[0] > 1}
 
 
 def find_stacks(module: nn.Module, uses: Mapping[nn.Parameter, Use]) -> Iterator[Layer]:
@@ -35,10 +35,14 @@ def find_stacks(module: nn.Module, uses: Mapping[nn.Parameter, Use]) -> Iterator
             yield Experts(module, weight, role=name, transposed=transposed)
 
 
-def watch_stacks(owner: Any, modules: Iterable[nn.Module], recorders: Mapping[nn.Module, Mapping[str, Recorder]]) -> list[Any]:
+def watch_stacks(
+    owner: Any, modules: Iterable[nn.Module], recorders: Mapping[nn.Module, Mapping[str, Recorder]]
+) -> list[Any]:
     """Watch modules that may have stacks, and tell ``owner.stack_used`` of each use; returns the handles."""
     return [
-        handle for module in modules for handle in watch_run(module, StackRecorder(owner, module, recorders.get(module, {})))
+        handle
+        for module in modules
+        for handle in watch_run(module, StackRecorder(owner, module, recorders.get(module, {})))
     ]
 
 
@@ -51,6 +55,7 @@ class StackRecorder(Beginning):
         self.weights = stacks_of(module)
         self.recorders = dict(recorders)
         self.left: set[str] = set()
+        self.idle: Counter[str] = Counter()
         self.running: list[_Products] = []
 
     @torch._disable_dynamo
@@ -58,7 +63,9 @@ class StackRecorder(Beginning):
         names = [
             name
             for name in self.weights
-            if name not in self.left and (name not in self.recorders or self.recorders[name].factor.due)
+            if name not in self.left
+            and self.weights[name].requires_grad
+            and (name not in self.recorders or self.recorders[name].factor.due)
         ]
         if names and torch.is_grad_enabled():
             # The module's own, since a sharded model exchanges them for the run.
@@ -74,7 +81,10 @@ class StackRecorder(Beginning):
             ways = {product.transposed for product in seen}
             why = products.odd.get(name) or ("multiplied from both sides" if len(ways) > 1 else None)
             if why is None and not ways:
-                continue
+                self.idle[name] += 1
+                if name in self.recorders or self.idle[name] < _PATIENCE:
+                    continue
+                why = f"multiplied by nothing in {_PATIENCE} runs"
             use = ways.pop() if why is None else f"a stack of matrices that is {why}: left to the base"
             if why is not None or name not in self.recorders:
                 owner = self.owner()

@@ -10,6 +10,7 @@ Tensors alone, so that whoever writes an optimizer's state (torch.distributed.ch
   are none.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,26 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
         factor.state, factor.refreshed = fitting if sized else {}, -1
     factor.keep()
     return whole
+
+
+def unpack_all(
+    factors: Sequence[Factor], entries: dict[Any, Mapping[str, Any]], form: str, rank: int | str, stacklevel: int
+) -> None:
+    """Take up each factor's entry, and leave the others in ``entries``; without one it begins afresh. Warns of what did not fit."""
+    anew = []
+    for factor in factors:
+        entry = entries.pop(factor.weight, None)
+        if entry is None:
+            factor.forget(form)
+            settle_rank(factor, rank)
+        elif not unpack(factor, entry, rank):
+            anew.append(factor.name)
+    if anew:
+        warnings.warn(
+            f"the state was saved under other options (form, rank, conv or include_bias): {len(anew)} layers "
+            f"({', '.join(anew[:3])}) form their inverse anew at the next step",
+            stacklevel=stacklevel,
+        )
 
 
 def counters_of(entries: Mapping[Any, Mapping[str, Any]]) -> Counters:

@@ -1,6 +1,6 @@
 """One step: statistics of the layers that are due, their inverses formed anew, gradients multiplied."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -15,6 +15,7 @@ from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.multiply import precondition_
 from dopr_robot.optim.order import is_preconditioned, mark_preconditioned
 from dopr_robot.optim.sketch import Sketch, fit_cost
+from dopr_robot.optim.turns import has_turn
 
 
 class Refresh:
@@ -78,14 +79,14 @@ class Refresh:
             for key, value in new.items()
         }
 
-    def multiply(self, active: Sequence[Factor], step: int, has_turn: Callable[[Factor, int], bool]) -> list[nn.Parameter]:
+    def multiply(self, active: Sequence[Factor], step: int) -> list[nn.Parameter]:
         """Multiply the gradients of ``active`` by their inverses, in place. Returns whose were."""
         turned: list[nn.Parameter] = []
         for factor in active:
             gradient, solve = factor.weight.grad, self.solves.get(factor)
             if gradient is None or not (factor.ready or solve) or is_preconditioned(gradient):
                 continue
-            looked_at = factor.refreshed == step and (solve is None or has_turn(factor, step))
+            looked_at = factor.refreshed == step and (solve is None or has_turn(factor, self.groups, step))
             if solve is not None and looked_at:
                 factor.last = solve
             exact = None

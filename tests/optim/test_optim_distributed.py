@@ -24,11 +24,14 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(5, 8)
         # Without biases: a key's bias has gradient zero but for rounding, which AdamW would blow up to a step of size lr.
         self.attention = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+        self.recurrent = nn.GRU(8, 8, batch_first=True)
+        self.experts = nn.Parameter(torch.randn(3, 8, 8) / 3)
         self.mlp = nn.Sequential(nn.Flatten(), nn.Linear(48, 160), nn.Tanh(), nn.Linear(160, 2))
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         x = self.convolution(x).transpose(1, 2)
         memory = self.embedding(tokens)
+        x = x + self.recurrent(x)[0] + (x.unsqueeze(1) @ self.experts).sum(1)
         return self.mlp(x + self.attention(x, memory, memory)[0])
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from dopr_robot.optim import DoPr
 
-PAGE = (Path(__file__).parents[2] / "docs" / "optimizer.md").read_text()
+PAGES = Path(__file__).parents[2] / "docs"
+PAGE = (PAGES / "optimizer.md").read_text() + (PAGES / "multi-node.md").read_text()
 EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
 
 
@@ -98,6 +100,26 @@ def test_hugging_face_trainer_and_its_resume(tmp_path, monkeypatch):
     assert resumed["optimizer"].preconditioner.step == 6
     for first, second in zip(whole["model"].parameters(), resumed["model"].parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+def test_peft(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("peft")
+    rows = {row.name for row in names["optimizer"].coverage() if row.preconditioned}
+    assert rows == {name for name, p in names["model"].named_parameters() if p.requires_grad and p.dim() > 1}
+    assert (tmp_path / "adapters" / "adapter_model.safetensors").exists()
+
+
+def test_sharded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    names = run("sharded")
+    assert names["optimizer"].coverage().matrix_share == 1
+    assert (tmp_path / "checkpoint" / ".metadata").exists()
 
 
 @pytest.mark.sim

@@ -22,7 +22,9 @@ def dense(gradient: Tensor, z: Tensor) -> Tensor:
     """``G (S + 0.1 tr(S)/d I)^-1`` for a gradient [rows, d] and inputs [..., d]."""
     z = z.detach().flatten(0, -2)
     moment = z.T @ z / len(z)
-    return gradient @ torch.linalg.inv(moment + 0.1 * moment.trace() / len(moment) * torch.eye(len(moment), dtype=DOUBLE))
+    return gradient @ torch.linalg.inv(
+        moment + 0.1 * moment.trace() / len(moment) * torch.eye(len(moment), dtype=DOUBLE)
+    )
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -139,8 +141,6 @@ def test_recurrent_with_dropout_between_its_layers():
     scalar(output).backward()
     before = gradients(module)
     preconditioner.precondition_()
-    zeros = torch.zeros(2, 2, 4, dtype=DOUBLE)
-    _, first = steps_of(copy.deepcopy(plain), list(x.unbind(1)), zeros, zeros)
     lower = nn.LSTM(3, 4, dtype=DOUBLE)
     lower.load_state_dict({name: getattr(plain, name) for name in lower.state_dict()})
     torch.manual_seed(1)
@@ -275,7 +275,9 @@ def test_recurrent_is_seen(way):
     module = nn.GRU(3, 4, 2, batch_first=True, dtype=DOUBLE)
     plain = copy.deepcopy(module)
     optimizers = [
-        DoPr(torch.optim.SGD(each.parameters(), lr=0.1), None if way == "without the model" and each is module else each)
+        DoPr(
+            torch.optim.SGD(each.parameters(), lr=0.1), None if way == "without the model" and each is module else each
+        )
         for each in (module, plain)
     ]
     run = torch.compile(module, backend="aot_eager") if way == "compiled" else module
@@ -342,8 +344,10 @@ def test_stack_of_experts(way, form):
     optimizer.preconditioner.precondition_()
     for expert in range(4):
         z = x if output.dim() == 3 else x[which == expert]
-        gradient, actual = (each[expert].T if "transposed" in way or "in, out" in way else each[expert]
-                            for each in (before, module.weight.grad))
+        gradient, actual = (
+            each[expert].T if "transposed" in way or "in, out" in way else each[expert]
+            for each in (before, module.weight.grad)
+        )
         if len(z):
             assert_close(actual, dense(gradient, z))
         else:
@@ -395,4 +399,26 @@ def test_mixtral(way):
         optimizer.zero_grad()
     left = [row.name for row in optimizer.coverage() if len(row.shape) > 1 and not row.preconditioned]
     assert left == ["model.layers.0.mlp.gate.weight"]  # a router that multiplies by itself, without a linear layer
+    assert optimizer.coverage().never_fired == []
+
+
+@pytest.mark.sim
+def test_lstm_of_robomimic():
+    import robomimic.utils.obs_utils as ObsUtils
+    from robomimic.algo import algo_factory
+    from robomimic.config import config_factory
+
+    config = config_factory("bc")
+    config.observation.modalities.obs.low_dim = ["object"]
+    with config.unlocked():
+        config.algo.rnn.enabled, config.algo.rnn.hidden_dim, config.algo.rnn.num_layers = True, 16, 2
+        config.train.seq_length = 5
+    ObsUtils.initialize_obs_utils_with_config(config)
+    algo = algo_factory("bc", config, {"object": [10]}, ac_dim=7, device=torch.device("cpu"))
+    optimizer = algo.optimizers["policy"] = DoPr(algo.optimizers["policy"], algo.nets["policy"])
+    algo.set_train()
+    batch = {"obs": {"object": torch.randn(8, 5, 10)}, "actions": torch.rand(8, 5, 7)}
+    for _ in range(3):
+        algo.train_on_batch(algo.process_batch_for_training(batch), epoch=0)
+    assert optimizer.coverage().matrix_share == 1
     assert optimizer.coverage().never_fired == []

@@ -14,10 +14,14 @@ SIZES = {"vocab_size": 20, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head
 
 def make(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(**SIZES, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, eos_token_id=0)).double()
+    model = GPT2LMHeadModel(
+        GPT2Config(**SIZES, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, eos_token_id=0)
+    ).double()
     options = {"use_dora": kind == "DoRA", "init_lora_weights": False}  # B is zero otherwise, and so A's gradient
     targets = ["c_attn", "c_fc"]
-    return get_peft_model(model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=True, **options))
+    return get_peft_model(
+        model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=True, **options)
+    )
 
 
 def dense(gradient: Tensor, z: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ class Model(nn.Module):
         self.grouped = nn.Conv1d(7, 7, 3, padding=1, groups=7)
         self.back = nn.ConvTranspose1d(7, 8, 1)
         self.attention = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+        self.recurrent = nn.GRU(8, 8, batch_first=True)
+        self.experts = nn.Parameter(torch.randn(3, 8, 8) / 3)
         self.transposed = Transposed()
         self.mlp = nn.Sequential(nn.Linear(24, 160), nn.Tanh(), nn.Linear(160, 1))
 
@@ -50,6 +52,7 @@ class Model(nn.Module):
         x = self.embedding(tokens)
         y = self.back(self.grouped(self.convolution(x.transpose(1, 2)))).transpose(1, 2)
         x = x + self.attention(y, x if self.across else y, x if self.across else y)[0]
+        x = x + self.recurrent(x)[0] + torch.einsum("btd,efd->btf", x, self.experts)
         return self.mlp(self.transposed(x).flatten(1))
 
 
@@ -115,12 +118,13 @@ def worker(rank: int, port: int, out: str) -> None:
     model = shard(make(across=False), mesh)
     optimizer = make_optimizer(model, "average")
     train(model, optimizer, rank, range(7))
-    dcp.save({"model": model.state_dict(), "optim": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=f"{out}/dcp")
+    dcp.save(
+        {"model": model.state_dict(), "optim": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=f"{out}/dcp"
+    )
 
     # What one rank alone sees is bad for both.
     before = whole(model)
-    tokens, y = batch(0)
-    model(tokens).sum().backward()
+    model(batch(0)[0]).sum().backward()
     if rank == 1:
         model.mlp[0].weight.grad.to_local()[0, 0] = float("nan")
     optimizer.step()
