@@ -142,7 +142,7 @@ def _known(kind: str) -> list[str]:
     from dopr_robot import explain, list_optimizers, list_policies
     from dopr_robot.files import write_json
 
-    found = {
+    found: dict[str, Any] = {
         "of": state,
         "policies": list_policies().names,
         "optimizers": list_optimizers().names,
