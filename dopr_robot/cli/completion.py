@@ -142,12 +142,7 @@ def _known(kind: str) -> list[str]:
     from dopr_robot import explain, list_optimizers, list_policies
     from dopr_robot.files import write_json
 
-    found: dict[str, Any] = {
-        "of": state,
-        "policies": list_policies().names,
-        "optimizers": list_optimizers().names,
-        "settings": explain().names,
-    }
+    found = {"policies": list_policies().names, "optimizers": list_optimizers().names, "settings": explain().names}
     with contextlib.suppress(OSError):  # where nothing can be written it is found anew the next time
-        write_json(file, found)
-    return list(found[kind])
+        write_json(file, {"of": state, **found})
+    return found[kind]
