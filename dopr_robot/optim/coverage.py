@@ -99,6 +99,15 @@ def _reason_to_leave(parameter: nn.Parameter, layers: Sequence[Layer] | None) ->
     return None
 
 
+def reason_to_leave_stack(name: str, layer: Layer, options: Mapping[str, Any]) -> str | None:
+    """Why a stack of matrices is left to the base under ``options`` of :func:`find_factors`, or None."""
+    if not select([name], options["include"], options["exclude"], must_match=False):
+        return "not chosen by include/exclude"
+    if in_blocks(layer, options["max_dim"]) is None:
+        return f"its {layer.dim:,} inputs are more than max_dim={options['max_dim']:,}, and have no blocks"
+    return None
+
+
 def _leave_odd_biases(layers: Sequence[Layer]) -> None:
     """Biases of tied layers join only where they are tied too: one weight cannot be extended by two biases."""
     if len({id(layer.bias) for layer in layers}) > 1:

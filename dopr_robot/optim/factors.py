@@ -316,7 +316,7 @@ class Factor:
             weight: Tensor | float = 0.0 if self.form == "batch" else decay
             count = self.counts[key]
             if isinstance(count, Tensor):
-                weight = torch.where(count > 0, torch.full_like(count, weight, dtype=moment.dtype), 1.0)
+                weight = torch.where(count > 0, moment.new_tensor(weight), 1.0)
                 weight = weight.view(-1, 1, 1) if key == "matrix" else weight
             moved[key] = moment.lerp(self.value(key), weight) if isinstance(weight, Tensor) or weight else moment
         return moved

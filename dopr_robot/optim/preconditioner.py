@@ -10,12 +10,13 @@ from torch.optim import Optimizer
 
 from dopr_robot.optim.capture import Beginning, Recorder
 from dopr_robot.optim.checks import WarnOnce, check_preconditioning
-from dopr_robot.optim.coverage import Coverage, find_factors
+from dopr_robot.optim.coverage import Coverage, find_factors, plain_name, reason_to_leave_stack
 from dopr_robot.optim.distributed import average_over_ranks, same_on_all_ranks
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.groups import Damping, Groups
 from dopr_robot.optim.kinds import STACK, kind_of
+from dopr_robot.optim.layers import Experts
 from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.memory import usage_of
 from dopr_robot.optim.order import check_order
@@ -174,35 +175,50 @@ class ActivationPreconditioner:
             self._finder.add(watch_modules(self))
         self._find()
 
-    def stack_used(self, weight: nn.Parameter, use: Use) -> Recorder | None:
-        """A module multiplies by a stack of matrices, in a way not known before. Returns the recorder of its inputs, if there is any."""
-        if weight in self._named:
-            self._stacks[weight] = use
-            self._find(hook=False)  # modules are running
-        for factor in self.factors:
-            if factor.weight is weight:
-                return Recorder(factor, factor.layers[0], self._masks.find, self.max_tokens)
-        return None
+    def stack_used(self, layer: Experts, why: str | None) -> Recorder | None:
+        """A module multiplies by a stack of matrices, in a way not known before; ``why``: it is to be left all the same.
 
-    def _find(self, *, hook: bool = True) -> None:
+        Returns the recorder of its inputs, if there is to be any. The model is running, and a sharded one has other weights meanwhile:
+        so only this one is looked at.
+        """
+        weight = layer.weight
+        if weight not in self._named:
+            return None
+        self._stacks[weight] = why or layer.transposed
+        name = self._names[weight]
+        self.factors = [factor for factor in self.factors if factor.weight is not weight]
+        why = why or reason_to_leave_stack(name, layer, self._choice)
+        if why is not None:
+            self._left[name] = why
+            return None
+        self._left.pop(name, None)
+        factor = self._kept(None, self._settled(Factor(name, [layer], self.form)))
+        self.factors.append(factor)
+        share_turns(self.factors, self.groups)
+        factor.due = is_due(factor, self.groups, self.step)
+        return Recorder(factor, layer, self._masks.find, self.max_tokens)
+
+    def _settled(self, factor: Factor) -> Factor:
+        factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
+        settle_rank(factor, self.rank)
+        return factor
+
+    def _find(self) -> None:
         """Make factors of the weights that are to be preconditioned; the ones that are so already keep their statistics."""
         known = {factor.weight: factor for factor in self.factors}
+        self._names = {parameter: plain_name(name) for name, parameter in self.model.named_parameters()}
         bare = isinstance(self.model, Parameters)
         self._grows = bare or any(kind_of(module) is STACK for module in self.model.modules())
         found, self._left = find_factors(
             self.model, **self._choice, stacks=self._stacks, parameters=list(self._named), must_match=not bare
         )
-        for factor in found:
-            factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
-            settle_rank(factor, self.rank)
-        self.factors = [self._kept(known.get(factor.weight), factor) for factor in found]
+        self.factors = [self._kept(known.get(factor.weight), self._settled(factor)) for factor in found]
         share_turns(self.factors, self.groups)
         for factor in self.factors:
             if factor.weight not in known:
                 factor.due = is_due(factor, self.groups, self.step)
-        if hook:
-            self._hooks.remove()
-            self._hooks.add(*record_inputs(self, self.factors, self._masks.find, self.max_tokens))
+        self._hooks.remove()
+        self._hooks.add(*record_inputs(self, self.factors, self._masks.find, self.max_tokens))
 
     def _kept(self, old: Factor | None, new: Factor) -> Factor:
         if old is not None and [layer.module for layer in old.layers] == [layer.module for layer in new.layers]:

@@ -38,7 +38,7 @@ def find_stacks(module: nn.Module, uses: Mapping[nn.Parameter, Use]) -> Iterator
 def watch_stacks(
     owner: Any, modules: Iterable[nn.Module], recorders: Mapping[nn.Module, Mapping[str, Recorder]]
 ) -> list[Any]:
-    """Watch modules that may have stacks, and tell ``owner.stack_used`` of each use; returns the handles."""
+    """Watch modules that may have stacks, and tell ``owner.stack_used`` of each use that is new; returns the handles."""
     return [
         handle
         for module in modules
@@ -85,10 +85,11 @@ class StackRecorder(Beginning):
                 if name in self.recorders or self.idle[name] < _PATIENCE:
                     continue
                 why = f"multiplied by nothing in {_PATIENCE} runs"
-            use = ways.pop() if why is None else f"a stack of matrices that is {why}: left to the base"
+            layer = Experts(self.module, self.weights[name], role=name, transposed=ways == {True})
+            why = why and f"a stack of matrices that is {why}: left to the base"
             if why is not None or name not in self.recorders:
                 owner = self.owner()
-                recorder = None if owner is None else owner.stack_used(self.weights[name], use)
+                recorder = None if owner is None else owner.stack_used(layer, why)
                 if recorder is None:
                     self.left.add(name)
                     continue

@@ -1,6 +1,5 @@
 """Data parallelism: two gloo processes of half the batch take the step of one process with the whole."""
 
-import copy
 import socket
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dopr_robot.optim import ActivationPreconditioner, DoPr
+from dopr_robot.optim import DoPr
 
 STEPS = 6
 FORMS = ("batch", "average", "low_rank", "auto")
@@ -132,19 +131,3 @@ def test_without_a_group_ranks_keep_their_own_statistics(ranks):
 def test_a_layer_that_only_one_rank_runs(ranks):
     first, second = (torch.load(ranks / f"branch{rank}.pt") for rank in (0, 1))
     assert difference(first, second) == 0
-
-
-def test_sharded_models_are_refused():
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    try:
-        model = fully_shard(copy.deepcopy(nn.Sequential(nn.Linear(4, 4))), mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(ValueError, match=r"sharded \(FSDP\)"):
-            ActivationPreconditioner(model)
-    finally:
-        dist.destroy_process_group()

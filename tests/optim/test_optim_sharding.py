@@ -52,7 +52,7 @@ class Model(nn.Module):
         x = self.embedding(tokens)
         y = self.back(self.grouped(self.convolution(x.transpose(1, 2)))).transpose(1, 2)
         x = x + self.attention(y, x if self.across else y, x if self.across else y)[0]
-        x = x + self.recurrent(x)[0] + torch.einsum("btd,efd->btf", x, self.experts)
+        x = x + self.recurrent(x)[0] + torch.einsum("btd,efd->ebtf", x, self.experts).sum(0)
         return self.mlp(self.transposed(x).flatten(1))
 
 
@@ -93,6 +93,8 @@ def shard(model: Model, mesh) -> Model:
 
 def make_optimizer(model: nn.Module, form: str) -> DoPr:
     options = {"include_bias": True} if form == "average" else {}
+    if form == "average" and not model.across:  # whose room in a checkpoint is not known before it runs
+        options["exclude"] = ["experts"]
     return DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, form=form, update_every=3, **options)
 
 
