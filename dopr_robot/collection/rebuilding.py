@@ -83,8 +83,10 @@ def rebuilt(
     episodes = _with_states(recording.episodes, source)
     if begin:
         _compare(Store.open(unfinished(out)), about, episodes, source)
-    task, total = shows.given({"env_args": env_args}), robosuite.count(source)
-    rebuilding = _rebuilt(episodes, task, begin, total=total, version=made_in.version, source=source.name)
+    rebuilding = _rebuilt(
+        episodes, shows.given({"env_args": env_args}), begin,
+        total=robosuite.count(source), version=made_in.version, source=source.name,
+    )  # fmt: skip
     return Recording(about, rebuilding, named=recording.named)
 
 

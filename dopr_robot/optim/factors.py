@@ -313,10 +313,11 @@ class Factor:
             if key not in self.state:
                 moved[key] = self._first(key, moment)
                 continue
-            weight: Tensor | float = 0.0 if self.form == "batch" else decay
+            kept = 0.0 if self.form == "batch" else decay
+            weight: Tensor | float = kept
             count = self.counts[key]
             if isinstance(count, Tensor):
-                weight = torch.where(count > 0, moment.new_tensor(weight), 1.0)
+                weight = torch.where(count > 0, torch.full_like(count, kept, dtype=moment.dtype), 1.0)
                 weight = weight.view(-1, 1, 1) if key == "matrix" else weight
             moved[key] = moment.lerp(self.value(key), weight) if isinstance(weight, Tensor) or weight else moment
         return moved
