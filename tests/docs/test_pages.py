@@ -15,7 +15,8 @@ FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 RUN = {
     "README.md": 2,  # here and in tests/cli/test_python_page.py
     "data.md": 2,  # here
-    "optimizer.md": 7,  # here, and tests/optim/test_optim_docs.py
+    "multi-node.md": 1,  # tests/optim/test_optim_docs.py
+    "optimizer.md": 9,  # here, and tests/optim/test_optim_docs.py
     "policies.md": 3,  # tests/policies/test_checkpoints.py, test_outsiders.py, tests/cli/test_python_page.py
     "python.md": 5,  # tests/cli/test_python_page.py
     "simulators.md": 1,  # tests/envs/test_own_simulator.py
