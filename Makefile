@@ -21,7 +21,7 @@ test: setup-test setup-sim  ## everything that is checked
 	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal -m "not sim and not slow"
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m "sim and not slow" $(SIM_TESTS)
 
-test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, pictures of gym-aloha
+test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, policies from pixels, pictures of gym-aloha
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
 
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried

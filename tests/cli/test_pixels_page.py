@@ -68,6 +68,7 @@ def test_pusht():
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_lift(human_lift):
     follow("Lift")
     assert seen("runs/lift_image") == {"agentview": (40, 40, 3), "robot0_eye_in_hand": (40, 40, 3)}
@@ -75,6 +76,7 @@ def test_lift(human_lift):
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_assembly():
     follow("assembly")
     assert seen("runs/assembly") == {"corner2": (40, 40, 3), "gripperPOV": (40, 40, 3)}
