@@ -12,7 +12,7 @@ export PYTHONWARNINGS := ignore:Editable installation
 install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/python -m pip install -q --disable-pip-version-check)
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
-.PHONY: demo test test-slow build docs setup setup-test setup-sim lint clean
+.PHONY: demo test test-slow test-lowest build docs setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
@@ -23,6 +23,11 @@ test: setup-test setup-sim  ## everything that is checked
 
 test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, policies from pixels, pictures of gym-aloha
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
+
+test-lowest:  ## the main job on the oldest versions that pyproject.toml allows; takes uv
+	uv venv -q --clear --python $(PYTHON) .venv-lowest
+	uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e .
+	cd $$(mktemp -d) && $(CURDIR)/.venv-lowest/bin/python -P $(CURDIR)/.ci/trial.py
 
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
 	$(call install,$(VENV)) build
@@ -65,4 +70,4 @@ $(VENV_SIM)/.test: pyproject.toml constraints-sim.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_SIM) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_SIM) .venv-lowest build dist *.egg-info

@@ -34,17 +34,7 @@ optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model)
 model(torch.randn(8, 3)).square().mean().backward()
 optimizer.step()
 """
-WHOLE = """
-import dopr_robot as dopr
-store = dopr.collect("CartPoleSwingUp", 2, "s.zarr")
-small = {"policy.network.dim": 16, "policy.network.layers": 1, "policy.network.heads": 2}
-run = dopr.train(store="s.zarr", name="a", steps=2, batch_size=16, **small)
-results = dopr.evaluate(run, episodes=2, horizons=[10], video=2)
-print(results)
-assert (results.folder / "report.html").is_file() and (results.folder / "rollouts.mp4").is_file()
-dopr.info(run).write_page("run.html")
-dopr.info("s.zarr").write_page("store.html")
-"""
+WHOLE = Path(__file__).with_name("trial.py").read_text(encoding="utf-8")
 
 
 def call(*command: object, cwd: Path) -> None:
