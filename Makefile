@@ -54,7 +54,7 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	@echo "$(VENV): what its tests need, 1.7 GB more"
+	@echo "$(VENV): what its tests need, 1.9 GB more"
 	$(call install,$(VENV)) -c constraints.txt -e ".[test]"
 	touch $@
 
@@ -63,7 +63,7 @@ $(VENV)/.docs: $(VENV)/.core
 	touch $@
 
 $(VENV_SIM)/.test: pyproject.toml constraints-sim.txt
-	@echo "$(VENV_SIM): simulators that ask for an older MuJoCo and NumPy, 2.9 GB (4 GB more with a torch built for CUDA)"
+	@echo "$(VENV_SIM): simulators that ask for an older MuJoCo and NumPy, 3.1 GB (4 GB more with a torch built for CUDA)"
 	$(NEW) $(VENV_SIM)
 	$(call install,$(VENV_SIM)) -c constraints-sim.txt -e ".[test-sim]"
 	$(VENV_SIM)/bin/python -m pip download -q --no-deps -d $(VENV_SIM)/wheels robosuite==1.4.1  # carries human demonstrations

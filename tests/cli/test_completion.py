@@ -45,7 +45,7 @@ def typed(shell: str, environment: dict[str, str], lines: dict[str, str]) -> Non
 
     def until(text: str) -> None:
         nonlocal seen
-        end = time.monotonic() + 120  # for what hangs
+        end = time.monotonic() + 900  # for what hangs
         while text not in seen:
             ready, _, _ = select.select([terminal], [], [], 1.0)
             seen += os.read(terminal, 4096).decode(errors="replace") if ready else ""
@@ -70,7 +70,7 @@ LINES = {
     "dopr tra": "dopr train",
     "dopr eval --pert": "dopr eval --perturb",
     "dopr collect Quad": "dopr collect QuadrotorTrack",
-    "dopr train pick": "dopr train pick_place",
+    "dopr train quad": "dopr train quadrotor_track",
     "dopr train policy=flow_un": "dopr train policy=flow_unet",
     "dopr train pick_place optimizer=dopr_adamu": "dopr train pick_place optimizer=dopr_adamuon",
 }

@@ -200,5 +200,5 @@ def test_every_subcommand_has_its_function():
         "eval": "evaluate", "tasks": "list_tasks", "policies": "list_policies", "optimizers": "list_optimizers",
         "runs": "list_runs", "config": "explain", "demo": "train",
     }  # fmt: skip
-    for command in COMMANDS:
+    for command in COMMANDS.keys() - {"completion"}:  # a shell's alone
         assert callable(getattr(dopr, functions.get(command, command))), command
