@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import DoPr
+from dopr_robot.policies.torchvision import make_importable
 
 PAGES = Path(__file__).parents[2] / "docs"
 PAGE = (PAGES / "optimizer.md").read_text() + (PAGES / "multi-node.md").read_text()
@@ -124,6 +125,7 @@ def test_sharded(tmp_path, monkeypatch):
 
 @pytest.mark.sim
 def test_robomimic():
+    make_importable()
     algo = run("robomimic")["algo"]
     algo.set_train()
     batch = {
