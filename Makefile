@@ -31,7 +31,7 @@ test-lowest:  ## the main job on the oldest versions that pyproject.toml allows;
 
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
 	$(call install,$(VENV)) build
-	$(BIN)/python -P .ci/build.py
+	$(BIN)/python .ci/build.py
 
 docs: $(VENV)/.docs  ## the site, into build/site: a link that leads nowhere or a public name without a docstring fails
 	$(BIN)/python -P .ci/docs.py
