@@ -1,15 +1,18 @@
 """The damped inverse of one step's own second moment, by whichever of S and the inputs' Gram matrix is cheaper to factorise."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.inverses import damped_cholesky
+from dopr_robot.optim.products import gram
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
-_STRIP = 64
+
+Factorised = dict[Any, tuple[Tensor, ...]]  # what layers of the same inputs share: query, key and value; gate and up
 
 
 class BatchInverse:
@@ -25,12 +28,16 @@ class BatchInverse:
     The first is the primal form, which needs the ``d x d`` matrix S; the others are dual, and need ``n x n``. The second takes half the
     products of the third, and is used where G is seen to be ``D^T Z`` up to a number (a loss scale, clipping), so that D says all of it.
 
+    Args:
+        factor: whose inputs.
+        grams: K of the inputs that were met so far in this step, by where they lie.
+
     Attributes:
         trace: tr(S) [groups], NaN or inf where an input is.
-        n: how many inputs [groups].
+        n: what the matrix that is factorised, K or Z^T Z, is to be divided by [groups]: how many inputs there are.
     """
 
-    def __init__(self, factor: Factor) -> None:
+    def __init__(self, factor: Factor, grams: dict[Any, Tensor] | None = None) -> None:
         assert factor.matrix is not None
         self.dim = factor.dim
         self.n = factor.inputs_seen()
@@ -46,29 +53,43 @@ class BatchInverse:
                 self.d = rows[0].d if len(rows) == 1 else torch.cat([d for _, d in rows if d is not None], 1)
             self.dual = True
             # The trace is that of K, which is formed here so that a bad input is seen before anything is factorised.
-            self.matrix = gram(self.z)
-            self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / self.n)
+            where = (self.z.data_ptr(), self.z.shape, self.z.stride())
+            grams = {} if grams is None else grams
+            self.matrix = grams[where] if where in grams else grams.setdefault(where, gram(self.z))
         else:
             self.z, self.dual = None, False
-            self.matrix = factor.batch_moments()["matrix"]
-            self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1))
+            self.matrix, divided = factor.products()
+            self.n = torch.ones_like(self.n) if divided else self.n
+        self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / self.n)
 
-    def factorise(self, damping: float) -> Tensor:
-        """Get ready to multiply, once. Returns, as a bool tensor [groups], whether the damping had to be raised."""
+    def factorise(self, damping: float, done: Factorised | None = None) -> Tensor:
+        """Get ready to multiply, once. Returns, as a bool tensor [groups], whether the damping had to be raised.
+
+        ``done``: what was factorised in this step so far.
+        """
         if self.raised is not None:
             return self.raised
-        mean = self.trace / self.dim
-        self.strength = damping * torch.where(mean > 0, mean, 1.0)
-        if self.z is None:
-            triangle, self.strength, self.raised = damped_cholesky(self.matrix, self.strength)
-        else:
-            triangle, strength, self.raised = damped_cholesky(self.matrix, self.n * self.strength)
-            self.strength = strength / self.n
         # On a CPU a product is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays,
         # and that of the large one where the gradient has more rows than it.
-        self.inverted = self.z is not None or self.tall
-        self.solver = torch.cholesky_inverse(triangle) if self.inverted else triangle
+        self.inverted = self.dual or self.tall
+        done, key = {} if done is None else done, (self.matrix.data_ptr(), self.matrix.shape, damping)
+        if key not in done:
+            mean = self.trace / self.dim
+            strength = damping * torch.where(mean > 0, mean, 1.0)
+            triangle, strength, raised = damped_cholesky(self.matrix, self.n * strength)
+            done[key] = triangle, strength / self.n, raised
+        triangle, self.strength, self.raised = done[key]
+        if (*key, self.inverted) not in done:
+            done[*key, self.inverted] = (self._solver(triangle),)
+        (self.solver,) = done[*key, self.inverted]
         return self.raised
+
+    def _solver(self, triangle: Tensor) -> Tensor:
+        """``(K + n strength I)^-1``; of the primal form ``(S + strength I)^-1``, or the factor of what is inverted there."""
+        if self.dual:
+            return torch.cholesky_inverse(triangle)
+        scale = self.n.view(-1, 1, 1)
+        return torch.cholesky_inverse(triangle).mul_(scale) if self.inverted else triangle / scale.sqrt()
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """``gradient`` [groups, rows, d] times the inverse; in place in the dual forms."""
@@ -100,10 +121,9 @@ class BatchInverse:
 
     def eigenvalues(self) -> Tensor:
         """Of S, ascending [groups, d]."""
-        inside = torch.linalg.eigvalsh(self.matrix.double())
+        inside = torch.linalg.eigvalsh(self.matrix.double()) / self.n.view(-1, 1)
         if not self.dual:
             return inside
-        inside = inside / self.n.view(-1, 1)
         return torch.nn.functional.pad(inside[:, -self.dim :], (max(0, self.dim - inside.shape[1]), 0))
 
     def release(self) -> None:
@@ -114,21 +134,6 @@ class BatchInverse:
     def nbytes(self) -> int:
         """Bytes held after :meth:`release`."""
         return self.matrix.nbytes
-
-
-def gram(rows: Tensor) -> Tensor:
-    """``rows rows^T`` [groups, n, n] of rows [groups, n, d]. On a CPU, of one group of many rows, by strips up to the diagonal, three
-    quarters of the time of the whole product; the other triangle is the mirror image.
-    """
-    groups, n, _ = rows.shape
-    if groups > 1 or n < 4 * _STRIP or not rows.is_cpu:
-        return rows @ rows.mT
-    whole = rows.new_empty(n, n)
-    for start in range(0, n, _STRIP):
-        end = min(start + _STRIP, n)
-        torch.mm(rows[0, start:end], rows[0, :end].t(), out=whole[start:end, :end])
-        whole[:start, start:end] = whole[start:end, :start].t()
-    return whole.unsqueeze(0)
 
 
 @functools.lru_cache(maxsize=256)

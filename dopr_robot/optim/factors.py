@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim.layers import Blocks, Experts, Layer, PackedProjection
+from dopr_robot.optim.products import Products, gram
 
 if TYPE_CHECKING:
     from dopr_robot.optim.batch import BatchInverse
@@ -28,6 +29,7 @@ class Backward:
 
     def __init__(self) -> None:
         self.finished = False
+        self.products = Products()
 
     @classmethod
     def running(cls) -> "Backward":
@@ -39,7 +41,8 @@ class Backward:
             )  # passes that raised
 
             def finish() -> None:
-                cls._running.pop(number).finished = True
+                over = cls._running.pop(number)
+                over.finished, over.products = True, Products()
 
             torch.autograd.Variable._execution_engine.queue_callback(finish)
         return cls._running[number]
@@ -222,7 +225,7 @@ class Factor:
             if not self.sketched and sum(rows.z.shape[1] for rows in self.rows) >= z.shape[2]:
                 self.fold()
         else:
-            self._add("matrix", z.mT @ z, None)
+            self._add("matrix", self._backward.products.of(z), None)
 
     def _add(self, key: str, total: Tensor, n: Tensor | float | None) -> None:
         self.sums[key] = self.sums[key] + total if key in self.sums else total
@@ -232,7 +235,7 @@ class Factor:
     def fold(self) -> None:
         """Add up the inputs that were kept: from as many of them as they are long, their sum of products is the smaller thing."""
         for z, _ in self.rows:
-            self._add("matrix", z.mT @ z, None)
+            self._add("matrix", self._backward.products.of(z) if self._backward else gram(z.mT), None)
         self.rows = []
 
     def _split(self, layer: Layer) -> None:
@@ -295,13 +298,18 @@ class Factor:
         count = torch.as_tensor(self.counts["matrix"], dtype=self.dtype, device=self.weight.device)
         return count.clamp_min(1).expand(self.groups)
 
+    def products(self) -> tuple[Tensor, bool]:
+        """``Z^T Z`` [groups, d, d] of the inputs recorded since the last step, and whether it was divided by their number already."""
+        self.fold()
+        return self.sums["matrix"], self._divided
+
     def batch_moments(self) -> dict[str, Tensor]:
         """The second moments of the inputs recorded since the last step."""
         self.fold()
-        if not self._divided:  # in place: of the layers of a large model there is no room for two of them
+        if not self._divided:
             for key, total in self.sums.items():
                 count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
-                total /= count.view(-1, 1, 1) if key == "matrix" else count
+                self.sums[key] = total / (count.view(-1, 1, 1) if key == "matrix" else count)
             self._divided = True
         return dict(self.sums)
 

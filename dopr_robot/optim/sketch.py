@@ -6,6 +6,7 @@ from torch import Tensor
 from dopr_robot.optim.batch import dual_cost, primal_cost
 from dopr_robot.optim.factors import Factor, rank_of
 from dopr_robot.optim.inverses import damped_inverse
+from dopr_robot.optim.products import gram
 
 _ROUNDS = 3  # of subspace iteration where there is no basis yet to go on from
 
@@ -45,12 +46,20 @@ class Sketch:
         if self.total is not None:
             result = result + self.total @ x
         result = result / self.n.view(-1, 1, 1)
-        if not self.decay:
-            return result
+        return torch.lerp(result, self._old_times(x), self.decay) if self.decay else result
+
+    def inside(self, x: Tensor) -> Tensor:
+        """``x^T S x`` [groups, r, r]: of rows half the products that ``S x`` takes."""
+        result = sum((gram((z @ x).mT) for z in self.rows), x.new_zeros(len(x), x.shape[-1], x.shape[-1]))
+        if self.total is not None:
+            result = result + x.mT @ self.total @ x
+        result = result / self.n.view(-1, 1, 1)
+        return torch.lerp(result, x.mT @ self._old_times(x), self.decay) if self.decay else result
+
+    def _old_times(self, x: Tensor) -> Tensor:
         basis, inside, rest = (self.factor.value(key) for key in ("basis", "inside", "rest"))
         along, rest = basis.mT @ x, rest.view(-1, 1, 1)
-        old = rest * x + basis @ (inside @ along - rest * along)
-        return torch.lerp(result, old, self.decay)
+        return rest * x + basis @ (inside @ along - rest * along)
 
     def form(self, damping: float) -> tuple[dict[str, Tensor], Tensor]:
         """The factor's next state, and for each group whether the damping had to be raised."""
@@ -67,7 +76,7 @@ class Sketch:
         for _ in range(rounds):
             # The damping keeps what S has no say about where it was; without it, it would be rounding noise, other on every machine.
             basis = torch.linalg.qr(self.times(basis).addcmul_(strength.view(-1, 1, 1), basis)).Q
-        inside = basis.mT @ self.times(basis)
+        inside = self.inside(basis)
         rest = (self.trace - inside.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp_min(0) / (dim - rank)
         inverse, raised = damped_inverse(inside, strength)
         scale = 1 / (rest + strength)

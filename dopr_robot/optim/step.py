@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.batch import BatchInverse
+from dopr_robot.optim.batch import BatchInverse, Factorised
 from dopr_robot.optim.checks import WarnOnce
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
@@ -40,7 +41,8 @@ class Refresh:
             if factor.max_cost is not None and factor.refreshed < 0:
                 fit_cost(factor, factor.max_cost, groups.of(factor.weight)["update_every"])
         self.sketches = [Sketch(f, 0.0 if f.form == "sketch" else stat_decay) for f in due if f.sketched]
-        self.solves = {factor: BatchInverse(factor) for factor in due if factor.solved}
+        grams: dict[Any, Tensor] = {}
+        self.solves = {factor: BatchInverse(factor, grams) for factor in due if factor.solved}
         self.kept = [factor for factor in due if not factor.solved and not factor.sketched]
         self.moments = [factor.batch_moments() for factor in self.kept]
         traces = [solve.trace for solve in self.solves.values()] + [sketch.trace for sketch in self.sketches]
@@ -55,7 +57,8 @@ class Refresh:
 
         for factor, parts in zip(self.kept, self.moments, strict=True):
             self._take(factor, factor.average(parts, self.stat_decay))
-        raised = [(factor, solve.factorise(damping(factor))) for factor, solve in self.solves.items()]
+        done: Factorised = {}
+        raised = [(factor, solve.factorise(damping(factor), done)) for factor, solve in self.solves.items()]
         for strength, part in groupby(sorted(self.kept, key=damping), damping):
             raised += form_inverses(list(part), strength, self.rank)
         for sketch in self.sketches:
