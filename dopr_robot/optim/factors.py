@@ -59,10 +59,10 @@ class Factor:
     Args:
         name: the parameter's name in the model.
         layers: its uses.
-        form: ``"batch"`` (S is this step's), ``"average"``, ``"low_rank"`` or ``"auto"``, see ``ActivationPreconditioner``.
+        form: ``"batch"`` (S is this step's), ``"average"``, ``"low_rank"``, a sketch or ``"auto"``, see ``ActivationPreconditioner``.
 
     Attributes:
-        form: as given; ``"auto"`` until the first step decides.
+        form: as given; of ``"auto"`` ``"batch"``, and a sketch from the first step on where ``max_cost`` says so.
         max_cost: as the preconditioner's, which may take a sketch for an exact form.
         state_dtype: what matrices are kept in from step to step; None: what they are computed in.
         offload: whether what only a refresh needs waits in the CPU's memory.
@@ -112,10 +112,9 @@ class Factor:
 
     def described(self) -> str:
         """Which S the gradient meets, for the report."""
-        if self.form == "auto":
-            return "this step's S or an average, as the first step decides"
         if self.form == "batch":
-            return "this step's S"
+            undecided = self.max_cost is not None and self.refreshed < 0
+            return "this step's S" + (", exact or sketched as the first step decides" if undecided else "")
         if self.sketched:
             whose = "this step's" if self.form == "sketch" else "averaged"
             return f"{whose} S, {self.rank} leading directions by a sketch"
@@ -179,7 +178,7 @@ class Factor:
         """Begin afresh, in a form as :class:`Factor` was given it."""
         # The frequencies of an embedding cost nothing to form, and a table of two uses is no matter of rows against columns.
         costless = self.diagonal is not None and form in ("auto", "sketch", "average_sketch")
-        self.form = "average" if costless else form
+        self.form = "average" if costless else "batch" if form == "auto" else form
         self.rank: int | None = None
         self.state: dict[str, Tensor] = {}
         self.refreshed = -1
@@ -255,7 +254,7 @@ class Factor:
     @property
     def keeps_rows(self) -> bool:
         """Whether inputs are kept as they are until there are as many as they are long."""
-        return self.form in ("batch", "auto", "sketch", "average_sketch") and self.diagonal is None
+        return self.form in ("batch", "sketch", "average_sketch") and self.diagonal is None
 
     @property
     def length(self) -> int:

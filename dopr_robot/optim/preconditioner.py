@@ -38,6 +38,8 @@ from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pa
 from dopr_robot.optim.step import Refresh, finish
 from dopr_robot.optim.turns import is_due, share_turns
 
+_AUTO_COST = 0.5  # of "auto": a flow transformer's step is then at most 1.4 of its base's (docs/optimizer.md)
+
 
 class ActivationPreconditioner:
     r"""Multiplies the gradient of every supported weight by the damped inverse second moment of the weight's inputs.
@@ -57,8 +59,7 @@ class ActivationPreconditioner:
             smaller of a ``d x d`` and an ``n x n`` matrix, see :mod:`dopr_robot.optim.batch`. ``"average"``: a running average, and its
             whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"sketch"``,
             ``"average_sketch"``: this step's S or the average by leading directions alone, without a ``d x d`` matrix, see
-            :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` in a layer that has more inputs than a step brings vectors (d > n, found
-            out at the first step), else ``"average"``.
+            :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` within ``max_cost=0.5``.
         damping: relative to the mean eigenvalue of S; positive; a number, a function of the step (counted from 0), or
             ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``, ``update_every`` and
             ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
@@ -69,8 +70,9 @@ class ActivationPreconditioner:
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
         max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
-        max_cost: the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where the exact form
-            is dearer, a sketch of the same S takes its place from the first step on, with as many directions as that pays for.
+        max_cost: the share of the layers' own forward and backward, in multiplications, that preconditioning may cost. Where the exact
+            forms are dearer, a sketch of the same S takes the place of those where that saves most, from the first step on, with as many
+            directions as this share of the layer's own pays for, see :mod:`dopr_robot.optim.budget`.
         include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
         rank: with ``"low_rank"`` and the sketches, treat so many leading directions of S one by one and the others by their mean
             eigenvalue, in layers with more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
@@ -146,7 +148,7 @@ class ActivationPreconditioner:
         self.rank = rank
         self.max_tokens = max_tokens
         self.max_update_norm = max_update_norm
-        self.max_cost = max_cost
+        self.max_cost = _AUTO_COST if form == "auto" and max_cost is None else max_cost
         self.state_dtype = torch.bfloat16 if isinstance(state_dtype, str) else state_dtype
         self.offload = offload
         self.process_group = process_group
@@ -360,7 +362,7 @@ class ActivationPreconditioner:
                 its turn in that step.
         """
         n = None if tokens is None else min(tokens, self.max_tokens or tokens)
-        return usage_of(self.factors, n, self.rank)
+        return usage_of(self.factors, n, self.rank, self.groups)
 
     def counters(self) -> dict[str, int]:
         """Steps taken, and left out."""

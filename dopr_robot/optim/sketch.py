@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from dopr_robot.optim.batch import dual_cost, primal_cost
 from dopr_robot.optim.factors import Factor, rank_of
 from dopr_robot.optim.inverses import damped_inverse
 from dopr_robot.optim.products import gram
@@ -91,26 +90,3 @@ def settle_rank(factor: Factor, rank: int | str) -> None:
         factor.rank = rank_of(factor.dim, rank)
         if factor.rank is None:
             factor.form = "batch" if factor.form == "sketch" else "average"
-
-
-def fit_cost(factor: Factor, max_cost: float, update_every: int) -> None:
-    """Keep the exact form of a layer that has seen its first inputs where it costs at most ``max_cost`` of the layer's own forward and
-    backward, in multiplications; else sketch the same S, with as many directions as that pays for.
-
-    Of what can be had at one price (a sketch, blocks on the diagonal, a sample of the rows), a sketch begun at the last step's
-    directions came nearest to the exact form: docs/optimizer.md has the table.
-    """
-    if factor.matrix is None or factor.diagonal is not None or factor.form not in ("batch", "average"):
-        return
-    n, d, out = float(factor.inputs_seen().max()), factor.dim, factor.out
-    own = 3 * n * d * out
-    if factor.form == "batch":
-        known = bool(factor.rows) and all(rows.d is not None for rows in factor.rows)
-        exact, refreshed = min(primal_cost(n, d, out), dual_cost(n, d, out, known)), 1
-    else:
-        exact, refreshed = out * d * d + (n * d * d + d**3) / update_every, update_every
-    rank = int(max_cost * own / (3 * n * d / refreshed + 2 * out * d))
-    if exact <= max_cost * own or 2 * rank >= d:
-        return
-    factor.form = "sketch" if factor.form == "batch" else "average_sketch"
-    factor.rank = max(1, rank)

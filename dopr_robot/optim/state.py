@@ -59,7 +59,7 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
     held = {} if refreshed < 0 else entry.get("average", {})
     tensors = {key: value.to(factor.weight.device, factor.dtype, copy=True) for key, value in held.items()}
     by_budget = factor.max_cost is not None and (factor.form, form) in _INSTEAD
-    if (factor.form == "auto" and form != "low_rank") or by_budget:
+    if by_budget:
         factor.form = form
     factor.refreshed, factor.turned, factor.state = refreshed, float(entry["turned"]), tensors
     if factor.sketched and factor.form == form and "inside" in tensors:
@@ -83,7 +83,7 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
     sized = bool(tensors) and all(tensor.shape[-1] == sides[key].dim for key, tensor in fitting.items())  # type: ignore[union-attr]
     kept = tensors["basis"].shape[-1] if "basis" in tensors and factor.diagonal is None else None
     fits = kept == (rank_of(factor.dim, rank) if factor.form == "low_rank" else None)
-    whole = sized and fits and form != "batch" and factor.form != "auto"
+    whole = sized and fits and form != "batch"
     if not whole:
         factor.state, factor.refreshed = fitting if sized else {}, -1
     factor.keep()
@@ -152,7 +152,7 @@ def room(factor: Factor, rank: int | str) -> dict[str, Tensor]:
     undecided = (
         factor.max_cost is not None and factor.diagonal is None and factor.form == "average" and factor.refreshed < 0
     )
-    if factor.form in ("auto", "batch") or undecided:
+    if factor.form == "batch" or undecided:
         return {}
     groups, d = factor.groups, factor.dim
     kept = rank_of(d, rank) if factor.form == "low_rank" else factor.rank

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim.batch import BatchInverse, Factorised
+from dopr_robot.optim.budget import fit_cost
 from dopr_robot.optim.checks import WarnOnce
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
@@ -15,7 +16,7 @@ from dopr_robot.optim.groups import Groups
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.multiply import precondition_
 from dopr_robot.optim.order import is_preconditioned, mark_preconditioned
-from dopr_robot.optim.sketch import Sketch, fit_cost
+from dopr_robot.optim.sketch import Sketch
 from dopr_robot.optim.turns import has_turn
 
 
@@ -35,11 +36,7 @@ class Refresh:
         self, due: Sequence[Factor], groups: Groups, finite: FiniteCheck, *, stat_decay: float, rank: int | str
     ) -> None:
         self.groups, self.finite, self.stat_decay, self.rank = groups, finite, stat_decay, rank
-        for factor in due:
-            if factor.form == "auto":
-                factor.form = "batch" if factor.rows else "average"
-            if factor.max_cost is not None and factor.refreshed < 0:
-                fit_cost(factor, factor.max_cost, groups.of(factor.weight)["update_every"])
+        fit_cost([factor for factor in due if factor.max_cost is not None and factor.refreshed < 0], groups)
         self.sketches = [Sketch(f, 0.0 if f.form == "sketch" else stat_decay) for f in due if f.sketched]
         grams: dict[Any, Tensor] = {}
         self.solves = {factor: BatchInverse(factor, grams) for factor in due if factor.solved}
