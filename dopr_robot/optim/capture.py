@@ -127,7 +127,7 @@ class Recorder(Hook):
 
     def expect(self, outputs: Sequence[Tensor], streams: Sequence[Tensor]) -> None:
         """Have the inputs of a call, batch first, recorded when one of its outputs gets a gradient."""
-        parts = [self._part(x.detach()) for x in streams]
+        parts = [self._part(x) for x in streams]
         whole = len(outputs) == 1 and all(
             part.numel() == x.numel() for (part, _), x in zip(parts, streams, strict=True)
         )
@@ -142,8 +142,11 @@ class Recorder(Hook):
 
     def _part(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The rows of ``x`` that the moment is formed from, and their mask."""
-        tokens = self.layer.tokens(x)
+        tokens, factor = self.layer.tokens(x), self.factor
         mask = self.find_mask(tokens)
+        # What is kept until the step is a copy where it may be the caller's own buffer, which the next batch is written into.
+        kept = factor.keeps_rows and (factor.sketched or tokens.numel() < factor.dim)
+        x = x.detach().clone() if kept and x.grad_fn is None else x.detach()
         if self.max_tokens is None or not tokens or tokens.numel() <= self.max_tokens or self.layer.diagonal:
             return x, mask
         if x.shape[:-1] == tokens:

@@ -86,7 +86,8 @@ class Refresh:
             gradient, solve = factor.weight.grad, self.solves.get(factor)
             if gradient is None or not (factor.ready or solve) or is_preconditioned(gradient):
                 continue
-            looked_at = factor.refreshed == step and (solve is None or has_turn(factor, self.groups, step))
+            turn = solve is None or factor.last is None or has_turn(factor, self.groups, step)
+            looked_at = factor.refreshed == step and turn
             if solve is not None and looked_at:
                 factor.last = solve
             exact = None

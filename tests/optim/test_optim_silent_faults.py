@@ -383,3 +383,21 @@ def test_a_step_leaves_none_of_its_tensors_behind(form):
         optimizer.zero_grad()
     gc.collect()
     assert len(left) == 3 * 5 and not [each for each in left if each() is not None]
+
+
+@pytest.mark.parametrize("form", ["batch", "sketch", "average", "average_sketch", "low_rank", "auto"])
+def test_a_buffer_that_the_next_batch_is_written_into_is_no_batch_of_its_own(form):
+    found = []
+    for refilled in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Linear(200, 4).double()
+        optimizer = DoPr(torch.optim.SGD(layer.parameters(), lr=0.1), layer, form=form)
+        buffer = torch.empty(6, 200, dtype=torch.float64)
+        for step in range(4):  # two batches a step
+            x = torch.randn(6, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            layer(buffer.copy_(x) if refilled else x).sin().sum().backward()
+            if step % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        found.append(layer.weight.detach().clone())
+    assert torch.equal(*found)

@@ -108,19 +108,6 @@ def test_a_checkpoint_on_disk_is_loaded_into_the_room_that_the_dry_step_makes(fo
     assert same(model, again)
 
 
-def test_what_auto_chose_is_not_known_before_a_step_so_that_averages_begin_anew_with_a_warning(tmp_path):
-    model, optimizer = make("auto")
-    train(model, optimizer, range(5))
-    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
-    again, other = make("auto")
-    room = {"optimizer": get_optimizer_state_dict(again, other)}
-    dcp.load(room, checkpoint_id=tmp_path, no_dist=True)
-    with pytest.warns(UserWarning, match="anew at the next step"):
-        set_optimizer_state_dict(again, other, room["optimizer"])
-    train(again, other, range(5, 7))
-    assert other.preconditioner.step == 7
-
-
 def test_a_dry_step_moves_nothing_and_is_no_step():
     model, optimizer = make()
     before = copy.deepcopy(model)
