@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dopr_robot.optim.budget import rows_within
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.layers import Layer, Stream
 
@@ -144,19 +145,29 @@ class Recorder(Hook):
         """The rows of ``x`` that the moment is formed from, and their mask."""
         tokens, factor = self.layer.tokens(x), self.factor
         mask = self.find_mask(tokens)
+        limit = self._limit(tokens.numel())
         # What is kept until the step is a copy where it may be the caller's own buffer, which the next batch is written into.
         kept = factor.keeps_rows and (factor.sketched or tokens.numel() < factor.dim)
-        x = x.detach().clone() if kept and x.grad_fn is None else x.detach()
-        if self.max_tokens is None or not tokens or tokens.numel() <= self.max_tokens or self.layer.diagonal:
+        x = x.detach().clone() if kept and not x.requires_grad else x.detach()
+        if limit is None or not tokens or tokens.numel() <= limit or self.layer.diagonal:
             return x, mask
         if x.shape[:-1] == tokens:
-            chosen = _spread(tokens.numel(), self.max_tokens, x.device)
+            chosen = _spread(tokens.numel(), limit, x.device)
             return x.flatten(0, -2)[chosen], mask.flatten()[chosen] if mask is not None else None
         if x.shape[0] != tokens[0]:
             return x, mask
         # Of images and sequences whole ones: at least as many as hold so many tokens.
-        chosen = _spread(tokens[0], -(-self.max_tokens * tokens[0] // tokens.numel()), x.device)
+        chosen = _spread(tokens[0], -(-limit * tokens[0] // tokens.numel()), x.device)
         return x[chosen], mask[chosen] if mask is not None else None
+
+    def _limit(self, n: int) -> int | None:
+        """Of how many of ``n`` tokens to form the moment at most."""
+        factor, limit = self.factor, self.max_tokens
+        if n and factor.solved and factor.max_cost is not None:
+            within = rows_within(factor.max_cost, n, factor.dim, factor.out)
+            factor.sample = within if within < n else None
+            limit = within if limit is None else min(limit, within)
+        return limit
 
 
 def _spread(total: int, number: int, device: torch.device) -> Tensor:

@@ -62,8 +62,9 @@ class Factor:
         form: ``"batch"`` (S is this step's), ``"average"``, ``"low_rank"``, a sketch or ``"auto"``, see ``ActivationPreconditioner``.
 
     Attributes:
-        form: as given; of ``"auto"`` ``"batch"``, and a sketch from the first step on where ``max_cost`` says so.
-        max_cost: as the preconditioner's, which may take a sketch for an exact form.
+        form: as given; of ``"auto"`` ``"batch"``.
+        max_cost: as the preconditioner's.
+        sample: of how many inputs S was formed last, where not of all.
         state_dtype: what matrices are kept in from step to step; None: what they are computed in.
         offload: whether what only a refresh needs waits in the CPU's memory.
         rank: how many leading directions a form of low rank treats one by one; None: as the preconditioner says.
@@ -86,6 +87,7 @@ class Factor:
         self.diagonal = next((layer for layer in layers if layer.diagonal), None)
         self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
         self.max_cost: float | None = None
+        self.sample: int | None = None
         self.state_dtype: torch.dtype | None = None
         self.offload = False
         self.due = True
@@ -113,8 +115,7 @@ class Factor:
     def described(self) -> str:
         """Which S the gradient meets, for the report."""
         if self.form == "batch":
-            undecided = self.max_cost is not None and self.refreshed < 0
-            return "this step's S" + (", exact or sketched as the first step decides" if undecided else "")
+            return "this step's S" + (f", of {self.sample} inputs" if self.sample is not None else "")
         if self.sketched:
             whose = "this step's" if self.form == "sketch" else "averaged"
             return f"{whose} S, {self.rank} leading directions by a sketch"

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from dopr_robot.optim.budget import price_of, too_dear
+from dopr_robot.optim.budget import rows_within
 from dopr_robot.optim.factors import Factor, rank_of
-from dopr_robot.optim.groups import Groups
 
 
 def memory_bytes(factor: Factor) -> int:
@@ -19,17 +18,16 @@ def memory_bytes(factor: Factor) -> int:
     return held + (factor.last.nbytes() if factor.last is not None else 0)
 
 
-def planned_bytes(factor: Factor, n: int, rank: int | str, sketch: int | None) -> int:
-    """Bytes that a factor will hold from step to step, and where it has its turn in a step of ``n`` input vectors, its inputs too.
-
-    ``sketch``: the rank of one that stands in for the exact form.
-    """
+def planned_bytes(factor: Factor, n: int, rank: int | str, *, at_work: bool) -> int:
+    """Bytes that a factor will hold from step to step, and where it is ``at_work`` in a step of ``n`` input vectors, its inputs too."""
     itemsize = factor.dtype.itemsize
     if factor.matrix is None:
         return 2 * itemsize * factor.dim
     groups, d = factor.groups, factor.dim
-    form = factor.form if sketch is None else "sketch" if factor.form == "batch" else "average_sketch"
-    kept = (sketch or factor.rank or rank_of(d, rank)) if form in ("low_rank", "sketch", "average_sketch") else None
+    form = factor.form
+    if form == "batch" and factor.max_cost is not None and n:
+        n = rows_within(factor.max_cost, n, d, factor.out)
+    kept = (factor.rank or rank_of(d, rank)) if form in ("low_rank", "sketch", "average_sketch") else None
     directions = 2 * d * kept + kept * kept if kept is not None else 0
     held = (
         {"batch": 0, "low_rank": d * d + directions}.get(form, 2 * d * d)
@@ -39,7 +37,7 @@ def planned_bytes(factor: Factor, n: int, rank: int | str, sketch: int | None) -
     if kept is None and form == "sketch":
         form, held = "batch", 0
     moving = 0
-    if n and (form in ("batch", "sketch") or factor.phase == 0):
+    if n and (form in ("batch", "sketch") or at_work):
         rows = n * d if form in ("batch", "sketch", "average_sketch") else d * d
         moving = min(rows, d * d) if form == "batch" else rows
         if form == "batch" and n < d:
@@ -51,13 +49,10 @@ def planned_bytes(factor: Factor, n: int, rank: int | str, sketch: int | None) -
     return groups * (kept_itemsize * held + itemsize * moving) + itemsize * beside
 
 
-def usage_of(factors: Sequence[Factor], n: int | None, rank: int | str, groups: Groups) -> dict[str, int]:
+def usage_of(factors: Sequence[Factor], n: int | None, rank: int | str) -> dict[str, int]:
     """Bytes for each layer, and ``"total"``: those that are held, or that a step of ``n`` input vectors will."""
-    if n is None:
-        usage = {factor.name: memory_bytes(factor) for factor in factors}
-    else:
-        every = {factor: groups.of(factor.weight)["update_every"] for factor in factors}
-        prices = {f: price for f in factors if n and (price := price_of(f, n, every[f], known=n < f.dim))}
-        dear = too_dear(prices)
-        usage = {f.name: planned_bytes(f, n, rank, prices[f].rank if f in dear else None) for f in factors}
+    usage = {
+        factor.name: memory_bytes(factor) if n is None else planned_bytes(factor, n, rank, at_work=factor.phase == 0)
+        for factor in factors
+    }
     return usage | {"total": sum(usage.values())}

@@ -70,9 +70,9 @@ class ActivationPreconditioner:
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
         max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
-        max_cost: the share of the layers' own forward and backward, in multiplications, that preconditioning may cost. Where the exact
-            forms are dearer, a sketch of the same S takes the place of those where that saves most, from the first step on, with as many
-            directions as this share of the layer's own pays for, see :mod:`dopr_robot.optim.budget`.
+        max_cost: of ``"batch"``, the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where
+            it is dearer, S is formed of as many of the inputs, spread over the batch, as that pays for, see
+            :mod:`dopr_robot.optim.budget`.
         include_bias: precondition biases too, as the weight of an input that is always 1 (homogeneous coordinate).
         rank: with ``"low_rank"`` and the sketches, treat so many leading directions of S one by one and the others by their mean
             eigenvalue, in layers with more than 128 inputs; ``"auto"``: ``max(16, inputs // 32)``.
@@ -362,7 +362,7 @@ class ActivationPreconditioner:
                 its turn in that step.
         """
         n = None if tokens is None else min(tokens, self.max_tokens or tokens)
-        return usage_of(self.factors, n, self.rank, self.groups)
+        return usage_of(self.factors, n, self.rank)
 
     def counters(self) -> dict[str, int]:
         """Steps taken, and left out."""

@@ -26,7 +26,6 @@ from dopr_robot.optim.sketch import settle_rank
 KEY = "activation"
 VERSION = 3
 Counters = dict[str, int]
-_INSTEAD = (("batch", "sketch"), ("average", "average_sketch"))  # what a budget may take for an exact form
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")
 
 
@@ -58,9 +57,6 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
     form, refreshed = FORMS[int(entry["form"])], int(entry["refreshed"])
     held = {} if refreshed < 0 else entry.get("average", {})
     tensors = {key: value.to(factor.weight.device, factor.dtype, copy=True) for key, value in held.items()}
-    by_budget = factor.max_cost is not None and (factor.form, form) in _INSTEAD
-    if by_budget:
-        factor.form = form
     factor.refreshed, factor.turned, factor.state = refreshed, float(entry["turned"]), tensors
     if factor.sketched and factor.form == form and "inside" in tensors:
         factor.rank = tensors["basis"].shape[-1]
@@ -149,10 +145,7 @@ def _from_names(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def room(factor: Factor, rank: int | str) -> dict[str, Tensor]:
     """Zeros of the shapes that :attr:`Factor.state` will have, for a loader that fills what is there in place. Nothing where the form
     is not known yet, or keeps nothing."""
-    undecided = (
-        factor.max_cost is not None and factor.diagonal is None and factor.form == "average" and factor.refreshed < 0
-    )
-    if factor.form == "batch" or undecided:
+    if factor.form == "batch":
         return {}
     groups, d = factor.groups, factor.dim
     kept = rank_of(d, rank) if factor.form == "low_rank" else factor.rank

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim.batch import BatchInverse, Factorised
-from dopr_robot.optim.budget import fit_cost
 from dopr_robot.optim.checks import WarnOnce
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
@@ -36,7 +35,6 @@ class Refresh:
         self, due: Sequence[Factor], groups: Groups, finite: FiniteCheck, *, stat_decay: float, rank: int | str
     ) -> None:
         self.groups, self.finite, self.stat_decay, self.rank = groups, finite, stat_decay, rank
-        fit_cost([factor for factor in due if factor.max_cost is not None and factor.refreshed < 0], groups)
         self.sketches = [Sketch(f, 0.0 if f.form == "sketch" else stat_decay) for f in due if f.sketched]
         grams: dict[Any, Tensor] = {}
         self.solves = {factor: BatchInverse(factor, grams) for factor in due if factor.solved}

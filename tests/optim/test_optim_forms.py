@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
-from dopr_robot.optim.batch import BatchInverse
+from dopr_robot.optim.batch import BatchInverse, dual_cost, primal_cost
+from dopr_robot.optim.budget import rows_within
 from dopr_robot.optim.step import Refresh
 
 DAMPING = 0.1
@@ -142,32 +143,35 @@ def sgd(model: nn.Module, lr: float = 0.01, **options) -> DoPr:
     return DoPr(torch.optim.SGD(model.parameters(), lr=lr), model, **options)
 
 
-def test_auto_is_this_steps_form_where_that_is_affordable_and_a_sketch_where_it_is_not():
+def test_auto_is_this_steps_form_and_where_that_is_dear_of_a_sample_of_the_inputs():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 300, bias=False), nn.Tanh(), nn.Linear(300, 40, bias=False)).double()
-    alone = copy.deepcopy(model)
-    optimizer, exact = sgd(model, form="auto"), sgd(alone, form="batch")
-    assert "exact or sketched as the first step decides" in str(optimizer.coverage())
-    run(optimizer, model, 1, n=500)
-    run(exact, alone, 1, n=500)
+    twin = copy.deepcopy(model)
+    optimizer, exact = sgd(model, form="auto"), sgd(twin, form="batch")
+    run(optimizer, model, 1, n=1000)
+    run(exact, twin, 1, n=1000)
     how = {row.name: row.how for row in optimizer.coverage()}
     assert how["0.weight"] == "linear; this step's S"
-    assert "leading directions by a sketch" in how["2.weight"]
-    assert torch.equal(model[0].weight, alone[0].weight)
-    assert not torch.equal(model[2].weight, alone[2].weight)
-    assert "average" not in optimizer.preconditioner.state_dict()["factors"]["0.weight"]
-    run(optimizer, model, 5, n=20)  # a smaller batch does not change the choice
-    assert {row.name: row.how for row in optimizer.coverage()} == how
+    assert how["2.weight"] == "linear; this step's S, of 256 inputs"
+    assert torch.equal(model[0].weight, twin[0].weight)
+    assert not torch.equal(model[2].weight, twin[2].weight)
+    assert "average" not in optimizer.preconditioner.state_dict()["factors"]["2.weight"]
+    run(optimizer, model, 2, n=20)  # of few inputs all are taken
+    assert "inputs" not in str(optimizer.coverage())
 
 
-def test_a_small_layer_stays_exact_though_it_is_dear_for_its_size():
-    """A head of 7 outputs costs a dozen times itself, and next to nothing of the whole."""
-    model = nn.Sequential(
-        nn.Linear(40, 256, bias=False), nn.Tanh(), nn.Linear(256, 7, bias=False), nn.Linear(7, 900)
-    ).double()
-    optimizer = sgd(model, form="auto", max_cost=2.0)
-    run(optimizer, model, 1, n=500)
-    assert not any(factor.sketched for factor in optimizer.preconditioner.factors)
+@pytest.mark.parametrize("d", [64, 300, 1024])
+@pytest.mark.parametrize("out", [7, 64, 1024])
+def test_a_budget_buys_as_many_inputs_as_it_pays_for(d, out):
+    for n in (8, 256, 1152, 20000):
+        for budget in (0.1, 0.5, 2.0):
+            rows = rows_within(budget, n, d, out)
+            assert min(n, 256) <= rows <= n
+            paid = min(primal_cost(rows, d, out), dual_cost(rows, d, out, known=rows == n))
+            more = min(primal_cost(rows + 1, d, out), dual_cost(rows + 1, d, out, known=rows + 1 == n))
+            affordable = max(budget * 3 * n * d * out, 1 << 22)
+            assert paid <= affordable or rows == min(n, 256)
+            assert rows == n or more > affordable
 
 
 class Attending(nn.Module):
