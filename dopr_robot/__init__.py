@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dopr_robot.catalogue import (
         describe_task,
         explain,
+        list_data,
         list_optimizers,
         list_policies,
         list_runs,
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from dopr_robot.evaluation.evaluate import evaluate
     from dopr_robot.evaluation.feedback import Feedback, feedback
     from dopr_robot.evaluation.info import info
+    from dopr_robot.evaluation.push import push
     from dopr_robot.evaluation.render import render
     from dopr_robot.evaluation.results import Curve, Results
     from dopr_robot.experiment import configuration, train
+    from dopr_robot.hub import fetch
     from dopr_robot.optim import DoPr
     from dopr_robot.policies import load_policy
     from dopr_robot.study.run import StudyResult, run_study
@@ -68,7 +71,9 @@ _LAZY = {
     "evaluate": "evaluation.evaluate",
     "explain": "catalogue",
     "feedback": "evaluation.feedback",
+    "fetch": "hub",
     "info": "evaluation.info",
+    "list_data": "catalogue",
     "list_optimizers": "catalogue",
     "list_policies": "catalogue",
     "list_runs": "catalogue",
@@ -76,6 +81,7 @@ _LAZY = {
     "load_policy": "policies",
     "make": "envs",
     "make_vec": "envs",
+    "push": "evaluation.push",
     "render": "evaluation.render",
     "repair": "datasets",
     "run_study": "study.run",
@@ -107,7 +113,9 @@ __all__ = [
     "evaluate",
     "explain",
     "feedback",
+    "fetch",
     "info",
+    "list_data",
     "list_optimizers",
     "list_policies",
     "list_runs",
@@ -115,6 +123,7 @@ __all__ = [
     "load_policy",
     "make",
     "make_vec",
+    "push",
     "render",
     "repair",
     "run_study",

@@ -136,6 +136,18 @@ def describe_task(name: str) -> TaskDescription:
     return TaskDescription(name)
 
 
+def list_data() -> Listing:
+    """Public data that :func:`dopr_robot.fetch` knows by name: ``{name, address, what, licence, extra, options}``."""
+    from dopr_robot.hub import PUBLIC
+
+    rows = [{"name": name, **asdict(entry)} for name, entry in PUBLIC.items()]
+    texts = [
+        [name, each.licence, each.what + (f"  [extra: {each.extra}]" if each.extra else "")]
+        for name, each in PUBLIC.items()
+    ]
+    return Listing(rows, texts, ["name", "licence", "what"])
+
+
 def list_policies(word: str | None = None) -> Listing:
     """The policies, ``{name, summary}``; with ``word`` those with it in the name. Raises UnknownNameError where there is none."""
     from dopr_robot.policies import POLICIES
@@ -326,6 +338,7 @@ __all__ = [
     "TaskDescription",
     "describe_task",
     "explain",
+    "list_data",
     "list_optimizers",
     "list_policies",
     "list_runs",
