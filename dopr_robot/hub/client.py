@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -30,10 +31,11 @@ class Client:
     def __init__(self, address: Address) -> None:
         try:
             import huggingface_hub
-            from huggingface_hub import errors
+            from huggingface_hub import errors, utils
         except ImportError:
             raise MissingExtraError(f"{address}", "hub") from None
-        self.address, self.library, self.errors = address, huggingface_hub, cast(Any, errors)
+        self.address, self.library = address, huggingface_hub
+        self.errors, self.utils = cast(Any, errors), cast(Any, utils)
         self.who = {"library_name": "dopr-robot", "library_version": __version__}
         # The library reads the variable when it is imported, which others may have done before it was set.
         self.api: Any = huggingface_hub.HfApi(
@@ -62,11 +64,9 @@ class Client:
             DoprError: the hub failed; the same call goes on.
         """
         errors = self.errors
-        logger = logging.getLogger("huggingface_hub")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
         try:
-            yield
+            with self._quiet():
+                yield
         except errors.GatedRepoError:
             raise UserError(f"{self.address}: its owner grants access at {self.page}; then `hf auth login`") from None
         except errors.RepositoryNotFoundError:
@@ -82,9 +82,23 @@ class Client:
         except OSError as error:
             if error.errno is not None:  # the disk's
                 raise
-            raise DoprError(f"{self.address} did not come whole ({_line(error)}): the same call goes on") from None
+            raise DoprError(f"{self.address}: broken off ({_line(error)}): the same call goes on") from None
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """The library warns of what is told here; its bars are shown on a terminal, where progress is shown at all."""
+        utils = self.utils
+        logger, before = logging.getLogger("huggingface_hub"), utils.are_progress_bars_disabled()
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        if not (sys.stderr.isatty() and logging.getLogger("dopr_robot").isEnabledFor(logging.WARNING)):
+            utils.disable_progress_bars()
+        try:
+            yield
         finally:
             logger.setLevel(level)
+            if not before:
+                utils.enable_progress_bars()
 
     def _missing(self) -> str:
         what = "data set" if self.address.kind == "dataset" else "model"

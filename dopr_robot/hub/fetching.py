@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +113,7 @@ def _fetched(address: Address, known: str | None) -> Fetched:
         files = _files(client, info.sha)
         size = sum(each.size for each in files.values())
         tell(f"fetch {address}: {len(files)} file{'s' * (len(files) > 1)}, {size / 2**20:,.1f} MiB")
-        folder = Path(_snapshot(client, tqdm_class=_bar()))
+        folder = Path(_snapshot(client))
         if folder.name != info.sha:  # it has changed just now
             files = _files(client, folder.name)
         _check(client, folder, files)
@@ -193,16 +192,3 @@ def _checksum(path: Path, large: bool) -> str:
         while part := file.read(2**20):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _bar() -> Any:
-    """The hub's own bars on a terminal, where progress is shown at all; none elsewhere."""
-    from tqdm.auto import tqdm
-
-    class Silent(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": True})
-
-    shown = sys.stderr.isatty() and logging.getLogger("dopr_robot").isEnabledFor(logging.WARNING)
-    return None if shown else Silent

@@ -135,7 +135,9 @@ def _found(results: Mapping[str, Any]) -> list[str]:
         "```",
         "",
         f"Checkpoint: step {checkpoint['step']}, SHA-256 of the weights `{checkpoint['sha256']}`. The records, one line an episode, are in "
-        "`eval/episodes.jsonl`, and everything above is computed from them.",
+        "`eval/episodes.jsonl`, and success versus horizon is computed from them.",
+        "",
+        "![success versus horizon](eval/horizon.png)",
     ]
 
 
