@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dopr_robot.collection.convert import convert
     from dopr_robot.collection.edit import edit
     from dopr_robot.collection.replay import check_store
+    from dopr_robot.collection.several import collect_several
     from dopr_robot.datasets import Store, Windows, repair
     from dopr_robot.envs import make, make_vec
     from dopr_robot.envs.conformance import check_task
@@ -63,6 +64,7 @@ _LAZY = {
     "check_store": "collection.replay",
     "check_task": "envs.conformance",
     "collect": "collection.collect",
+    "collect_several": "collection.several",
     "compare": "evaluation.compare",
     "configuration": "experiment",
     "convert": "collection.convert",
@@ -105,6 +107,7 @@ __all__ = [
     "check_store",
     "check_task",
     "collect",
+    "collect_several",
     "compare",
     "configuration",
     "convert",
