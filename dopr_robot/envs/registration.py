@@ -73,6 +73,7 @@ class TaskSpec:
         options: names of the keywords that vary the task, with what each does.
         cameras: of pictures that an observation can have beside the state (``obs=("state", "wrist")``).
         opengl: whether it takes an OpenGL that works to draw them.
+        start: parts of the simulator's state that ``reset(options={"initial_state_dict": {...}})`` of one environment takes; (): none.
         groups: names under which papers report several tasks together (``metaworld/easy``).
         length: the one of ``options`` that sets how long the task is (how many cubes), a positive integer; None: there is none.
     """
@@ -101,6 +102,7 @@ class TaskSpec:
     options: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     opengl: bool = False
+    start: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     length: str | None = None
 
