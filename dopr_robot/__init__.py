@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dopr_robot.catalogue import (
         describe_task,
         explain,
+        list_data,
         list_optimizers,
         list_policies,
         list_runs,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dopr_robot.collection.convert import convert
     from dopr_robot.collection.edit import edit
     from dopr_robot.collection.replay import check_store
+    from dopr_robot.collection.several import collect_several
     from dopr_robot.datasets import Store, Windows, repair
     from dopr_robot.envs import make, make_vec
     from dopr_robot.envs.conformance import check_task
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
     from dopr_robot.evaluation.evaluate import evaluate
     from dopr_robot.evaluation.feedback import Feedback, feedback
     from dopr_robot.evaluation.info import info
+    from dopr_robot.evaluation.push import push
     from dopr_robot.evaluation.render import render
     from dopr_robot.evaluation.results import Curve, Results
     from dopr_robot.experiment import configuration, train
+    from dopr_robot.hub import fetch
     from dopr_robot.optim import DoPr
     from dopr_robot.policies import load_policy
     from dopr_robot.study.run import StudyResult, run_study
@@ -60,6 +64,7 @@ _LAZY = {
     "check_store": "collection.replay",
     "check_task": "envs.conformance",
     "collect": "collection.collect",
+    "collect_several": "collection.several",
     "compare": "evaluation.compare",
     "configuration": "experiment",
     "convert": "collection.convert",
@@ -68,7 +73,9 @@ _LAZY = {
     "evaluate": "evaluation.evaluate",
     "explain": "catalogue",
     "feedback": "evaluation.feedback",
+    "fetch": "hub",
     "info": "evaluation.info",
+    "list_data": "catalogue",
     "list_optimizers": "catalogue",
     "list_policies": "catalogue",
     "list_runs": "catalogue",
@@ -76,6 +83,7 @@ _LAZY = {
     "load_policy": "policies",
     "make": "envs",
     "make_vec": "envs",
+    "push": "evaluation.push",
     "render": "evaluation.render",
     "repair": "datasets",
     "run_study": "study.run",
@@ -99,6 +107,7 @@ __all__ = [
     "check_store",
     "check_task",
     "collect",
+    "collect_several",
     "compare",
     "configuration",
     "convert",
@@ -107,7 +116,9 @@ __all__ = [
     "evaluate",
     "explain",
     "feedback",
+    "fetch",
     "info",
+    "list_data",
     "list_optimizers",
     "list_policies",
     "list_runs",
@@ -115,6 +126,7 @@ __all__ = [
     "load_policy",
     "make",
     "make_vec",
+    "push",
     "render",
     "repair",
     "run_study",

@@ -59,12 +59,19 @@ class Listing(Sequence[Row], Shown):
         return len(self._rows)
 
 
-def list_tasks() -> Listing:
-    """Every task, as ``dopr tasks`` lists them: ``{id, kind, max_steps, control_hz, expert, extra, description}``."""
-    from dopr_robot.envs import list_tasks
+def list_tasks(name: str = "*") -> Listing:
+    """Tasks, as ``dopr tasks`` lists them: ``{id, kind, max_steps, control_hz, expert, extra, groups, description}``.
+
+    Args:
+        name: a pattern over their ids (``metaworld/*``), a group (``metaworld/easy``), or one task.
+
+    Raises:
+        UserError: there is none.
+    """
+    from dopr_robot.envs import matching_tasks
 
     rows, texts = [], []
-    for spec in list_tasks():
+    for spec in matching_tasks(name):
         rows.append(
             {
                 "id": spec.id,
@@ -73,10 +80,12 @@ def list_tasks() -> Listing:
                 "control_hz": spec.control_hz,
                 "expert": spec.has_expert,
                 "extra": spec.extra,
+                "groups": list(spec.groups),
                 "description": spec.description,
             }
         )
-        extra = f"  [extra: {spec.extra}]" if spec.extra else ""
+        extra = "".join(f"  [group: {group}]" for group in spec.groups)
+        extra += f"  [extra: {spec.extra}]" if spec.extra else ""
         expert = "expert" if spec.has_expert else "-"
         steps, rate = f"{spec.max_steps} steps", f"{spec.control_hz:g} Hz"
         texts.append([spec.id, spec.kind, steps, rate, expert, spec.description + extra])
@@ -134,6 +143,18 @@ class TaskDescription(Shown):
 def describe_task(name: str) -> TaskDescription:
     """Everything about a task: spaces, options, expert. Raises UnknownNameError."""
     return TaskDescription(name)
+
+
+def list_data() -> Listing:
+    """Public data that :func:`dopr_robot.fetch` knows by name: ``{name, address, what, licence, extra, options}``."""
+    from dopr_robot.hub import PUBLIC
+
+    rows = [{"name": name, **asdict(entry)} for name, entry in PUBLIC.items()]
+    texts = [
+        [name, each.licence, each.what + (f"  [extra: {each.extra}]" if each.extra else "")]
+        for name, each in PUBLIC.items()
+    ]
+    return Listing(rows, texts, ["name", "licence", "what"])
 
 
 def list_policies(word: str | None = None) -> Listing:
@@ -326,6 +347,7 @@ __all__ = [
     "TaskDescription",
     "describe_task",
     "explain",
+    "list_data",
     "list_optimizers",
     "list_policies",
     "list_runs",

@@ -26,6 +26,7 @@ from dopr_robot.terminal import Escaping, escaped
 
 COMMANDS = {
     "demo": "the main job on a built-in task: collect, train, evaluate, plot, render",
+    "fetch": "public data or weights by name",
     "collect": "demonstrations from a task's expert",
     "convert": "demonstrations from one format to another",
     "edit": "a new store from old ones",
@@ -33,6 +34,7 @@ COMMANDS = {
     "repair": "a damaged store back to its last whole episode",
     "train": "train a policy on a store",
     "eval": "success versus horizon of a trained policy",
+    "push": "a trained policy to the hub, with a card",
     "render": "a video of a policy or of demonstrations",
     "compare": "whether one run beats another",
     "tasks": "the tasks there are",

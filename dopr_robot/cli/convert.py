@@ -10,6 +10,7 @@ robomimic's dataset_states_to_obs does, on every core. The same call goes on whe
 OUT.unfinished.
 
   dopr convert pusht_cchi_v7_replay.zarr.zip data/pusht.zarr --hz 10
+  dopr convert hf://lerobot/pusht data/pusht.zarr           # from the Hugging Face hub, see dopr fetch
   dopr convert low_dim_v141.hdf5 data/lift.zarr
   dopr convert demo_v141.hdf5 data/lift.zarr --cameras agentview,robot0_eye_in_hand --size 84
   dopr convert data/lift.zarr lift_lerobot --to lerobot
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from dopr_robot.datasets.formats import FORMATS
 
     written = ", ".join(name for name in FORMATS if FORMATS[name].write)
-    parser.add_argument("source", metavar="SOURCE", help="a file or folder, or a store")
+    parser.add_argument("source", metavar="SOURCE", help="a file or folder, a store, or hf://user/name[/path]")
     parser.add_argument("out", metavar="OUT", type=Path, help="a path where nothing is yet")
     parser.add_argument(
         "--from", dest="read_as", metavar="FMT", help=f"format of SOURCE, found out where absent: {', '.join(FORMATS)}"

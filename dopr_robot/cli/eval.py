@@ -7,6 +7,7 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place
   dopr eval runs/pick_place --episodes 500 --horizons 50,100,200 --seed 1
   dopr eval runs/pick_place --out eval/a --resume
+  dopr eval hf://user/name                                 # from the Hugging Face hub
   dopr eval runs/stack --lengths 1,2,3,4
   dopr eval runs/stack --option cubes=4                    # otherwise than the policy was trained for
   dopr eval runs/pick_place --perturb observation_noise=0.01,0.02,0.05
@@ -33,7 +34,7 @@ WAYS = ("task", "episodes", "horizons", "seed", "num_envs", "workers", "out", "r
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint folder")
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint folder, or hf://user/name")
     parser.add_argument("--task", help="another task than the policy was trained for")
     parser.add_argument(
         "--episodes", type=int, metavar="N", help="initial states (default: the run's evaluation.episodes)"

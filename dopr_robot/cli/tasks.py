@@ -1,11 +1,13 @@
 """The tasks there are: name, kind, longest horizon, control rate, expert, and what success means.
 
-A task whose package is not installed is listed with the extra that brings it. With a name, everything about that task; with --check too,
-it is run and held to what has to hold for every task (exit code 1 where something does not): for a simulator of your own, see
-docs/simulators.md.
+A pattern over names, or the name of a group, lists those. A task whose package is not installed is listed with the extra that brings it.
+With the name of one, everything about that task; with --check too, it is run and held to what has to hold for every task (exit code 1
+where something does not): for a simulator of your own, see docs/simulators.md.
 
   dopr tasks
   dopr tasks PickPlace
+  dopr tasks 'metaworld/*'
+  dopr tasks metaworld/easy                            # a group, as papers report them
   dopr tasks my_sim/Reach-v0 --check
   dopr tasks --page docs/tasks.md
 """
@@ -21,7 +23,9 @@ LOG = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", metavar="NAME", nargs="?", help="everything about this one")
+    parser.add_argument(
+        "task", metavar="NAME", nargs="?", help="everything about this one; or a pattern or group, to list it"
+    )
     parser.add_argument("--check", action="store_true", help="run the task and say what it does not keep to")
     parser.add_argument("--page", type=Path, metavar="FILE.md", help="write the page of all tasks, pictures beside it")
     add_json(parser)
@@ -29,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dopr_robot import describe_task, list_tasks
+    from dopr_robot.envs import names_several
 
     if args.page:
         from dopr_robot.envs.page import write_page
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.task is not None:
         if args.check:
             return _check(args.task, args.quiet)
-        show(describe_task(args.task), args)
+        show(list_tasks(args.task) if names_several(args.task) else describe_task(args.task), args)
         return 0
     if args.check:
         raise UserError("--check wants a task: dopr tasks NAME --check")

@@ -10,6 +10,7 @@ from dopr_robot.collection.rebuilding import rebuilt
 from dopr_robot.datasets.formats import convert as convert_as
 from dopr_robot.envs import get_task, recorded_task
 from dopr_robot.errors import UserError
+from dopr_robot.hub import local
 
 
 def convert(
@@ -32,7 +33,8 @@ def convert(
     >>> convert("demo_v141.hdf5", "data/lift.zarr", cameras=["agentview"], size=84)   # doctest: +SKIP
 
     Args:
-        source: a store, or a file or folder of another format; it is never modified.
+        source: a store, or a file or folder of another format; it is never modified. ``hf://user/name[/path]``: of a data set on the
+            hub, see :func:`dopr_robot.fetch`.
         out: a path where nothing is yet; there only when it is whole.
         read_as: the format of ``source``; found out where None (a pickle has to be named).
         write_as: the format of ``out``; None: a store.
@@ -51,6 +53,7 @@ def convert(
     Raises:
         UserError: an unknown format or task, damage, or a source that says otherwise.
     """
+    source = local(source)
     known: dict[str, Any] = {}
     if hz is not None:
         if hz <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -48,28 +48,52 @@ def recorded(about: Attributes) -> Task:
     return Task(about.task, about.options)
 
 
+START = "init_state_dict/"
+"""Before the parts of the state in which an episode began, among its ``meta``."""
+
+
+def begun(env: Any, state: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Observation and info of one environment that begins in a recorded state. Runs where the copy lives."""
+    found: tuple[dict[str, Any], dict[str, Any]] = env.reset(options={"initial_state_dict": dict(state)})
+    return found
+
+
 @contextmanager
-def replaying(about: Attributes) -> Iterator[Replay]:
+def replaying(about: Attributes, longest: int = 0) -> Iterator[Replay]:
     """What replays the episodes of a store, for :func:`dopr_robot.datasets.check`.
 
-    The task is reset to an episode's seed and its actions are executed, with the noise that was injected when they were collected
-    (a function of the seed), until they or the task come to an end. Observations of a name and a shape that the store has too are compared.
+    The task is reset to the state in which an episode began, where that is recorded, or to its seed, and its actions are executed, with
+    the noise that was injected when they were collected (a function of the seed), until they or the task come to an end. Observations
+    of a name and a shape that the store has too are compared.
+
+    Args:
+        about: the store's attributes.
+        longest: steps of its longest episode; people take longer than a task's own limit.
 
     Raises UserError where the task is unknown, or its simulator not installed; the replay, where the actions are not the task's.
     """
     collection(about)
     task = recorded(about)
-    env = Task(task.id, task.varied).make_vec(1)  # pictures may differ in a pixel where another OpenGL draws them
+    spec = task.spec
+    limit = {"max_steps": longest} if spec.start and longest > spec.max_steps else {}
+    env: Any = Task(task.id, task.varied).make_vec(
+        1, **limit
+    )  # pictures may differ in a pixel where another OpenGL draws them
     space = env.single_action_space
     assert isinstance(space, Box)
 
     def replay(episode: Episode) -> Replayed | None:
-        if episode.seed is None or "action" not in episode.arrays:
+        state = {name.removeprefix(START): value for name, value in episode.meta.items() if name.startswith(START)}
+        begins = bool(spec.start) and bool(state)
+        if (episode.seed is None and not begins) or "action" not in episode.arrays:
             return None
         actions = executed_actions(about, episode)
         if actions.shape[1:] != space.shape:
             raise UserError(f"the store's actions have shape {list(actions.shape[1:])}, the task's {list(space.shape)}")
-        observation, info = env.reset(seed=[episode.seed])  # type: ignore[arg-type]
+        observation, info = env.reset(seed=[episode.seed or 0])
+        if begins:
+            (found,) = env.apply("dopr_robot.collection.replay:begun", {0: (state,)}).values()
+            observation, info = ({key: np.asarray(value)[None] for key, value in each.items()} for each in found)
         kept = {
             key: episode.arrays[key].astype(np.float64)
             for key, value in observation.items()
@@ -83,7 +107,7 @@ def replaying(about: Attributes) -> Iterator[Replay]:
                 drift[key] = max(drift[key], float(difference.max(initial=0.0)))
             observation, _, terminated, truncated, info = env.step(np.clip(action, space.low, space.high)[None])
             now = bool(info["success"][0])
-            success = success or now if task.spec.kind == "attain" else now
+            success = success or now if spec.kind == "attain" else now
             if terminated[0] or truncated[0]:
                 break
         return Replayed(drift, success)
@@ -106,10 +130,10 @@ def check_store(path: str | os.PathLike[str]) -> Report:
     with ExitStack() as stack:
         try:
             store = Store.open(path)
-            if (store.seeds >= 0).any():
-                replay = stack.enter_context(replaying(store.attributes))
+            if (store.seeds >= 0).any() or any(name.startswith(START) for name in store.meta):
+                replay = stack.enter_context(replaying(store.attributes, int(store.episode_lengths.max(initial=0))))
             else:
-                why_not = "no episode has a seed"
+                why_not = "no episode has a seed or a recorded start"
         except DamagedError:
             why_not = "it is damaged"
         except DoprError as error:  # no such task, or a simulator that can not be made

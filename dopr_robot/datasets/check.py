@@ -303,7 +303,7 @@ def _check_replay(store: Store, replay: Replay, count: int, replays: Replays) ->
         has = ", ".join(key for key in store.keys if key != "action")
         yield Finding("replay", f"no observation was compared: the task gives none of the store's keys ({has})")
     if not replays.episodes and not replays.why_not:
-        replays.why_not = "no episode has a seed"
+        replays.why_not = "no episode has a seed or a recorded start"
 
 
 def _is_whole(store: Store, index: int) -> bool:

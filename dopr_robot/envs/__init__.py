@@ -18,6 +18,8 @@ from dopr_robot.envs.registration import (
     TaskSpec,
     get_task,
     list_tasks,
+    matching_tasks,
+    names_several,
     recorded_task,
     register_task,
 )
@@ -51,6 +53,8 @@ __all__ = [
     "load_segments",
     "make",
     "make_vec",
+    "matching_tasks",
+    "names_several",
     "perturbed",
     "poses",
     "recorded_task",

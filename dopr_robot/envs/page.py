@@ -43,6 +43,11 @@ they are of another task, on which most of the experts fail, and are to be made 
 once, from seed 0; positions vary with the seed.""",
 }
 """What has to be known of an extra's tasks."""
+GROUPED = {
+    "metaworld": """Names for several, which `dopr collect`, `dopr tasks` and studies take, as they take patterns (`'metaworld/*'`): the
+groups under which papers report, of Seo et al., "Masked World Models for Visual Control" (2022, arXiv 2206.14244, appendix).""",
+}
+"""Of an extra's groups, what they are."""
 
 
 def write_page(path: Path) -> list[str]:
@@ -139,6 +144,7 @@ def facts(spec: TaskSpec) -> list[tuple[str, str]]:
         ("kind, longest horizon", f"{spec.kind}, {spec.max_steps} control steps at {spec.control_hz:.4g} Hz"),
         ("observations", ", ".join(f"`{key}` {list(shape)}" for key, shape in spec.observations.items())),
         ("cameras", ", ".join(f"`{camera}`" for camera in spec.cameras)),
+        ("group", ", ".join(f"`{group}`" for group in spec.groups)),
         ("stages", ", ".join(f"`{stage}`" for stage in spec.stages)),
         ("further figures", ", ".join(f"`{name}` ({how})" for name, how in spec.metrics.items())),
         ("expert", _expert(spec)),
@@ -229,7 +235,19 @@ def _alike(specs: list[TaskSpec], docs: Path) -> str:
         count += f" Under each picture: how often the package's own expert succeeds, on {first.expert_seeds} seeds."
     faults = [f"- `{spec.id}`: {spec.expert_fault}" for spec in specs if spec.expert_fault]
     known = ["", "Where the experts fail:", "", *faults] if faults else []
-    return "\n".join([count, *kept, *rows, *known, ""])
+    return "\n".join([count, *kept, *rows, *_grouped(specs), *known, ""])
+
+
+def _grouped(specs: list[TaskSpec]) -> list[str]:
+    """Names under which papers report several of these tasks, and where that is from."""
+    groups: dict[str, list[str]] = {}
+    for spec in specs:
+        for group in spec.groups:
+            groups.setdefault(group, []).append(spec.name)
+    if not groups:
+        return []
+    lines = [f"- `{group}` ({len(names)}): {', '.join(names)}" for group, names in groups.items()]
+    return ["", GROUPED[specs[0].extra or ""], "", *lines]
 
 
 def _save(frame: Any, file: Path) -> None:

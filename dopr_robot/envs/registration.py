@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -72,6 +73,8 @@ class TaskSpec:
         options: names of the keywords that vary the task, with what each does.
         cameras: of pictures that an observation can have beside the state (``obs=("state", "wrist")``).
         opengl: whether it takes an OpenGL that works to draw them.
+        start: parts of the simulator's state that ``reset(options={"initial_state_dict": {...}})`` of one environment takes; (): none.
+        groups: names under which papers report several tasks together (``metaworld/easy``).
         length: the one of ``options`` that sets how long the task is (how many cubes), a positive integer; None: there is none.
     """
 
@@ -99,6 +102,8 @@ class TaskSpec:
     options: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     opengl: bool = False
+    start: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     length: str | None = None
 
     def __post_init__(self) -> None:
@@ -167,6 +172,35 @@ def get_task(name: str) -> TaskSpec:
             return TASKS[task_id]
     known = [spec.name if spec.id.startswith(f"{NAMESPACE}/") else spec.id for spec in list_tasks()]
     raise UnknownNameError("task", name, known)
+
+
+def names_several(name: str) -> bool:
+    """Whether a name is a pattern over tasks (``metaworld/*``) or a group of them (``metaworld/easy``)."""
+    return any(sign in name for sign in "*?[") or any(name in spec.groups for spec in list_tasks())
+
+
+def matching_tasks(name: str) -> list[TaskSpec]:
+    """The tasks of a pattern over ids (ours by their bare names too), of a group, or of one name, by id.
+
+    >>> [spec.name for spec in matching_tasks("metaworld/*-wall-v3")][:2]
+    ['button-press-topdown-wall', 'button-press-wall']
+
+    Raises:
+        UserError: there is none.
+    """
+    if not names_several(name):
+        return [get_task(name)]
+    found = [
+        spec
+        for spec in list_tasks()
+        if name in spec.groups or fnmatchcase(spec.id, name) or (spec.source == "ours" and fnmatchcase(spec.name, name))
+    ]
+    if not found:
+        beginnings = sorted({spec.id.rpartition("/")[0] + "/" for spec in list_tasks() if "/" in spec.id})
+        raise UserError(
+            f"no task matches {name!r}: dopr tasks lists them (they begin with {', '.join(beginnings)}, or have no /)"
+        )
+    return found
 
 
 def recorded_task(name: str) -> TaskSpec | None:

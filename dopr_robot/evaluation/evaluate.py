@@ -14,6 +14,7 @@ from dopr_robot.evaluation.perturbed import evaluate_perturbed
 from dopr_robot.evaluation.results import Results
 from dopr_robot.evaluation.rollouts.group import ActingPolicy
 from dopr_robot.evaluation.rollouts.plan import Evaluation, describe_checkpoint
+from dopr_robot.hub import Address, is_address
 from dopr_robot.policies import Policy, find_checkpoint, load_policy
 from dopr_robot.policies.checkpoint import read_description, read_spec
 from dopr_robot.policies.spec import PolicySpec
@@ -47,7 +48,7 @@ def evaluate(
     What is None is taken from the run's ``config.yaml``, or from its defaults for what has none.
 
     Args:
-        run: a run (its last checkpoint), a run folder, a checkpoint folder, or a policy in memory.
+        run: a run (its last checkpoint), a run folder, a checkpoint folder, ``hf://user/name``, or a policy in memory.
         task: another than the policy was trained for.
         episodes: initial states.
         horizons: control steps at which success is reported; None: 8 equal ones up to the task's longest.
@@ -59,7 +60,8 @@ def evaluate(
         acting: how plans become actions, over the checkpoint's (``{"ensemble": True}``).
         num_envs: copies of the environment, and ``workers``: threads; the records depend on neither.
         video: episodes in the video; 0: none.
-        out: the evaluation's folder; None: ``RUN/eval/<step>-seed<seed>``, of a policy in memory ``eval/<task>-seed<seed>``.
+        out: the evaluation's folder; None: ``RUN/eval/<step>-seed<seed>``, of a policy in memory
+            ``eval/<task>-seed<seed>``, of one on the hub ``eval/<name>-seed<seed>``.
         resume: go on with the evaluation in that folder.
 
     Raises:
@@ -70,7 +72,7 @@ def evaluate(
     if isinstance(run, str | os.PathLike):
         checkpoint = find_checkpoint(run).resolve()
         chosen = chosen_task(task, read_spec(checkpoint), run, options)
-        policy = load_policy(run, acting=acting)
+        policy = load_policy(checkpoint, acting=acting)
     elif acting:
         raise UserError("acting is of a run or checkpoint: a policy in memory acts as it was made")
     else:
@@ -86,7 +88,12 @@ def evaluate(
         horizons=horizons,
         checkpoint=checkpoint,
     )
-    folder = Path(out) if out is not None else _default_folder(evaluation, home, resume)
+    if out is not None:
+        folder = Path(out)
+    elif is_address(run):  # the cache is no place for it
+        folder = free_or_last(Path("eval") / f"{Address.parse(str(run), 'model').name}-seed{seed}", resume=resume)
+    else:
+        folder = _default_folder(evaluation, home, resume)
     more: dict[str, Any] = {
         "num_envs": num_envs,
         "workers": workers,

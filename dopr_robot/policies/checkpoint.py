@@ -22,6 +22,7 @@ from torch.nn.modules.module import (
 
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.files import pointed
+from dopr_robot.hub import local
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import LONGEST, PolicySpec
@@ -100,12 +101,12 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint folder that ``path`` means: itself, or the newest whole one of a run folder.
+    """The checkpoint folder that ``path`` means: itself, the newest whole one of a run folder, or one fetched from the hub.
 
     Raises:
         UserError: it is neither.
     """
-    path = Path(path)
+    path = Path(local(path, "model"))
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run folder (runs/<name>) or one of its checkpoints/<step>")
     folder = pointed(path)  # last and best, where no links can be made
@@ -129,7 +130,7 @@ def load_policy(
     >>> actions = policy.act({"state": torch.zeros(1, policy.n_obs_steps, 26)})  # doctest: +SKIP
 
     Args:
-        path: the folder.
+        path: the folder, or ``hf://user/name`` for one on the hub.
         device: where the policy goes.
         acting: options of :class:`~dopr_robot.policies.acting.ActingConfig` over the checkpoint's (``{"ensemble": True}``).
 

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.envs import TaskSpec, get_task
+from dopr_robot.collection.several import store_places
+from dopr_robot.envs import TaskSpec, get_task, matching_tasks, names_several
 from dopr_robot.envs.task import words
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.settings import convert, leaves, parse_words, plain, read_yaml, to_yaml, typed, typed_part
@@ -22,7 +24,10 @@ from dopr_robot.training.config import DataConfig, RunConfig, TrainingConfig
 @dataclass
 class TaskEntry:
     """A task of a study: its name, its demonstrations, its options (null: those of the store), which of the store's keys are observed
-    (null: as the store says), and horizons in control steps of its own."""
+    (null: as the store says), and horizons in control steps of its own.
+
+    A pattern over tasks or a group (``metaworld/easy``) with the folder of their stores stands for an entry a task.
+    """
 
     task: str = ""
     store: str = ""
@@ -34,6 +39,23 @@ class TaskEntry:
     def label(self) -> str:
         """What the task is called in the study's tables: two entries may be one task under two options."""
         return " ".join([self.task, *words(self.options or {})])
+
+
+def _each(entries: list[TaskEntry]) -> list[TaskEntry]:
+    """An entry for each task of a pattern or group. Raises UserError where one has no store: none is left out of a mean unseen."""
+    found = []
+    for entry in entries:
+        if not names_several(entry.task):
+            found.append(entry)
+            continue
+        places = store_places(matching_tasks(entry.task), Path(entry.store))
+        if missing := [str(place) for place in places.values() if not place.exists()]:
+            raise UserError(
+                f"{entry.task}: {len(missing)} of {len(places)} tasks have no store in {entry.store} ({missing[0]}): "
+                f"dopr collect {shlex.quote(entry.task)} --episodes N --out {entry.store}"
+            )
+        found += [replace(entry, task=name, store=str(place)) for name, place in places.items()]
+    return found
 
 
 def task_of(label: str) -> TaskSpec:
@@ -98,6 +120,9 @@ class Study:
     evaluation: StudyEvaluation = field(default_factory=StudyEvaluation)
 
     def __post_init__(self) -> None:
+        self.tasks = _each(self.tasks)
+        if self.tune is not None:
+            self.tune.tasks = _each(self.tune.tasks)
         for name in ("tasks", "policies", "optimizers", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"a study needs {name}: {name}=[...]")

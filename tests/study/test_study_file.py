@@ -269,3 +269,20 @@ def test_a_setting_that_came_later_is_its_default_and_any_other_is_a_change(path
     other = load_study(path, ["training.ema_power=0.5"]).arms()[0]
     (told,) = other.changed({name: value for name, value in then.items() if name != "training.ema_power"})
     assert told.startswith("training.ema_power is 0.5, and was ")
+
+
+def test_a_pattern_with_a_folder_is_an_entry_a_task(path, tmp_path):
+    folder = tmp_path / "data"
+    tasks = f"tasks=[{{task: '[CQ]*', store: {folder}/, horizons: [5]}}]"
+    with pytest.raises(UserError, match=r"2 of 2 tasks have no store in .*dopr collect '\[CQ\]\*' --episodes N --out"):
+        load_study(path, [tasks])
+    for name in ("CartPoleSwingUp", "QuadrotorTrack"):
+        (folder / f"{name}.zarr").mkdir(parents=True)
+    entries = load_study(path, [tasks]).tasks
+    assert [(entry.task, entry.horizons) for entry in entries] == [
+        ("dopr_robot/CartPoleSwingUp-v0", [5]),
+        ("dopr_robot/QuadrotorTrack-v0", [5]),
+    ]
+    assert [entry.store for entry in entries] == [str(folder / f"{entry.task[11:-3]}.zarr") for entry in entries]
+    with pytest.raises(UserError, match="no task matches"):
+        load_study(path, ["tasks=[{task: 'nothing*', store: data/}]"])

@@ -2,7 +2,8 @@
 
 ``observations [N, D]``, ``actions [N, A]``, ``rewards``, ``terminals`` and ``timeouts`` ``[N]``, and ``infos/<name>``,
 ``next_observations`` where there are some. An episode ends where ``terminals`` or ``timeouts`` is true; steps after the last
-such place are an episode that was cut off. ``metadata`` is kept in the attribute ``carried``.
+such place are an episode that was cut off. ``metadata`` is kept in the attribute ``carried``. The Adroit hand is
+told by the sizes of observation and action, and the state in which an episode began by the first of ``infos/qpos`` and what is beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.formats import hdf5
+from dopr_robot.datasets.formats.adroit import start_of, task_of
 from dopr_robot.datasets.formats.format import FORMATS, Format, some
 from dopr_robot.datasets.recording import Episode, Recording
 from dopr_robot.errors import UserError
@@ -36,13 +38,14 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Recording:
     with hdf5.open_hdf5(path) as file:
         keys, ends = _layout(path, file)
+        named = task_of(file["observations"].shape, file["actions"].shape)
         carried = {
             "keys": {KEYS.get(name, name): name for name in keys},
             "file": hdf5.attributes(file),
             "rest": hdf5.rest(file, {*(name.split("/")[0] for name in keys)}),
         }
     about = Attributes(observations=("observation",), source="D4RL data set", carried={NAME: carried})
-    return Recording(about, _episodes(path, keys, ends))
+    return Recording(about, _episodes(path, keys, ends), named=named)
 
 
 def _layout(path: Path, file: h5py.File) -> tuple[list[str], NDArray[np.int64]]:
@@ -98,7 +101,8 @@ def _episodes(path: Path, keys: list[str], ends: NDArray[np.int64]) -> Iterator[
             rows = slice(first, int(ends[until - 1]))
             block = {KEYS.get(name, name): hdf5.read(file[name], name, done, rows) for name in keys}
             for start, stop in zip((first, *ends[done : until - 1]), ends[done:until], strict=True):
-                yield Episode({key: value[start - first : stop - first] for key, value in block.items()})
+                arrays = {key: value[start - first : stop - first] for key, value in block.items()}
+                yield Episode(arrays, meta=start_of(arrays))
             done = until
 
 

@@ -4,7 +4,8 @@ A pickle can run code while it is read. This one is read by an unpickler that ad
 refuses everything else by name, before anything of it is made.
 
 Each dict has ``observations [T, D]`` and ``actions [T, A]``; ``rewards`` and what ``env_infos`` holds with a row a step are kept
-as keys, ``init_state_dict`` and single numbers as ``meta/<name>``. An episode succeeded where ``env_infos/goal_achieved`` is ever true.
+as keys, ``init_state_dict`` and single numbers as ``meta/<name>``. An episode succeeded where ``env_infos/goal_achieved`` is ever true. The
+task is told by the sizes of observation and action.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.formats.adroit import START, task_of
 from dopr_robot.datasets.formats.format import FORMATS, Format, one_line, some
 from dopr_robot.datasets.recording import Episode, Recording
 from dopr_robot.errors import UserError
@@ -37,7 +39,9 @@ def read(path: Path) -> Recording:
     if not isinstance(episodes, list | tuple) or not all(isinstance(episode, dict) for episode in episodes):
         raise UserError(f"{path}: found {_kind(episodes)}; expected {EXPECTED}")
     about = Attributes(observations=("observation",), source="DAPG demonstrations")
-    return Recording(about, _episodes(path, list(episodes)))
+    first = episodes[0] if episodes else {}
+    shapes = (getattr(first.get(name), "shape", ()) for name in ("observations", "actions"))
+    return Recording(about, _episodes(path, list(episodes)), named=task_of(*shapes))
 
 
 def _episodes(path: Path, episodes: list[dict[str, Any]]) -> Iterator[Episode]:
@@ -53,7 +57,7 @@ def _episodes(path: Path, episodes: list[dict[str, Any]]) -> Iterator[Episode]:
         for name, array in flat.items():
             key = {"observations": "observation", "actions": "action"}.get(name, name)
             expected = name in ("observations", "actions", "rewards") or name.startswith("env_infos/")
-            if array.ndim and (len(array) == steps or expected) and not name.startswith("init_state_dict/"):
+            if array.ndim and (len(array) == steps or expected) and not name.startswith(f"{START}/"):
                 arrays[key] = array
             else:
                 meta[key] = array if array.ndim else array[()]

@@ -18,11 +18,14 @@ import numpy as np
 
 from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.formats import hdf5
+from dopr_robot.datasets.formats.adroit import START
 from dopr_robot.datasets.formats.format import FORMATS, Format, content, natural
 from dopr_robot.datasets.recording import Episode, Recording
 from dopr_robot.errors import UserError
 
 NAME = "minari"
+INITIAL = "options/initial_state_dict/"
+"""Attributes of an episode: what ``reset`` was given as its initial state, as the sets of the Adroit hand were."""
 EXPECTED = "episode_<n> with actions and observations in data/main_data.hdf5"
 
 
@@ -131,7 +134,9 @@ def _episodes(path: Path, names: list[str]) -> Iterator[Episode]:
                     )
             seed = file[name].attrs.get("seed")
             for entry, value in file[name].attrs.items():
-                if entry not in ("seed", "total_steps"):
+                if entry.startswith(INITIAL) and isinstance(value, np.ndarray | np.generic):
+                    meta[f"{START}/{entry.removeprefix(INITIAL)}"] = value
+                elif entry not in ("seed", "total_steps"):
                     meta[f"attribute/{entry}"] = (
                         value if isinstance(value, str | np.generic) else json.dumps(hdf5.to_json(value))
                     )

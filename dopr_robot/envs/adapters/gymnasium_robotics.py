@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dopr_robot.envs.adapters.adapter import Adapter, Views
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
+from dopr_robot.errors import UserError
 
 KITCHEN = ("microwave", "kettle", "light switch", "slide cabinet")
 """What the kitchen's demonstrations of D4RL do, in the package's own order and names."""
@@ -20,6 +21,13 @@ ADROIT = {
     "AdroitHandPen-v1": (45, 24, "turn the pen to the wanted orientation"),
     "AdroitHandRelocate-v1": (39, 30, "bring the ball to the target"),
 }
+STARTS = {
+    "Door": ("door_body_pos",),
+    "Hammer": ("board_pos",),
+    "Pen": ("desired_orien",),
+    "Relocate": ("obj_pos", "target_pos"),
+}
+"""What ``set_env_state`` of the hand's tasks takes beside positions and velocities; DAPG's files have more."""
 FETCH = {
     "FetchReach-v4": (10, "bring the gripper within 5 cm of the target"),
     "FetchPush-v4": (25, "push the block within 5 cm of the target"),
@@ -41,7 +49,8 @@ def register() -> None:
     for task_id, (size, joints, description) in ADROIT.items():
         cameras = (*_ADROIT_CAMERAS, *(f"view_{view}" for view in range(1, 6) if "Pen" in task_id))
         meaning = "joint position, scaled to its range"
-        _add(task_id, 100, 200, description, {"state": (size,)}, joints, meaning, True, cameras)
+        start = ("qpos", "qvel", *STARTS[task_id.removeprefix("AdroitHand").removesuffix("-v1")])
+        _add(task_id, 100, 200, description, {"state": (size,)}, joints, meaning, True, cameras, start=start)
     kitchen = "bring microwave, kettle, light switch and slide cabinet to their goals, in any order; success: all four"
     _add("FrankaKitchen-v1", 12.5, 280, kitchen, {"state": (59,)}, 9, "joint velocity, scaled", False, _CAPS, _stages())
     for task_id, (size, description) in FETCH.items():
@@ -63,6 +72,7 @@ def _add(
     absolute: bool,
     cameras: tuple[str, ...] = (),
     stages: tuple[str, ...] = (),
+    start: tuple[str, ...] = (),
 ) -> None:
     register_task(
         TaskSpec(
@@ -86,6 +96,7 @@ def _add(
             cameras=(*cameras, "free"),
             opengl=True,
             stages=stages,
+            start=start,
             package="gymnasium_robotics",
             extra="gymnasium-robotics",
             source="robotics.farama.org",
@@ -131,6 +142,18 @@ class Robotics(Adapter):
             return np.zeros(len(self.task.action.low))
         mean, half = self.holder.act_mean, self.holder.act_rng
         return (self.holder.data.qpos[: len(mean)] - mean) / half
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the package's; of ``initial_state_dict`` it gets the parts that it takes."""
+        given = (options or {}).get("initial_state_dict")
+        if given is not None:
+            state = {part: np.asarray(given[part], np.float64) for part in self.task.start if part in given}
+            space: Any = self.unwrapped._state_space if self.task.start else None  # type: ignore[attr-defined]
+            if space is None or not space.contains(state):
+                wanted = ", ".join(f"{part} {list(each.shape)}" for part, each in space.items()) if space else "nothing"
+                raise UserError(f"{self.task.id} does not begin in the recorded state: it takes {wanted}")
+            options = {**(options or {}), "initial_state_dict": state}
+        return super().reset(seed=seed, options=options)
 
     def observe(self, observation: Any) -> dict[str, Any]:
         if not isinstance(observation, dict):
