@@ -230,7 +230,12 @@ def _option(key: str, standard: Any, value: Any) -> Any:
 
 
 def _composed(experiment: str | None) -> dict[str, Any]:
-    """Our own YAML files as Hydra composes them."""
+    """Our own YAML files as Hydra composes them, once: a study has hundreds of configurations."""
+    return deepcopy(_composed_once(experiment))
+
+
+@cache
+def _composed_once(experiment: str | None) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
