@@ -28,6 +28,9 @@ def train(
 ) -> Run:
     """Train a policy on a store, as ``dopr train`` does, into ``runs/<name>``.
 
+    A store that is not there is collected first, where the configuration says how (``collect.demonstrations``), as those of the
+    experiments do whose task has an expert. One that is there is used as it is.
+
     >>> run = train("pick_place", steps=50)                                                       # doctest: +SKIP
     >>> run = train("pick_place", "optimizer.lr=1e-3", policy="flow_unet", batch_size=128)        # doctest: +SKIP
     >>> run = train(resume="runs/pick_place")                                                     # doctest: +SKIP
@@ -60,6 +63,8 @@ def train(
         # Under several processes the first one alone names and makes the folder.
         place = folder or Run.free_folder(config.name, given=named)
         config.name = place.name
+        if resume is None:
+            collect_missing(config)
         if folder is None or not folder.exists():
             begin(config, place)
         else:
@@ -111,6 +116,41 @@ def selection_rollout(config: RunConfig) -> Any:
     return SelectionRollout(
         Task(told.name, told.options or {}), config.training.rollout_episodes, num_envs=config.evaluation.num_envs
     )
+
+
+def collect_missing(config: RunConfig) -> None:
+    """Make the store, where it is not there and the configuration says how, as ``dopr collect`` does.
+
+    What is collected lies beside its place until it is whole, so that a call after a stop goes on, and no part of it is ever trained on.
+
+    Raises:
+        UserError: as :func:`dopr_robot.collect`.
+        DoprError: the expert fails too often.
+    """
+    from dopr_robot.training.demonstrations import collect_command, is_missing
+
+    number = config.collect.demonstrations
+    if number is None or not is_missing(config) or not (command := collect_command(config, number)):
+        return
+    from dopr_robot.collection.collect import collect
+    from dopr_robot.envs import get_task
+
+    about, task, place = config.collect, get_task(config.task.name or ""), Path(config.data.store or "")
+    beside = place.with_name(f"{place.stem}.unfinished{place.suffix}")
+    tell(
+        f"{place} is not there: {'going on with' if beside.exists() else 'first'} {number} demonstrations of {task.id}, as by `{command}`"
+    )
+    collect(
+        task.id,
+        number,
+        beside,
+        noise=about.noise,
+        options=config.task.options,
+        cameras=about.cameras,
+        camera_size=about.camera_size,
+        source=about.source,
+    )
+    beside.rename(place)
 
 
 def begin(config: RunConfig, folder: Path) -> None:

@@ -200,11 +200,12 @@ def spoil(folder: Path, only: str | None, chance: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """``read`` gives an exit code, or None, for what ``make`` built; ``only`` of its files are spoiled."""
+    """``read`` gives an exit code, or None, for what ``make`` built, in one of ``ways`` or fewer; ``only`` of its files are spoiled."""
 
     make: Callable[[Path], Path]
     read: Callable[[Path, random.Random], int | None]
     only: str | None = None
+    ways: int = 12
 
 
 def make_store(folder: Path) -> Path:
@@ -427,12 +428,12 @@ TARGETS = {
     "policy": Target(make_run, lambda path, chance: read_run(path, chance, (0, 1, 1)), "policy.*"),
     "evaluation": Target(make_run, lambda path, chance: read_run(path, chance, (0, 5)), "e*/*/*.json*"),
     "study": Target(make_study, read_study, "*.[yj]*"),
-    "robomimic": Target(converted("robomimic", "robomimic.hdf5"), read_format("robomimic")),
-    "lerobot": Target(converted("lerobot", "lerobot"), read_format("lerobot")),
-    "d4rl": Target(make_d4rl, read_format("d4rl")),
-    "minari": Target(make_minari, read_format("minari")),
-    "dapg": Target(make_dapg, read_format("dapg")),
-    "robosuite": Target(make_robosuite, read_format("robosuite")),
+    "robomimic": Target(converted("robomimic", "robomimic.hdf5"), read_format("robomimic"), ways=3),
+    "lerobot": Target(converted("lerobot", "lerobot"), read_format("lerobot"), ways=3),
+    "d4rl": Target(make_d4rl, read_format("d4rl"), ways=3),
+    "minari": Target(make_minari, read_format("minari"), ways=3),
+    "dapg": Target(make_dapg, read_format("dapg"), ways=3),
+    "robosuite": Target(make_robosuite, read_format("robosuite"), ways=3),
 }
 
 
@@ -469,7 +470,7 @@ def fault(target: Target, example: Path, seed: str, whole: bool = False) -> str 
 def warm(target: Target, example: Path) -> str | None:
     """Read the example as it is, in every way, so that what is imported for it is there before the processes part."""
     chance = random.Random(0)
-    for _ in range(12):
+    for _ in range(target.ways):
         if found := fault(target, example, str(chance.random()), whole=True):
             return found
     return None

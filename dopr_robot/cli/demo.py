@@ -12,12 +12,10 @@ from pathlib import Path
 from dopr_robot.cli.printing import add_json, show
 from dopr_robot.progress import tell
 
-EPISODES = 250
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiment", default="pick_place", help="what is trained (default pick_place)")
-    parser.add_argument("--demonstrations", type=int, default=EPISODES, metavar="N", help=f"default {EPISODES}")
+    parser.add_argument("--demonstrations", type=int, metavar="N", help="default: the experiment's, 250")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (default runs/demo)"
     )
@@ -25,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dopr_robot import collect, evaluate, train
-    from dopr_robot.training import compose_config
+    from dopr_robot import evaluate, train
+    from dopr_robot.experiment import collect_missing, configuration
 
-    config = compose_config(args.experiment, [f"name={args.out.name}"])
-    store = Path(config.data.store or "")
-    _headline(1, f"{args.demonstrations} demonstrations of {config.task.name} into {store}")
-    collect(config.task.name or "", args.demonstrations, store)
+    changes = {"name": args.out.name}
+    if args.demonstrations is not None:
+        changes["collect.demonstrations"] = args.demonstrations
+    config = configuration(args.experiment, changes)
+    _headline(1, f"demonstrations of {config.task.name} in {config.data.store}")
+    collect_missing(config)
     _headline(2, f"{config.policy['name']} under {config.optimizer['name']} into {args.out}")
     train(config, out=args.out)
     _headline(3, f"success versus horizon over {config.evaluation.episodes} fresh initial states")

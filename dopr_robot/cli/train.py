@@ -1,6 +1,7 @@
 """Train a policy on a store.
 
-EXPERIMENT is a name (see dopr_robot/configs/experiment), a YAML file, or left out; key=value changes single settings.
+EXPERIMENT is a name (see dopr_robot/configs/experiment), a YAML file, or left out; key=value changes single settings. A store that is
+not there is collected first where the experiment says how (dopr config collect), and a line says so.
 The run goes to runs/<name>/, and that folder is the last line of the output. Under torchrun or accelerate launch several
 processes share every batch (docs/multi-node.md).
 

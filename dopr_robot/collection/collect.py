@@ -129,7 +129,7 @@ def collect(
                     if held == episodes:
                         break
             finally:
-                if not found and not held:  # what came to nothing leaves nothing
+                if not found and not store.num_episodes:  # what came to nothing leaves nothing
                     shutil.rmtree(out)
     if held == episodes:
         return Store.open(out)
@@ -150,6 +150,10 @@ class _Few:
 def _few(spec: Any, source: Path) -> _Few:
     """The successful demonstrations of a store. Raises UserError where they are not what the task's segments need."""
     segments = load_segments(spec)
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such file or folder: `dopr convert SOURCE {source}` brings the few demonstrations"
+        )
     if source.is_file() and source.suffix != ".zip":
         raise UserError(f"{source} is no store: dopr convert {source} STORE")
     store = Store.open(source)

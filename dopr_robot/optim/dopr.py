@@ -20,12 +20,11 @@ _OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {
 
 
 class DoPr(Optimizer):
-    r"""Double preconditioning: ``base`` steps along activation-preconditioned gradients.
+    """Double preconditioning: ``base`` steps along activation-preconditioned gradients.
 
-    .. math::
-        S &= \tfrac1n \sum_i z_i z_i^\top \\
-        M &= G\,\bigl(S + \text{damping} \cdot \tfrac{\operatorname{tr} S}{d_{in}} I\bigr)^{-1} \\
-        W &\leftarrow (1 - \eta\lambda) W - \eta\,\text{base}(M)
+        S = 1/n Σ zᵢ zᵢᵀ
+        M = G (S + damping · tr(S)/d_in · I)⁻¹
+        W ← (1 − η λ) W − η base(M)
 
     It is an optimizer like any other: its ``param_groups`` and ``state`` are the base's own, so schedulers, ``GradScaler``, clipping and
     ``accelerate.prepare`` act on both. Source: arXiv 2606.06418.

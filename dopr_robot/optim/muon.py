@@ -45,10 +45,9 @@ class Muon(Optimizer):
     A weight of shape ``[out, ...]`` is taken as the matrix ``[out, rest]``, so that convolutions can take part. Matrices of one shape are
     orthogonalised in one batch.
 
-    .. math::
-        m \leftarrow \mu m + (1-\mu) g, \quad
-        O = \operatorname{NewtonSchulz}((1-\mu) g + \mu m), \quad
-        w \leftarrow (1-\eta\lambda) w - \eta\,s\,O
+        m ← μ m + (1 − μ) g
+        O = NewtonSchulz((1 − μ) g + μ m)
+        w ← (1 − η λ) w − η s O
 
     Sources: Jordan et al. 2024 (Muon); Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982, equation 4 (the factor s of
     ``"match_rms_adamw"``). Equal to ``torch.optim.Muon``, which takes 2-D weights only, under either of its conventions. After activation
@@ -236,10 +235,11 @@ def _factor(matrices: Tensor, group: dict[str, Any]) -> float:
 class AdaMuon(Muon):
     r"""AdaMuon for groups with ``use_muon=True``, AdamW for the others.
 
-    .. math::
-        m \leftarrow \mu m + g, \quad O = \operatorname{NewtonSchulz}(\operatorname{sign} m), \quad
-        v \leftarrow \mu v + (1-\mu)\,O \odot O, \quad \hat O = O / (\sqrt v + \epsilon), \quad
-        w \leftarrow (1-\eta\lambda) w - 0.2\,\eta \frac{\sqrt{\text{out} \cdot \text{rest}}}{\lVert \hat O \rVert_F}\,\hat O
+        m ← μ m + g
+        O = NewtonSchulz(sign m)
+        v ← μ v + (1 − μ) O ⊙ O
+        Ô = O / (√v + ε)
+        w ← (1 − η λ) w − 0.2 η √(out · rest) / ‖Ô‖_F · Ô
 
     Source: Si, Zhang & Shen, "AdaMuon: Adaptive Muon Optimizer", arXiv 2507.11005, algorithm 1. Arguments as for :class:`Muon`; under
     ``adjust_lr_fn="original"`` an update is as long as Muon's under that name.

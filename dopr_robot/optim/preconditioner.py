@@ -44,11 +44,10 @@ _AUTO_COST = 0.5  # of "auto": a flow transformer's step is then at most 1.4 of 
 class ActivationPreconditioner:
     r"""Multiplies the gradient of every supported weight by the damped inverse second moment of the weight's inputs.
 
-    For a layer with gradient G ``[out, in]`` and inputs :math:`z_1 .. z_n` since the last step (every token or position is one):
+    For a layer with gradient G ``[out, in]`` and inputs z₁ … zₙ since the last step (every token or position is one):
 
-    .. math::
-        S = \tfrac1n \sum_i z_i z_i^\top, \qquad
-        M = G\,\bigl(S + \text{damping} \cdot \tfrac{\operatorname{tr} S}{d_{in}} I\bigr)^{-1}
+        S = 1/n Σ zᵢ zᵢᵀ
+        M = G (S + damping · tr(S)/d_in · I)⁻¹
 
     M replaces G in ``weight.grad``. Source: Double Preconditioning, arXiv 2606.06418; theory in arXiv 2502.01763.
 

@@ -13,8 +13,8 @@ from dopr_robot.optim.checks import check_hyperparameters
 class Signum(Optimizer):
     r"""Signum: the sign of the momentum, with decoupled weight decay.
 
-    .. math::
-        m \leftarrow \beta m + (1-\beta) g, \qquad w \leftarrow (1 - \eta\lambda) w - \eta\,\operatorname{sign}(m)
+        m ← β m + (1 − β) g
+        w ← (1 − η λ) w − η sign(m)
 
     Source: Bernstein et al., "signSGD: Compressed optimisation for non-convex problems", 2018, algorithm 2.
 
@@ -47,9 +47,9 @@ class Signum(Optimizer):
 class Lion(Optimizer):
     r"""Lion: the sign of an interpolation between momentum and gradient, with decoupled weight decay.
 
-    .. math::
-        c = \beta_1 m + (1-\beta_1) g, \qquad w \leftarrow (1 - \eta\lambda) w - \eta\,\operatorname{sign}(c), \qquad
-        m \leftarrow \beta_2 m + (1-\beta_2) g
+        c = β₁ m + (1 − β₁) g
+        w ← (1 − η λ) w − η sign(c)
+        m ← β₂ m + (1 − β₂) g
 
     Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
 

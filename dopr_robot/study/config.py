@@ -292,7 +292,7 @@ class Arm:
 
     def config_sha256(self) -> str:
         """Of everything that decides the run, by which records without :meth:`decides` are known."""
-        decides = asdict(self.config)
+        decides = _decisive(self.config)
         if not decides["task"]["options"]:  # as it was before there were any
             decides["task"] = decides["task"]["name"]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -318,7 +318,12 @@ class Arm:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    return dict(leaves(json.loads(json.dumps(asdict(config)))))
+    return dict(leaves(json.loads(json.dumps(_decisive(config)))))
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """A configuration without how its store would be made: a study's are there."""
+    return {name: value for name, value in asdict(config).items() if name != "collect"}
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

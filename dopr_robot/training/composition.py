@@ -14,11 +14,24 @@ from typing import Any
 
 from dopr_robot.errors import UnknownNameError, UserError, closest
 from dopr_robot.settings import leaves, like, parse_words, plain, read_yaml, typed, typed_part
-from dopr_robot.training.config import DataConfig, EvaluationConfig, RunConfig, TaskConfig, TrainingConfig, read_config
+from dopr_robot.training.config import (
+    CollectConfig,
+    DataConfig,
+    EvaluationConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+    read_config,
+)
 
 LOG = logging.getLogger(__name__)
 GROUPS = ("policy", "optimizer")
-SECTIONS: dict[str, type[Any]] = {"data": DataConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "collect": CollectConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+}
 TASK = [f"task.{each.name}" for each in fields(TaskConfig)]
 USUAL = ["experiment", "policy", "policy.horizon", "optimizer", "optimizer.lr", "optimizer.weight_decay"]
 """Of the keys of policies and optimizers, those that a wrong key is compared with before any is loaded."""
@@ -86,7 +99,7 @@ def config_from(values: Mapping[str, Any]) -> RunConfig:
 
 
 def check_sections(values: Mapping[str, Any]) -> None:
-    """Look at what can be checked without loading a policy or an optimizer: keys, and values of ``data``, ``training``, ``evaluation``.
+    """Look at what can be checked without loading a policy or an optimizer: keys, and values of sections.
 
     Raises:
         UnknownNameError: a key that no configuration has.
@@ -161,6 +174,10 @@ def _built(experiment: str | None, values: Mapping[str, Any], words: Mapping[str
     """Our defaults, the experiment, values and words, each over the ones before, by the types of what they are for."""
     tree = _composed(experiment)
     task = _task(tree, values, words)
+    if any(key == "data.store" or _of_task(key) for key in words) and not any(
+        key.startswith("collect.") for key in words
+    ):
+        words = {**words, "collect.demonstrations": None}  # what is collected is of the store and the task before
     tree, values, words = ({k: v for k, v in layer.items() if not _of_task(k)} for layer in (tree, values, words))
     for group in GROUPS:
         given = values.get(group)
@@ -213,7 +230,12 @@ def _option(key: str, standard: Any, value: Any) -> Any:
 
 
 def _composed(experiment: str | None) -> dict[str, Any]:
-    """Our own YAML files as Hydra composes them."""
+    """Our own YAML files as Hydra composes them, once: a study has hundreds of configurations."""
+    return deepcopy(_composed_once(experiment))
+
+
+@cache
+def _composed_once(experiment: str | None) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf

@@ -75,6 +75,30 @@ class DataConfig:
 
 
 @dataclass
+class CollectConfig:
+    """How ``dopr train`` makes the store first where it is not there, as ``dopr collect`` does. A store or a task that is named over an
+    experiment's own is not made: its demonstrations are another matter.
+
+    Args:
+        demonstrations: how many; null: none, a store that is not there is a mistake.
+        noise: share of the task's own noise on the executed action (DART).
+        cameras: whose pictures are recorded too.
+        camera_size: side of these pictures, in pixels; null: the task's.
+        source: a store of a few demonstrations that are transformed, in the expert's place.
+    """
+
+    demonstrations: int | None = None
+    noise: float = 1.0
+    cameras: list[str] = field(default_factory=list)
+    camera_size: int | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.demonstrations is not None and self.demonstrations < 1:
+            raise UserError(f"collect.demonstrations={self.demonstrations} has to be at least 1; null: none")
+
+
+@dataclass
 class TrainingConfig:
     """The loop.
 
@@ -163,6 +187,7 @@ class RunConfig:
     name: str | None = None
     task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
     policy: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)

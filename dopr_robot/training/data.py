@@ -16,6 +16,7 @@ from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.images import is_image
 from dopr_robot.policies import ArraySpec, Policy, PolicySpec
 from dopr_robot.training.config import RunConfig, TaskConfig
+from dopr_robot.training.demonstrations import open_store
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ def load_data(config: RunConfig) -> TrainingData:
         UserError: no store, keys that it does not have, another task's store or one of other options, another control rate or shape than
             the task's, NaN, or too few windows for a batch.
     """
-    if config.data.store is None:
-        raise UserError("data.store is not set: data.store=PATH names the demonstrations")
-    store = Store.open(config.data.store)
+    store = open_store(config)
     if not store.num_episodes:
         raise UserError(f"{store.path} holds no episode yet")
     task = _task(config.task, store)
@@ -126,7 +125,7 @@ def task_id(name: str | None) -> str | None:
 
 def settled_task(config: RunConfig) -> TaskConfig:
     """The task of a run with its options: what the configuration says, and else its store. Raises UserError where the two differ."""
-    return config.task if config.data.store is None else _task(config.task, Store.open(config.data.store))
+    return config.task if config.data.store is None else _task(config.task, open_store(config))
 
 
 def _task(wanted: TaskConfig, store: Store) -> TaskConfig:

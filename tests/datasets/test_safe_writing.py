@@ -45,7 +45,7 @@ def test_a_kill_at_any_moment_leaves_every_earlier_episode(tmp_path):
     Store.create(path).close()
     generator = random.Random(0)
     checked = 0
-    for _ in range(200):
+    for _ in range(120):
         reading, writing = os.pipe()
         before = Store.open(path).num_episodes
         child = os.fork()

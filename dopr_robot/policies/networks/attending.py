@@ -32,7 +32,7 @@ class CrossTransformerConfig(NetworkOptions):
 class CrossTransformer(nn.Module):
     """One token an action, attending to one token an observation step and one for the time; arguments as for the U-Net.
 
-    The decoder of Diffusion Policy's transformer (Chi et al., 2023, section V-A) and of ACT (Zhao et al., 2023), pre-norm. Without a
+    The decoder of Diffusion Policy's transformer (Chi et al., 2023) and of ACT (Zhao et al., 2023), pre-norm. Without a
     sample the action tokens are learned queries.
     """
 

@@ -76,7 +76,7 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net of Diffusion Policy (Chi et al., 2023, section V-A): what every level sees is the time and all observations.
+    """U-Net of Diffusion Policy (Chi et al., 2023): what every level sees is the time and all observations.
 
     Args:
         input_dim: channels of the sample; None: there is none, and the network begins from learned queries of ``channels[0]``.
