@@ -28,7 +28,8 @@ TASKS = {
     "ToolHang": ("ToolHang", 44, 700, "put the frame together and hang the tool on it"),
     "Transport": ("TwoArmTransport", 41, 700, "two arms fetch a hammer, hand it over and bin the trash"),
 }
-
+EXPERTS: dict[str, tuple[float, float]] = {"Lift": (1.0, 47.5), "Can": (1.0, 105.8), "Square": (1.0, 102.4)}
+"""Tasks with a scripted expert: its success on 100 seeds, and the mean length of its successful episodes (benchmarks/expert_success.py)."""
 
 HANDS = r"robot\d+_(right|left)_hand"
 COLLISION = 0
@@ -72,6 +73,10 @@ def register() -> None:
                 },
                 cameras=(*_cameras(name, arms), FREE),
                 opengl=True,
+                expert=f"dopr_robot.envs.adapters.robosuite_experts:{name}Expert" if name in EXPERTS else None,
+                expert_success=EXPERTS.get(name, (None, None))[0],
+                expert_steps=EXPERTS.get(name, (None, None))[1],
+                expert_seeds=100,
                 segments="dopr_robot.envs.adapters.robosuite:LiftSegments" if name == "Lift" else None,
                 package="robosuite",
                 extra="robosuite",
