@@ -38,8 +38,7 @@ def act(expert, *, hand, opening, yaw=0.0, thing=(0.0, 0.0, 0.83), turn=0.0, fir
 @pytest.mark.parametrize("task", TASKS)
 def test_a_robosuite_task_has_an_expert(task):
     spec = get_task(f"robosuite/{task}-v0")
-    assert spec.has_expert and spec.expert_seeds == 100
-    assert spec.expert_success >= 0.95
+    assert spec.has_expert and spec.expert_success >= 0.95
 
 
 @pytest.mark.parametrize("sides", [1, 2, 4])
