@@ -47,7 +47,8 @@ table's top, 2 cm above where it rests; Square a nut around its peg that the han
 quarter of the bin.
 
 The experts' way-points follow from the observation alone. They are measured on few seeds, which they were tried on while they were
-written; `python benchmarks/expert_success.py --extra robosuite --first 1000 --seeds 100` takes fresh ones. ToolHang and Transport have no expert.""",
+written; `python benchmarks/expert_success.py --extra robosuite --first 1000 --seeds 100` takes fresh ones. ToolHang and Transport have
+no expert.""",
 }
 """What has to be known of an extra's tasks."""
 
