@@ -25,8 +25,8 @@ Options are keywords of `dopr_robot.envs.make_vec`, and `--option NAME=VALUE` of
 under the camera's name, of `camera_size=84` pixels a side, or `(height, width)`; PushT's are of 96, gym-aloha's of 480 x 640 unless told
 otherwise. `free` is the view of the package's own viewer. Shadows, reflections and multisampling are left out, which a software renderer
 can not afford; gym-aloha keeps them, since its published demonstrations have them.
-How often an expert succeeds is measured by `benchmarks/expert_success.py`, on the first seeds of what `dopr collect` draws from and under
-the noise that it injects.
+How often an expert succeeds is measured by `benchmarks/expert_success.py`, on the first seeds of what `dopr collect` draws from (where
+nothing else is said) and under the noise that it injects; intervals are Wilson's.
 
 These options perturb what a robot meets, decided by the episode's seed alone. Every task takes them, where its own table does not say
 otherwise; those of pictures need `cameras`.
@@ -40,7 +40,15 @@ NOTES = {
 The goal is `state[36:39]`. Demonstrations, runs and records in which it is 0 from the second step on were made while this adapter hid it:
 they are of another task, on which most of the experts fail, and are to be made anew.""",
     "robosuite": """What robosuite draws while it builds a model (the size of Lift's cube, 4 to 4.4 cm; the hammer of Transport) is drawn
-once, from seed 0; positions vary with the seed.""",
+once, from seed 0; positions vary with the seed.
+
+What the package calls success is lax in places (ARISE-Initiative/robosuite, issue 657): Lift counts a cube whose centre is 4 cm above the
+table's top, 2 cm above where it rests; Square a nut around its peg that the hand still holds; Can a can that is still falling into its
+quarter of the bin.
+
+The experts' way-points follow from the observation alone. Square's is measured on seeds that it was not written on
+(`python benchmarks/expert_success.py --tasks robosuite/Square-v0 --first 1000 --seeds 100`), Lift's and Can's on the first 20 and 30
+seeds, which they were tried on while they were written. ToolHang and Transport have none.""",
 }
 """What has to be known of an extra's tasks."""
 GROUPED = {
@@ -187,7 +195,13 @@ def _expert(spec: TaskSpec) -> str:
     name = f"`{(spec.expert or '').split(':')[1]}`"
     if spec.expert_success is None:
         return name
-    return f"{name}, success {spec.expert_success:.1%} on {spec.expert_seeds} seeds"
+    from scipy.stats import binomtest
+
+    wins = round(spec.expert_success * spec.expert_seeds)
+    low, high = binomtest(wins, spec.expert_seeds).proportion_ci(method="wilson")
+    steps = "" if spec.expert_steps is None else f"; {spec.expert_steps:.0f} control steps on average"
+    share = f"success {spec.expert_success:.1%} on {spec.expert_seeds} seeds (95% interval {low:.1%} to {high:.1%})"
+    return f"{name}, {share}{steps}"
 
 
 def _image(spec: TaskSpec, docs: Path) -> Iterable[str]:

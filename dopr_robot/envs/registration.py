@@ -63,6 +63,7 @@ class TaskSpec:
         expert_success: share of the seeds below ``expert_seeds`` on which it succeeded under the noise of collection, as
             ``benchmarks/expert_success.py`` measures it; None: not measured.
         expert_seeds: see ``expert_success``.
+        expert_steps: mean length of its successful episodes, in control steps; None: not measured.
         expert_fault: where it fails, and why; "": nothing is known.
         segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.segments`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
@@ -92,6 +93,7 @@ class TaskSpec:
     expert: str | None = None
     expert_success: float | None = None
     expert_seeds: int = 200
+    expert_steps: float | None = None
     expert_fault: str = ""
     segments: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)

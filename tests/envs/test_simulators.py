@@ -58,9 +58,8 @@ def test_triton_can_be_loaded_after_a_picture_was_drawn():
     ],
 )
 def test_an_expert_succeeds_as_often_as_was_measured(task):
-    """On the first five of the 50 seeds; another machine's last digits may decide an episode."""
+    """On five seeds; another machine's last digits may decide an episode."""
     spec = get_task(task)
-    assert spec.expert_seeds == 50
     fewest = binom.ppf(0.001, 5, spec.expert_success)
     assert 5 * measure_expert(task, range(5), num_envs=5) >= fewest - 1e-9
 

@@ -89,6 +89,12 @@ GROUPS = {
     "very-hard": "disassemble pick-place-wall shelf-place stick-pull stick-push",
 }
 """How papers report them: Seo et al., "Masked World Models for Visual Control" (2022, arXiv 2206.14244), appendix."""
+REPORTED = {
+    "hand-insert": "issue 567: it does not complete the task",
+    "peg-insert-side": "pull request 569: it succeeds in 82.4% of 1,000 episodes",
+    "push": "issue 514: it fails under newer versions",
+}
+"""What others say of an expert, in the threads of Farama-Foundation/Metaworld."""
 HORIZON = 500
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV", "free")
 UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")
@@ -136,11 +142,12 @@ def _fault(name: str) -> str:
     if name not in WITHOUT_NOISE:
         return ""
     share = WITHOUT_NOISE[name]
-    return (
+    seen = (
         "under the noise alone"
         if share == 1
         else f"without the noise too (it succeeds on {share:.0%} of the seeds then)"
     )
+    return seen + (f"; reported in Farama-Foundation/Metaworld, {REPORTED[name]}" if name in REPORTED else "")
 
 
 @perturbed

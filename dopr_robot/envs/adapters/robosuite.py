@@ -28,7 +28,9 @@ TASKS = {
     "ToolHang": ("ToolHang", 44, 700, "put the frame together and hang the tool on it"),
     "Transport": ("TwoArmTransport", 41, 700, "two arms fetch a hammer, hand it over and bin the trash"),
 }
-
+EXPERTS = {"Lift": (1.0, 20, 47.5), "Can": (1.0, 30, 105.8), "Square": (0.99, 100, 103.5)}
+"""Tasks with a scripted expert: its success, on how many seeds, and the mean length of its successful episodes
+(benchmarks/expert_success.py)."""
 
 HANDS = r"robot\d+_(right|left)_hand"
 COLLISION = 0
@@ -46,6 +48,7 @@ def register() -> None:
     """Add the tasks: ``robosuite/<name>-v0``."""
     for name, (package_name, size, steps, description) in TASKS.items():
         arms = 2 if name == "Transport" else 1
+        success, seeds, length = EXPERTS.get(name, (None, 0, None))
         keys = _TWO_ARMS if arms == 2 else _ONE_ARM
         names = [f"{axis}{arm}" for arm in range(arms) for axis in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")]
         register_task(
@@ -72,6 +75,10 @@ def register() -> None:
                 },
                 cameras=(*_cameras(name, arms), FREE),
                 opengl=True,
+                expert=f"dopr_robot.envs.adapters.robosuite_experts:{name}Expert" if name in EXPERTS else None,
+                expert_success=success,
+                expert_seeds=seeds,
+                expert_steps=length,
                 segments="dopr_robot.envs.adapters.robosuite:LiftSegments" if name == "Lift" else None,
                 package="robosuite",
                 extra="robosuite",
