@@ -54,14 +54,14 @@ def collect_several(
     for spec in chosen:
         spec.check_installed()
     stores, failed = [], []
-    for spec, place in store_places(chosen, out).items():
+    for task, place in store_places(chosen, out).items():
         try:
-            stores.append(collect(spec, episodes, place, seed, noise, **more))
+            stores.append(collect(task, episodes, place, seed, noise, **more))
         except UserError:
             raise
         except DoprError as error:
             LOG.warning("%s", error)
-            failed.append(spec)
+            failed.append(task)
     if failed:
         raise DoprError(
             f"{len(failed)} of {len(chosen)} tasks have fewer than {episodes} episodes ({', '.join(failed)}): --tries N tries more often"

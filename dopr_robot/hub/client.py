@@ -36,7 +36,7 @@ class Client:
             raise MissingExtraError(f"{address}", "hub") from None
         self.address, self.library = address, huggingface_hub
         self.errors, self.utils = cast(Any, errors), cast(Any, utils)
-        self.who = {"library_name": "dopr-robot", "library_version": __version__}
+        self.who: Any = {"library_name": "dopr-robot", "library_version": __version__}
         # The library reads the variable when it is imported, which others may have done before it was set.
         self.api: Any = huggingface_hub.HfApi(
             endpoint=(os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None, **self.who
