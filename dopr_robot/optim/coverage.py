@@ -16,7 +16,7 @@ from dopr_robot.optim.stacks import UNSEEN, Use
 def find_factors(
     model: Any,
     *,
-    form: str = "auto",
+    form: str = "batch",
     conv: str,
     include_bias: bool,
     stacks: Mapping[nn.Parameter, Use] = MappingProxyType({}),

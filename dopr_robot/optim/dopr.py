@@ -36,11 +36,11 @@ class DoPr(Optimizer):
         **options: of :class:`ActivationPreconditioner`, which says what each does. Their defaults, and where these are from (measured in
             docs/optimizer.md):
 
-            - ``form="auto"``: this step's S, in a layer where that is dear of a sample of its inputs. From success in rollouts.
+            - ``form="batch"``: this step's S, exact. From success in rollouts.
             - ``damping=0.1``: from rollouts; one-step losses would prefer 1.
             - ``stat_decay=0.9``, ``update_every=10``: of an average. From held-out losses on PushT, and from cost.
             - ``rank="auto"``: ``max(16, inputs // 32)`` directions. From cost, at a held-out loss that was the whole inverse's.
-            - ``max_cost=None``: ``form="batch"`` is exact at any price; ``"auto"`` stays within 0.5.
+            - ``max_cost=None``: a sample of the inputs is cheaper, and its success spreads more from seed to seed; ``"auto"`` takes 0.5.
             - ``conv="sua"``: patches multiply the cost by the kernel's cube. Grosse & Martens, 2016.
             - ``include_bias=False``: as in the paper.
             - ``warmup_steps=0``: the first batch counts whole, so that S is usable at once.

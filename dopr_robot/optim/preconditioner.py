@@ -97,7 +97,7 @@ class ActivationPreconditioner:
         # docs/optimizer.md has the reason of every default. Measured on PushT (U-Net, 100 steps, benchmarks/optimizer_defaults.py),
         # held-out loss 0.208 with stat_decay 0.9 and 0.217 with 0, 0.212 refreshing at every step, 0.209 with the whole inverse.
         # damping is chosen by rollouts, not by this loss (0.196 at 1, 0.231 at 0.01).
-        form: str = "auto",
+        form: str = "batch",
         damping: Damping = 0.1,
         stat_decay: float = 0.9,
         update_every: int = 10,

@@ -272,5 +272,5 @@ def test_a_dopr_shows_itself_in_a_line():
         {"params": model[5].parameters(), "precondition": False},
     ]
     text = repr(DoPr(torch.optim.SGD(groups, lr=1e-3, momentum=0.9), model))
-    assert text.startswith("DoPr(SGD(lr=0.001, weight_decay=0, momentum=0.9), form='auto', damping=0.5, 0.1; ")
+    assert text.startswith("DoPr(SGD(lr=0.001, weight_decay=0, momentum=0.9), form='batch', damping=0.5, 0.1; ")
     assert repr(DoPr(torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1)), model)).startswith("DoPr(SGD(lr=")
