@@ -32,6 +32,11 @@ def check_order(owner: "ActivationPreconditioner", active: Sequence[Factor], gra
     mine = [factor.weight.grad for factor in active if factor.weight.grad is not None]
     if not mine and owner.factors:
         return True  # a step of parameters that are left to the base alone
+    if mine and all(is_preconditioned(gradient) for gradient in mine):
+        raise RuntimeError(
+            "the gradients are those of the last step, preconditioned already: zero them, then run forward and backward "
+            "(inside the closure, where there is one) before step()"
+        )
     if not any(factor.seen or factor.ready for factor in active):
         if not any(bool(gradient.any()) for gradient in gradients):
             return False
@@ -43,11 +48,6 @@ def check_order(owner: "ActivationPreconditioner", active: Sequence[Factor], gra
         )
     if owner.step % 100 == 1 and (gone := _replaced(owner)):
         owner.warn(f"{REPLACED}, of {len(gone)} layers ({', '.join(gone[:3])}): they are not preconditioned")
-    if all(is_preconditioned(gradient) for gradient in mine):
-        raise RuntimeError(
-            "the gradients are those of the last step, preconditioned already: zero them, then run forward and backward "
-            "(inside the closure, where there is one) before step()"
-        )
     unseen = [f.name for f in active if f.weight.grad is not None and not f.seen and f.refreshed < 0]
     if unseen:
         owner.warn(
