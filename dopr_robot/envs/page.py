@@ -46,9 +46,8 @@ What the package calls success is lax in places (ARISE-Initiative/robosuite, iss
 table's top, 2 cm above where it rests; Square a nut around its peg that the hand still holds; Can a can that is still falling into its
 quarter of the bin.
 
-The experts' way-points follow from the observation alone. Square's is measured on seeds that it was not written on
-(`python benchmarks/expert_success.py --tasks robosuite/Square-v0 --first 1000 --seeds 100`), Lift's and Can's on the first 20 and 30
-seeds, which they were tried on while they were written. ToolHang and Transport have none.""",
+The experts' way-points follow from the observation alone. They are measured on seeds that they were not written on
+(`python benchmarks/expert_success.py --tasks robosuite/Lift-v0 --first 1000 --seeds 100`). ToolHang and Transport have none.""",
 }
 """What has to be known of an extra's tasks."""
 GROUPED = {
