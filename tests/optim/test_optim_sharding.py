@@ -1,7 +1,7 @@
 """FSDP2: two gloo processes that hold half of each weight take the steps of one process that holds all."""
 
-import os
 import copy
+import os
 import socket
 from pathlib import Path
 
