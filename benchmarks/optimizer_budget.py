@@ -1,4 +1,4 @@
-"""What comes nearest to this step's exact form at a given price: the table of docs/optimizer.md by which `max_cost` takes a sketch.
+"""What comes nearest to this step's exact form at a given price: the table of docs/optimizer.md on budgets.
 
 One model is trained under `low_rank`. Then, for each of its layers of more than 64 inputs, one gradient is preconditioned by this step's S
 and by approximations of it that cost the same share of the layer's own forward and backward, in multiplications. A cosine is the median

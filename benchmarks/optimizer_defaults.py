@@ -27,14 +27,14 @@ from dopr_robot.training.data import load_data, to_tensors
 
 ARMS: dict[str, dict[str, Any] | None] = {
     "AdamW": None,
-    "defaults": {},
+    "low_rank": {},
     "damping=0.01": {"damping": 0.01},
     "damping=1": {"damping": 1.0},
     "stat_decay=0": {"stat_decay": 0.0},
     "stat_decay=0.97": {"stat_decay": 0.97},
-    "update_every=1": {"update_every": 1},
+    "update_every=1": {"form": "average", "update_every": 1},
     "update_every=30": {"update_every": 30},
-    "rank=None": {"rank": None},
+    "average": {"form": "average"},
     "rank=16": {"rank": 16},
     "rank=32": {"rank": 32},
     "max_tokens=256": {"max_tokens": 256},
@@ -70,8 +70,8 @@ def fidelity(optimizer: DoPr, ranks: list[int | str]) -> dict[str, list[float]]:
         assert gradient is not None
         before, turned = gradient.clone(), {}
         for rank in [None, *ranks]:
-            factor.state = {"matrix": state["matrix"]}
-            form_inverses([factor], 0.1, rank)
+            factor.state, factor.form = {"matrix": state["matrix"]}, "average" if rank is None else "low_rank"
+            form_inverses([factor], 0.1, rank or "auto")
             gradient.copy_(before)
             precondition_(factor)
             turned[rank] = gradient.clone()
@@ -112,7 +112,7 @@ def main() -> None:
     for name in names:
         model, settings = copy.deepcopy(policy), ARMS[name]
         base = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=1e-6)
-        optimizer = base if settings is None else DoPr(base, model, **settings)
+        optimizer = base if settings is None else DoPr(base, model, **{"form": "low_rank", **settings})
         losses, spent = [], 0.0
         for step, row in enumerate(indices):
             batch = to_tensors(train.batch(row), torch.device("cpu"))

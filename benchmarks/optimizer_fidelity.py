@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from optimizer_overhead import Arm, Regression, adamw, build, measure, policy_case, state_bytes, summary
 
 FORMS: dict[str, dict[str, Any]] = {
-    "batch": {"form": "batch"},
     "average, every step": {"form": "average", "update_every": 1},
     "average": {"form": "average"},
     "low_rank": {"form": "low_rank"},
@@ -40,8 +39,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "batch, blocks of 64": {"form": "batch", "max_dim": 64},
     "sketch": {"form": "sketch"},
     "average_sketch": {"form": "average_sketch"},
-    "batch, max_cost 0.3": {"form": "batch", "max_cost": 0.3},
     "auto": {"form": "auto"},
+    "batch": {"form": "batch"},  # the default, whose gradients the training takes
 }
 Case = Callable[[], tuple[nn.Module, Callable[[int], Any]]]
 

@@ -114,7 +114,7 @@ ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "DoPr-AdamW": lambda model: DoPr(adamw(model), model),
     **{
         f"DoPr-AdamW, {form}": lambda model, form=form: DoPr(adamw(model), model, form=form)
-        for form in ("batch", "average", "low_rank")
+        for form in ("auto", "average", "low_rank")
     },
     "SOAP": soap,
     "SINGD": singd,

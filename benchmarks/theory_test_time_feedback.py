@@ -63,7 +63,7 @@ def train(system: System, name: str, steps: int, seed: int) -> Tensor:
     nn.init.zeros_(policy.weight)
     optimizer: torch.optim.Optimizer = torch.optim.SGD(policy.parameters(), lr=LEARNING_RATES[name])
     if name == "DoPr-SGD":
-        optimizer = DoPr(optimizer, policy, damping=1e-8, stat_decay=0.9, update_every=1)
+        optimizer = DoPr(optimizer, policy, form="average", damping=1e-8, stat_decay=0.9, update_every=1)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         x = states[torch.randint(len(states), (BATCH,), generator=generator)]

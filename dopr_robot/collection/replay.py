@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets import Attributes, Episode, Report, Store, check, is_store
 from dopr_robot.datasets.check import Replay, Replayed
+from dopr_robot.datasets.formats.adroit import START
 from dopr_robot.envs import Task, get_task, load_expert, load_segments
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.reading import Maybe, require
@@ -48,10 +49,6 @@ def recorded(about: Attributes) -> Task:
     return Task(about.task, about.options)
 
 
-START = "init_state_dict/"
-"""Before the parts of the state in which an episode began, among its ``meta``."""
-
-
 def begun(env: Any, state: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Observation and info of one environment that begins in a recorded state. Runs where the copy lives."""
     found: tuple[dict[str, Any], dict[str, Any]] = env.reset(options={"initial_state_dict": dict(state)})
@@ -83,7 +80,8 @@ def replaying(about: Attributes, longest: int = 0) -> Iterator[Replay]:
     assert isinstance(space, Box)
 
     def replay(episode: Episode) -> Replayed | None:
-        state = {name.removeprefix(START): value for name, value in episode.meta.items() if name.startswith(START)}
+        parts = ((name.partition("/"), value) for name, value in episode.meta.items())
+        state = {part: value for (group, _, part), value in parts if group == START}
         begins = bool(spec.start) and bool(state)
         if (episode.seed is None and not begins) or "action" not in episode.arrays:
             return None
@@ -130,7 +128,7 @@ def check_store(path: str | os.PathLike[str]) -> Report:
     with ExitStack() as stack:
         try:
             store = Store.open(path)
-            if (store.seeds >= 0).any() or any(name.startswith(START) for name in store.meta):
+            if (store.seeds >= 0).any() or any(name.startswith(f"{START}/") for name in store.meta):
                 replay = stack.enter_context(replaying(store.attributes, int(store.episode_lengths.max(initial=0))))
             else:
                 why_not = "no episode has a seed or a recorded start"

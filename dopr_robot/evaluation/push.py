@@ -60,15 +60,15 @@ def push(
     checkpoint = find_checkpoint(run).resolve()
     if (checkpoint / "checksums.json").exists() and (damage := find_damage(checkpoint)):
         raise UserError(f"{checkpoint} is damaged: {damage}")
-    if client.library.get_token() is None:
+    if client.package.get_token() is None:
         raise UserError("pushing takes a token that may write: `hf auth login`, or HF_TOKEN")
     files = _files(checkpoint, f"hf://{address.repository}", evaluation, licence)
-    added = [client.library.CommitOperationAdd(path, content) for path, content in files.items()]
+    added = [client.package.CommitOperationAdd(path, content) for path, content in files.items()]
     with client.told():
         _make(client, private)
         before = client.api.list_repo_files(**client.place)
         gone = [each for each in before if each.startswith(f"{EVALUATION}/") and each not in files]
-        removed = [client.library.CommitOperationDelete(each) for each in gone]
+        removed = [client.package.CommitOperationDelete(each) for each in gone]
         message = f"dopr push: step {_step(checkpoint)}"
         client.api.create_commit(operations=[*added, *removed], commit_message=message, **client.place)
     return f"hf://{address.repository}"

@@ -34,7 +34,7 @@ class Client:
             from huggingface_hub import errors, utils
         except ImportError:
             raise MissingExtraError(f"{address}", "hub") from None
-        self.address, self.library = address, huggingface_hub
+        self.address, self.package = address, huggingface_hub
         self.errors, self.utils = cast(Any, errors), cast(Any, utils)
         self.who: Any = {"library_name": "dopr-robot", "library_version": __version__}
         # The library reads the variable when it is imported, which others may have done before it was set.

@@ -136,7 +136,7 @@ def _snapshot(client: Client, **ways: Any) -> str:
     """Bring what the address means into the cache; the folder that the repository has there, called by the commit."""
     path = glob.escape(client.address.path)
     return str(
-        client.library.snapshot_download(
+        client.package.snapshot_download(
             revision=client.address.revision,
             allow_patterns=[path, f"{path}/*"] if path else None,
             endpoint=client.endpoint,

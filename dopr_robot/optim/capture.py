@@ -146,11 +146,11 @@ class Recorder(Hook):
         tokens, factor = self.layer.tokens(x), self.factor
         mask = self.find_mask(tokens)
         limit = self._limit(tokens.numel())
-        # What is kept until the step is a copy where it may be the caller's own buffer, which the next batch is written into.
-        kept = factor.keeps_rows and (factor.sketched or tokens.numel() < factor.dim)
-        x = x.detach().clone() if kept and not x.requires_grad else x.detach()
+        foreign, x = not x.requires_grad, x.detach()
         if limit is None or not tokens or tokens.numel() <= limit or self.layer.diagonal:
-            return x, mask
+            # What is kept until the step is a copy where it may be the caller's own buffer, which the next batch is written into.
+            kept = factor.keeps_rows and (factor.sketched or tokens.numel() < factor.dim)
+            return x.clone() if kept and foreign else x, mask
         if x.shape[:-1] == tokens:
             chosen = _spread(tokens.numel(), limit, x.device)
             return x.flatten(0, -2)[chosen], mask.flatten()[chosen] if mask is not None else None

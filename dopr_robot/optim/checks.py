@@ -45,6 +45,10 @@ def check_preconditioning(
         raise ValueError(
             f"max_cost={max_cost!r} must be a positive share of a layer's own forward and backward, or None"
         )
+    if max_cost is not None and form not in ("batch", "auto"):
+        raise ValueError(
+            f"max_cost={max_cost!r} is of form='batch' or 'auto', and says nothing of {form!r}: leave it out"
+        )
     if state_dtype not in (None, "bfloat16", torch.bfloat16, torch.float32):
         raise ValueError(f"state_dtype={state_dtype!r} must be 'bfloat16' or None")
     if rank is None:

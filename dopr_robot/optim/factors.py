@@ -36,9 +36,9 @@ class Backward:
         """The pass that this is called from, inside a hook of autograd."""
         number = torch._C._current_graph_task_id()
         if number not in cls._running:
-            cls._running = (
-                {number: cls()} if len(cls._running) > 64 else cls._running | {number: cls()}
-            )  # passes that raised
+            for other in cls._running.values():  # one that raised stays here, and may not hold a batch
+                other.products = Products()
+            cls._running = {number: cls()} if len(cls._running) > 64 else cls._running | {number: cls()}
 
             def finish() -> None:
                 over = cls._running.pop(number)

@@ -38,7 +38,7 @@ from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pa
 from dopr_robot.optim.step import Refresh, finish
 from dopr_robot.optim.turns import is_due, share_turns
 
-_AUTO_COST = 0.5  # of "auto": a flow transformer's step is then at most 1.4 of its base's (docs/optimizer.md)
+_AUTO_COST = 0.5  # of "auto": a flow transformer's step is then 1.41 of its base's (docs/optimizer.md)
 
 
 class ActivationPreconditioner:

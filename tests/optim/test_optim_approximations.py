@@ -172,6 +172,12 @@ def test_a_state_in_bfloat16_is_half_as_large_and_near_the_same(form):
     assert found["bfloat16"][1] < 0.51 * found[None][1]
 
 
+@pytest.mark.parametrize("form", ["average", "low_rank", "sketch", "average_sketch"])
+def test_a_budget_is_of_this_steps_form_alone(form):
+    with pytest.raises(ValueError, match=f"max_cost=0.3 is of form='batch' or 'auto', and says nothing of {form!r}"):
+        ActivationPreconditioner(nn.Linear(4, 2), form=form, max_cost=0.3)
+
+
 @pytest.mark.parametrize("options", [{"state_dtype": "int8"}, {"max_dim": 0}, {"max_cost": -1.0}, {"max_cost": "half"}])
 def test_bad_limits_are_named(options):
     (name,) = options

@@ -30,7 +30,8 @@ def test_a_compiled_model_takes_the_same_steps(compile_first):
     if compile_first:
         model.compile(backend="aot_eager")
     optimizer, other = (
-        DoPr(torch.optim.SGD(each.parameters(), lr=0.1), each, update_every=3) for each in (model, plain)
+        DoPr(torch.optim.SGD(each.parameters(), lr=0.1), each, form="average", update_every=3)
+        for each in (model, plain)
     )
     compiled = model if compile_first else torch.compile(model, backend="aot_eager")
     for _ in range(7):

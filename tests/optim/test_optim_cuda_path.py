@@ -56,13 +56,13 @@ def steps(preconditioner: ActivationPreconditioner, policy: nn.Module, number: i
 @pytest.mark.parametrize(
     ("name", "network", "options"),
     [
-        ("unet", {"channels": [16, 32, 192], "groups": 4}, {}),
-        ("unet", {"channels": [16, 32], "groups": 4}, {"conv": "unfold", "include_bias": True}),
+        ("unet", {"channels": [16, 32, 192], "groups": 4}, {"form": "average"}),
+        ("unet", {"channels": [16, 32], "groups": 4}, {"form": "average", "conv": "unfold", "include_bias": True}),
         ("unet", {"channels": [16, 32, 192], "groups": 4}, {"form": "batch"}),
-        ("transformer", {"dim": 160, "layers": 1}, {}),
+        ("transformer", {"dim": 160, "layers": 1}, {"form": "average"}),
         ("transformer", {"dim": 160, "layers": 1}, {"form": "low_rank"}),
         ("transformer", {"dim": 32, "layers": 1}, {"form": "average", "update_every": 1}),
-        ("mlp", {"dim": 256, "blocks": 1}, {"max_tokens": 64}),
+        ("mlp", {"dim": 256, "blocks": 1}, {"form": "average", "max_tokens": 64}),
         ("mlp", {"dim": 256, "blocks": 1}, {"form": "batch"}),
     ],
 )

@@ -78,7 +78,7 @@ def worker(rank: int, port: int, out: str) -> None:
     torch.manual_seed(0)
     branches = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
     parallel = nn.parallel.DistributedDataParallel(Branching(branches), find_unused_parameters=True)
-    optimizer = DoPr(torch.optim.SGD(parallel.parameters(), lr=0.1), parallel, update_every=1)
+    optimizer = DoPr(torch.optim.SGD(parallel.parameters(), lr=0.1), parallel, form="average", update_every=1)
     for step in range(3):
         parallel(torch.ones(2, 4) * (step + rank + 1), both=rank == 0).square().sum().backward()
         optimizer.step()

@@ -55,8 +55,8 @@ def adamw(model: nn.Module, **options) -> DoPr:
 def test_the_base_sees_the_preconditioned_gradient():
     model = make_model()
     by_hand = copy.deepcopy(model)
-    optimizer = adamw(model, update_every=1)
-    preconditioner = ActivationPreconditioner(by_hand, update_every=1)
+    optimizer = adamw(model)
+    preconditioner = ActivationPreconditioner(by_hand)
     base = torch.optim.AdamW(by_hand.parameters(), lr=1e-2)
     train(model, optimizer, range(3))
     for step in range(3):
@@ -126,7 +126,7 @@ def test_stale_closure(zero):
 
 def test_gradient_accumulated_on_top_of_the_last_one_is_not_stale():
     model = make_model()
-    optimizer = adamw(model, update_every=1)
+    optimizer = adamw(model)
     for step in range(3):  # never zeroed: in-place accumulation bumps the gradient's version
         loss_of(model, step).backward()
         optimizer.step()
@@ -161,7 +161,7 @@ def test_learning_rate_set_after_loading_reaches_the_base():
 def test_warmup_gathers_only():
     model = make_model()
     plain = copy.deepcopy(model)
-    optimizer = adamw(model, warmup_steps=2, update_every=1)
+    optimizer = adamw(model, warmup_steps=2)
     train(model, optimizer, range(2))
     train(plain, torch.optim.AdamW(plain.parameters(), lr=1e-2), range(2))
     assert same(weights(model), weights(plain))
@@ -372,24 +372,25 @@ def test_grad_scaler_scales_nothing_that_is_seen_and_skips_overflow():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("form", ["batch", "average"])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("attached", [False, True])
 @pytest.mark.parametrize("kind", ["foreach", "fused"])
-def test_every_implementation_of_adamw_takes_the_same_steps_with_and_without_a_scaler(kind, attached, scaled):
+def test_every_implementation_of_adamw_takes_the_same_steps_with_and_without_a_scaler(kind, attached, scaled, form):
     """A fused base unscales by itself, inside its step: the preconditioner then sees scaled gradients."""
     model = make_model()
     plain = copy.deepcopy(model)
     base = torch.optim.AdamW(model.parameters(), lr=1e-2, **{kind: True})
-    optimizer = base if attached else DoPr(base, model, update_every=2)
+    optimizer = base if attached else DoPr(base, model, form=form, update_every=2)
     if attached:
-        ActivationPreconditioner(model, update_every=2).attach(base)
+        ActivationPreconditioner(model, form=form, update_every=2).attach(base)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
     for step in range(4):
         scaler.scale(loss_of(model, step)).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
-    train(plain, adamw(plain, update_every=2), range(4))
+    train(plain, adamw(plain, form=form, update_every=2), range(4))
     for a, b in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -484,8 +485,12 @@ def test_bad_options(options, message):
 def test_damping_may_be_a_function_of_the_step_and_has_to_stay_positive():
     model = make_model()
     constant = copy.deepcopy(model)
-    train(model, adamw(model, damping=lambda step: 0.1 * 0.5**step, update_every=1, stat_decay=0), range(3))
-    optimizer = adamw(constant, damping=0.1, update_every=1, stat_decay=0)
+    train(
+        model,
+        adamw(model, damping=lambda step: 0.1 * 0.5**step, form="average", update_every=1, stat_decay=0),
+        range(3),
+    )
+    optimizer = adamw(constant, form="average", damping=0.1, update_every=1, stat_decay=0)
     for step in range(3):
         optimizer.param_groups[0]["damping"] = 0.1 * 0.5**step
         train(constant, optimizer, range(step, step + 1))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
+from dopr_robot.optim.factors import Backward
 from dopr_robot.policies.torchvision import make_importable
 
 FORMS = ("batch", "average", "low_rank")
@@ -401,3 +402,21 @@ def test_a_buffer_that_the_next_batch_is_written_into_is_no_batch_of_its_own(for
                 optimizer.zero_grad()
         found.append(layer.weight.detach().clone())
     assert torch.equal(*found)
+
+
+def test_a_backward_that_raised_holds_no_batch_once_another_has_begun():
+    def stop(gradient: Tensor) -> None:
+        raise RuntimeError("stop")
+
+    first, second = nn.Linear(4, 8), nn.Linear(8, 2)
+    optimizer = DoPr(torch.optim.SGD([*first.parameters(), *second.parameters()], lr=0.1), [first, second])
+    hidden = first(torch.randn(64, 4))
+    hidden.register_hook(stop)
+    inside = hidden.tanh()
+    with pytest.raises(RuntimeError, match="stop"):
+        second(inside).sum().backward()
+    assert any(each.products._last is not None for each in Backward._running.values())
+    optimizer.zero_grad()
+    second(first(torch.randn(64, 4)).tanh()).sum().backward()
+    optimizer.step()
+    assert all(each.products._last is None for each in Backward._running.values())

@@ -106,12 +106,12 @@ def test_modules_that_are_not_ours_are_left_alone():
 
 def test_its_state_travels_before_any_module_ran():
     model = make()
-    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-2), update_every=3)
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-2), form="average", update_every=3)
     train(model, optimizer, range(5))
     again = copy.deepcopy(model)
-    other = DoPr(torch.optim.AdamW(again.parameters(), lr=1e-2), update_every=3)
+    other = DoPr(torch.optim.AdamW(again.parameters(), lr=1e-2), form="average", update_every=3)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    once_more = DoPr(torch.optim.AdamW(again.parameters(), lr=1e-2), update_every=3)
+    once_more = DoPr(torch.optim.AdamW(again.parameters(), lr=1e-2), form="average", update_every=3)
     once_more.load_state_dict(copy.deepcopy(other.state_dict()))
     train(model, optimizer, range(5, 9))
     train(again, once_more, range(5, 9))

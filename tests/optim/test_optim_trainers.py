@@ -91,7 +91,9 @@ def test_lightning_and_its_resume(bare, tmp_path):
             return self.net(batch[0]).square().mean()
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return make_optimizer("dopr_adamw", self.parameters() if bare else self, lr=1e-2, update_every=2)
+            return make_optimizer(
+                "dopr_adamw", self.parameters() if bare else self, lr=1e-2, form="average", update_every=2
+            )
 
     x = torch.randn(48, 6, generator=torch.Generator().manual_seed(1))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=8)
@@ -116,7 +118,7 @@ def test_lightning_and_its_resume(bare, tmp_path):
     assert optimizer.preconditioner.step == 6
     assert optimizer.coverage().never_fired == []
     known = net()
-    other = make_optimizer("dopr_adamw", known, lr=1e-2, update_every=2)
+    other = make_optimizer("dopr_adamw", known, lr=1e-2, form="average", update_every=2)
     for part in x.split(8):
         known(part).square().mean().backward()
         other.step()
