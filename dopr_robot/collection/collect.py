@@ -16,6 +16,7 @@ from dopr_robot.collection.replay import COLLECTED, collection
 from dopr_robot.collection.transformation import SegmentExpert
 from dopr_robot.datasets import ActionAttributes, Attributes, Store
 from dopr_robot.envs import Task, get_task, load_segments
+from dopr_robot.envs.workers import cores
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.progress import progress
 from dopr_robot.seeds import BLOCK, block
@@ -112,7 +113,7 @@ def collect(
                 spec.id,
                 seeds[:tries],
                 noise=noise,
-                num_envs=min(32, missing),
+                num_envs=min(32, missing, (wanted.copies_per_core or 32) * cores()),
                 keep_failures=True,
                 make_expert=few.expert if few else None,
                 **wanted.options,

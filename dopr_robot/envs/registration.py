@@ -128,6 +128,11 @@ class TaskSpec:
         """Whether ``dopr collect`` can make demonstrations."""
         return self.expert is not None
 
+    @property
+    def in_workers(self) -> bool:
+        """Whether its copies live in processes of their own."""
+        return self.vector_entry_point is None and not self.in_process
+
     def check_installed(self) -> None:
         """Raise MissingExtraError where the task's package is not installed."""
         if find_spec(self.package) is None:

@@ -81,7 +81,7 @@ def run_evaluation(
     """
     out = Path(out)
     done, before = earlier(evaluation, out, resume)
-    sizes = group_sizes(num_envs, workers, evaluation.episodes)
+    sizes = group_sizes(num_envs, workers, evaluation.episodes, evaluation.copies)
     if video:
         _check_rendering(evaluation)
     out.mkdir(parents=True, exist_ok=True)

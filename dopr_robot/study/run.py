@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.envs import get_task
+from dopr_robot.envs.workers import cores
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.evaluation import read_records
 from dopr_robot.evaluation.rollouts.horizons import check_horizons, default_horizons
-from dopr_robot.evaluation.rollouts.rollout import cores
 from dopr_robot.files import naming, replacing, write_json
 from dopr_robot.locks import held
 from dopr_robot.policies import make_policy

@@ -43,7 +43,7 @@ def test_what_ends_a_program_is_an_exception_in_the_records(line, monkeypatch, f
     monkeypatch.setattr(faults, "STEP_S", 0.2)
     monkeypatch.setattr(faults, "TICK_S", 0.05)
     records = []
-    Rollout(Homing(), lambda n: make_vec(line.id, n, fault=fault), "attain", 30).run(
+    Rollout(Homing(), lambda n, cores: make_vec(line.id, n, fault=fault), "attain", 30).run(
         [Job(index, seed) for index, seed in enumerate([1, 2, 3, 4])], records.append, num_envs=4, workers=workers
     )
     outcomes = {record.seed: record.outcome for record in records}
@@ -192,7 +192,7 @@ def test_a_success_that_is_told_at_the_end_alone_ends_a_rollout(line, monkeypatc
 
     monkeypatch.setattr(LineEnv, "step", step)
     with pytest.raises(UserError, match="no success in info"):
-        Rollout(Homing(), lambda n: make_vec(line.id, n), "attain", 30).run([Job(0, 2)], print)
+        Rollout(Homing(), lambda n, cores: make_vec(line.id, n), "attain", 30).run([Job(0, 2)], print)
 
 
 def test_what_is_missing_is_said_at_the_door(line):

@@ -85,7 +85,7 @@ def test_a_dead_simulator_is_an_exception_in_the_records():
             return result
 
     records = []
-    Rollout(Still(), lambda n: Fragile(TASKS["Hopper-v5"], n, task_id="Hopper-v5"), "sustain", 12).run(
+    Rollout(Still(), lambda n, cores: Fragile(TASKS["Hopper-v5"], n, task_id="Hopper-v5"), "sustain", 12).run(
         [Job(index, seed) for index, seed in enumerate([1, 2, 3])], records.append, num_envs=3, workers=1
     )
     outcomes = {record.seed: record.outcome for record in records}

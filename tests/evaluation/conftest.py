@@ -132,11 +132,11 @@ def point_policy() -> type[PointPolicy]:
 
 
 @pytest.fixture
-def make_point() -> Callable[..., Callable[[int], VectorEnv]]:
+def make_point() -> Callable[..., Callable[..., VectorEnv]]:
     """``make_point(**kwargs)(n)``: n copies, Sync, or Async with ``workers=True``."""
 
-    def configure(workers: bool = False, **kwargs: Any) -> Callable[[int], VectorEnv]:
-        def make(n: int) -> VectorEnv:
+    def configure(workers: bool = False, **kwargs: Any) -> Callable[..., VectorEnv]:
+        def make(n: int, cores: int | None = None) -> VectorEnv:
             makers = [lambda: PointEnv(**kwargs)] * n
             if not workers:
                 return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)

@@ -1,12 +1,16 @@
 import math
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
 from dopr_robot import seeds
+from dopr_robot.envs import Task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.rollouts.episode import Job
+from dopr_robot.evaluation.rollouts import rollout
+from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job
+from dopr_robot.evaluation.rollouts.plan import Evaluation
 from dopr_robot.evaluation.rollouts.rollout import Rollout
 
 EPISODES = 40
@@ -134,7 +138,7 @@ def test_an_exception_is_a_record_and_spares_its_neighbours(policy, make_point, 
 def test_a_dead_worker_is_reported_and_costs_no_episode(policy, make_point, reference):
     killed = []
 
-    def make(n):
+    def make(n, cores=None):
         env = make_point(workers=True)(n)
         if n > 1 and not killed:
             killed.append(env.processes[1])
@@ -192,3 +196,37 @@ def test_a_policy_that_does_not_fit_is_refused(make_point, point_policy, attribu
     setattr(policy, attribute, value)
     with pytest.raises(UserError, match=message):
         run(policy, make_point())
+
+
+@pytest.mark.parametrize(("machine", "workers"), [(1, None), (4, None), (16, None), (16, 3), (2, 5)])
+def test_groups_share_the_cores(policy, make_point, monkeypatch, machine, workers):
+    """N groups of N processes each had the simulators' processes grow with the square of the cores."""
+    monkeypatch.setattr(rollout, "cores", lambda: machine)
+    made, make = [], make_point()
+
+    def make_env(n, cores):
+        made.append(cores)
+        return make(n)
+
+    Rollout(policy, make_env, "attain", 20, copies=2).run(jobs(), lambda record: None, workers=workers)
+    assert len(made) == (workers or machine)
+    assert sum(made) <= max(machine, len(made))
+
+
+class Still:
+    n_obs_steps, n_action_steps, action_dim = 1, 4, 3
+    observations = {"state": (11,)}
+
+    def act(self, observation, generator):
+        return torch.zeros(len(generator), 4, 3)
+
+
+def test_pictures_of_simulators_bound_the_copies(monkeypatch):
+    """Every copy of a simulator that draws holds its scene: 32 of robosuite's Lift were 11 GB."""
+    monkeypatch.setattr("dopr_robot.envs.workers.cores", lambda: 8)
+    blind = Evaluation(Still(), "Hopper-v5")
+    assert blind.copies == INFERENCE_BATCH
+    with closing(blind.make_env(6, 2)) as env:
+        assert len(env._workers) == 2
+    assert Task("robosuite/Lift-v0", {"cameras": ["agentview"]}).copies_per_core == 4
+    assert Task("dopr_robot/PickPlace-v0", {"cameras": ["wrist"]}).copies_per_core is None, "one model, drawn in turn"

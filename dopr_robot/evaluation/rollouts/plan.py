@@ -13,7 +13,7 @@ from dopr_robot import seeds
 from dopr_robot.envs import Task, TaskSpec, list_tasks
 from dopr_robot.envs.contract import check_start
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation.rollouts.episode import Job
+from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job
 from dopr_robot.evaluation.rollouts.group import ActingPolicy, Observer, check_fit
 from dopr_robot.evaluation.rollouts.horizons import check_horizons
 from dopr_robot.evaluation.rollouts.rollout import Rollout
@@ -103,21 +103,29 @@ class Evaluation:
         """Episodes and their seeds."""
         return [Job(i, seed) for i, seed in enumerate(seeds.block(self.use, self.seed, self.episodes))]
 
-    def make_env(self, num_envs: int, **kwargs: Any) -> VectorEnv:
-        """``num_envs`` copies of the task."""
+    def make_env(self, num_envs: int, cores: int | None = None, **kwargs: Any) -> VectorEnv:
+        """``num_envs`` copies of the task, which may use so many cores."""
         assert isinstance(self.task, Task)
-        return self.task.make_vec(num_envs, **kwargs)
+        processes = {"workers": cores} if cores and self.spec.in_workers else {}
+        return self.task.make_vec(num_envs, **processes, **kwargs)
+
+    @property
+    def copies(self) -> int:
+        """Of the task in one group of a rollout where nobody says how many."""
+        assert isinstance(self.task, Task)
+        return min(self.task.copies_per_core or INFERENCE_BATCH, INFERENCE_BATCH)
 
     def rollout(self, observer: Observer | None = None, **kwargs: Any) -> Rollout:
         """Rollouts as they are evaluated; ``kwargs`` go to the environment."""
         return Rollout(
             self.policy,
-            lambda num_envs: self.make_env(num_envs, **kwargs),
+            lambda num_envs, cores: self.make_env(num_envs, cores, **kwargs),
             self.spec.kind,
             self.horizon,
             self.spec.metrics,
             self.spec.stages,
             observer,
+            self.copies,
         )
 
     def identity(self) -> dict[str, Any]:

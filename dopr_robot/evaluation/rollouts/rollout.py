@@ -14,7 +14,6 @@ release the GIL).
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -25,6 +24,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from dopr_robot.envs.faults import describe
+from dopr_robot.envs.workers import cores
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job, Queue
 from dopr_robot.evaluation.rollouts.group import ActingPolicy, EnvironmentFault, Group, Observer
@@ -40,21 +40,23 @@ class Rollout:
 
     Args:
         policy: who acts.
-        make_env: gives a VectorEnv of n copies with autoreset disabled.
+        make_env: gives a VectorEnv of n copies with autoreset disabled, which may use so many cores.
         kind: "attain" or "sustain".
         horizon: steps after which an episode ends undecided.
         metrics: ``{info key: "max" | "mean" | "final"}``, figures that go into the records.
         stages: keys in info of the task's parts.
         observer: sees every reset and step.
+        copies: of a group where nobody says how many.
     """
 
     policy: ActingPolicy
-    make_env: Callable[[int], VectorEnv]
+    make_env: Callable[[int, int], VectorEnv]
     kind: str
     horizon: int
     metrics: Mapping[str, str] = field(default_factory=dict)
     stages: Sequence[str] = ()
     observer: Observer | None = None
+    copies: int = INFERENCE_BATCH
 
     def run(
         self, jobs: Iterable[Job], on_record: OnRecord, num_envs: int | None = None, workers: int | None = None
@@ -67,7 +69,7 @@ class Rollout:
         Args:
             jobs: what to run.
             on_record: gets the records, in the order in which episodes end.
-            num_envs: copies, over all groups. None: as many as the groups' inference batches hold.
+            num_envs: copies, over all groups. None: :attr:`copies` a group.
             workers: groups, and so threads. None: one a core. One group runs in the calling thread.
 
         Returns:
@@ -88,8 +90,10 @@ class Rollout:
                 on_record(record)
 
         # In the calling thread: an environment with worker processes forks, and that is safe only before there are threads.
-        groups = [self._group(size) for size in group_sizes(num_envs, workers, len(jobs))]
-        runs = [_bind(self._run_group, group, queue, hand_over, stop, faults) for group in groups]
+        sizes = group_sizes(num_envs, workers, len(jobs), self.copies)
+        share = max(1, cores() // len(sizes))
+        groups = [self._group(size, share) for size in sizes]
+        runs = [_bind(self._run_group, group, share, queue, hand_over, stop, faults) for group in groups]
         with one_torch_thread():
             if len(runs) == 1:
                 runs[0]()
@@ -97,8 +101,8 @@ class Rollout:
                 _run_in_threads(runs, stop)
         return faults
 
-    def _group(self, num_envs: int) -> Group:
-        env = self.make_env(num_envs)
+    def _group(self, num_envs: int, share: int) -> Group:
+        env = self.make_env(num_envs, share)
         try:
             return Group(env, self.policy, self.kind, self.horizon, self.metrics, self.stages, self.observer)
         except BaseException:
@@ -106,7 +110,7 @@ class Rollout:
             raise
 
     def _run_group(
-        self, group: Group, queue: Queue, on_record: OnRecord, stop: threading.Event, faults: list[str]
+        self, group: Group, share: int, queue: Queue, on_record: OnRecord, stop: threading.Event, faults: list[str]
     ) -> None:
         while True:
             try:
@@ -119,7 +123,7 @@ class Rollout:
                 self._run_alone(group, str(fault), on_record, stop, faults)
             finally:
                 _close(group.env)
-            group = self._group(group.env.num_envs)
+            group = self._group(group.env.num_envs, share)
 
     def _run_alone(
         self, group: Group, fault: str, on_record: OnRecord, stop: threading.Event, faults: list[str]
@@ -133,7 +137,7 @@ class Rollout:
         for episode in list(group.running.values()):
             if stop.is_set():
                 return
-            alone = self._group(1)
+            alone = self._group(1, 1)
             try:
                 alone.run(Queue([episode.job]), on_record, stop)
             except EnvironmentFault as error:
@@ -147,8 +151,8 @@ class Rollout:
             faults.append(f"{fault} (once, while episodes {numbers} ran; run again, they ended)")
 
 
-def group_sizes(num_envs: int | None, workers: int | None, episodes: int) -> list[int]:
-    """Copies in each group; a group holds at most :data:`INFERENCE_BATCH`.
+def group_sizes(num_envs: int | None, workers: int | None, episodes: int, copies: int = INFERENCE_BATCH) -> list[int]:
+    """Copies in each group: ``num_envs`` over all, else ``copies`` in each; a group holds at most :data:`INFERENCE_BATCH`.
 
     >>> group_sizes(7, 2, 100), group_sizes(40, 1, 100), group_sizes(None, 2, 100), group_sizes(None, 2, 3)
     ([4, 3], [14, 13, 13], [16, 16], [2, 1])
@@ -157,14 +161,9 @@ def group_sizes(num_envs: int | None, workers: int | None, episodes: int) -> lis
         if value is not None and value < 1:
             raise UserError(f"{name}={value} has to be at least 1")
     workers = workers or cores()
-    copies = min(num_envs or workers * INFERENCE_BATCH, episodes)
-    groups = max(min(workers, copies), math.ceil(copies / INFERENCE_BATCH))
-    return [copies // groups + (i < copies % groups) for i in range(groups)]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    total = min(num_envs or workers * copies, episodes)
+    groups = max(min(workers, total), math.ceil(total / INFERENCE_BATCH))
+    return [total // groups + (i < total % groups) for i in range(groups)]
 
 
 @contextmanager
