@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,6 +86,9 @@ class Adapter(gymnasium.Wrapper):
         hidden: groups of geoms that are in no picture.
         plain: draw as :class:`~dopr_robot.envs.rendering.SceneRenderer` does; False: with the package's shadows.
     """
+
+    derived: AbstractSet[str] = frozenset()
+    """Observations that follow from the others."""
 
     def __init__(
         self,
@@ -178,8 +182,11 @@ class Adapter(gymnasium.Wrapper):
             data.xfrc_applied[model.body(name).id, :3] = force
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The package's; ``info["initial_state"]`` is what tells one episode from another, whatever is seen of it."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._arrays(observation), self.judge(info, False)
+        arrays = self._arrays(observation)
+        state = np.concatenate([arrays[key].ravel() for key in sorted({*self.task.observations} - self.derived)])
+        return arrays, {**self.judge(info, False), "initial_state": state}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, np.float32)
