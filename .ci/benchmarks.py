@@ -1,0 +1,90 @@
+"""Write docs/benchmarks.md from the records in benchmarks/field: ``python -P .ci/benchmarks.py``.
+
+A benchmark is a YAML file, and beside it a folder of its name with the ``episodes.jsonl`` of its evaluations, a training seed each:
+``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dopr_robot import seeds
+from dopr_robot.envs import get_task
+from dopr_robot.evaluation import statistics
+from dopr_robot.evaluation.rollouts.records import EpisodeRecord, read_records
+
+ROOT = Path(__file__).parents[1]
+PAGE, FIELD = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "field"
+WEIGHTS = {"last": "last averaged weights", "best": "best checkpoint"}
+HEAD = """# Beside published figures
+
+Does published success come back? Each row below is computed from the episode records in [benchmarks/field](../benchmarks/field) and from
+nothing else. The averaged weights at the end are the figure that a user gets; the best checkpoint, chosen on selection states that the
+evaluation does not see, is what papers often report. Intervals are 95 %, over initial states, and over training seeds where there are
+several. "–": not measured yet.
+"""
+
+
+def page() -> str:
+    """The page, from the files that are there."""
+    made = [HEAD, f"| benchmark | published | {' | '.join(WEIGHTS.values())} |", "|---|---|---|---|"]
+    texts = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(FIELD.glob("*.yaml"))}
+    for name, about in texts.items():
+        published = "<br>".join(f"{each['figure']} ({each['of']})" for each in about["published"]) or "none found"
+        made.append(f"| [{about['benchmark']}](#{name}) | {published} | {' | '.join(figure(name, about, which) for which in WEIGHTS)} |")  # fmt: skip
+    for name, about in texts.items():
+        made += ["", f'<a id="{name}"></a>', "", f"## {about['benchmark']}", ""]
+        made += [f"Figure: {described(about)}. What differs in protocol: {about['differs']}.", ""]
+        made += [f"- {each['figure']}: {each['of']}, {each['source']}" for each in about["published"]]
+        made += [f"- ours: {about['took']}"] if "took" in about else []
+        made += ["", "```", about["commands"].strip(), "```"]
+    return "\n".join([*made, ""])
+
+
+def described(about: dict[str, Any]) -> str:
+    """What the figure is, in words."""
+    task = get_task(about["task"])
+    if about["figure"] == "success":
+        return f"success within {task.max_steps} steps over {about['episodes']} fresh initial states"
+    how = {"max": "the largest of an episode", "mean": "an episode's mean", "final": "at an episode's end"}
+    return f"{about['figure']}, {how[task.metrics[about['figure']]]}, mean over {about['episodes']} fresh initial states"
+
+
+def figure(name: str, about: dict[str, Any], which: str) -> str:
+    """Ours, with its interval and how many runs it is of; "–" where there are no records. Raises ValueError for other episodes."""
+    runs = [read_records(file) for file in sorted((FIELD / name).glob(f"{which}-*.jsonl"))]
+    if not runs:
+        return "–"
+    for records in runs:
+        if [record.seed for record in records] != list(seeds.block("final", 0, about["episodes"])):
+            raise ValueError(f"benchmarks/field/{name}: {which} is not of the {about['episodes']} episodes of seed 0")
+    mean, (low, high) = over_runs(np.stack([values(records, about) for records in runs]), about["figure"] == "success")
+    scale, digits = (100, 1) if about["figure"] == "success" else (1, 3)
+    said = f"**{scale * mean:.{digits}f}** ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+    return f"{said}{' %' if scale == 100 else ''}, {len(runs)} seed{'s' * (len(runs) > 1)}"
+
+
+def values(records: Sequence[EpisodeRecord], about: dict[str, Any]) -> np.ndarray:
+    """The figure of every episode; one that broke off has the least."""
+    if about["figure"] == "success":
+        task = get_task(about["task"])
+        return statistics.succeeded(records, task.kind, task.max_steps).astype(float)
+    return np.array([record.metrics.get(about["figure"], 0.0) for record in records])
+
+
+def over_runs(figures: np.ndarray, rate: bool) -> tuple[float, tuple[float, float]]:
+    """Mean and interval of figures in [0, 1], ``[training seeds, episodes]``."""
+    if len(figures) > 1:
+        found = statistics.difference_curve(figures[..., None], np.zeros((*figures.shape, 1)))
+        return float(found.difference[0]), (max(0.0, float(found.low[0])), float(found.high[0]))
+    if rate:
+        return float(figures.mean()), statistics.wilson(int(figures.sum()), figures.size)
+    found_one = statistics.mean_with_interval(figures[0], 0.0, 1.0)
+    return found_one["mean"], tuple(found_one["ci95"])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
