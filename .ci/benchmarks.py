@@ -4,6 +4,7 @@ A benchmark is a YAML file, and beside it a folder of its name with the ``episod
 ``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states).
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,20 @@ def page() -> str:
     texts = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(FIELD.glob("*.yaml"))}
     for name, about in texts.items():
         published = "<br>".join(f"{each['figure']} ({each['of']})" for each in about["published"]) or "none found"
-        made.append(f"| [{about['benchmark']}](#{name}) | {published} | {' | '.join(figure(name, about, which) for which in WEIGHTS)} |")  # fmt: skip
-    for name, about in texts.items():
-        made += ["", f'<a id="{name}"></a>', "", f"## {about['benchmark']}", ""]
+        ours = " | ".join(figure(name, about, which) for which in WEIGHTS)
+        made.append(f"| [{about['benchmark']}](#{place(about)}) | {published} | {ours} |")
+    for about in texts.values():
+        made += ["", f"## {about['benchmark']}", ""]
         made += [f"Figure: {described(about)}. What differs in protocol: {about['differs']}.", ""]
-        made += [f"- {each['figure']}: {each['of']}, {each['source']}" for each in about["published"]]
-        made += [f"- ours: {about['took']}"] if "took" in about else []
-        made += ["", "```", about["commands"].strip(), "```"]
+        listed = [f"- {each['figure']}: {each['of']}, {each['source']}" for each in about["published"]]
+        listed += [f"- ours: {about['took']}"] if "took" in about else []
+        made += [*listed, *([""] if listed else []), "```", about["commands"].strip(), "```"]
     return "\n".join([*made, ""])
+
+
+def place(about: dict[str, Any]) -> str:
+    """Where the benchmark's own part of the page is."""
+    return re.sub(r"[^\w -]", "", about["benchmark"].lower()).replace(" ", "-")
 
 
 def described(about: dict[str, Any]) -> str:
@@ -50,7 +57,9 @@ def described(about: dict[str, Any]) -> str:
     if about["figure"] == "success":
         return f"success within {task.max_steps} steps over {about['episodes']} fresh initial states"
     how = {"max": "the largest of an episode", "mean": "an episode's mean", "final": "at an episode's end"}
-    return f"{about['figure']}, {how[task.metrics[about['figure']]]}, mean over {about['episodes']} fresh initial states"
+    return (
+        f"{about['figure']}, {how[task.metrics[about['figure']]]}, mean over {about['episodes']} fresh initial states"
+    )
 
 
 def figure(name: str, about: dict[str, Any], which: str) -> str:
