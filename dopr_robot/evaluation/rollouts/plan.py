@@ -118,6 +118,7 @@ class Evaluation:
             self.spec.metrics,
             self.spec.stages,
             observer,
+            tuple(self.horizons or ()) if self.spec.reward else (),
         )
 
     def identity(self) -> dict[str, Any]:

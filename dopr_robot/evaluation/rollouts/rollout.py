@@ -46,6 +46,7 @@ class Rollout:
         metrics: ``{info key: "max" | "mean" | "final"}``, figures that go into the records.
         stages: keys in info of the task's parts.
         observer: sees every reset and step.
+        returns_at: steps at which the sum of rewards is noted in the record.
     """
 
     policy: ActingPolicy
@@ -55,6 +56,7 @@ class Rollout:
     metrics: Mapping[str, str] = field(default_factory=dict)
     stages: Sequence[str] = ()
     observer: Observer | None = None
+    returns_at: Sequence[int] = ()
 
     def run(
         self, jobs: Iterable[Job], on_record: OnRecord, num_envs: int | None = None, workers: int | None = None
@@ -100,7 +102,8 @@ class Rollout:
     def _group(self, num_envs: int) -> Group:
         env = self.make_env(num_envs)
         try:
-            return Group(env, self.policy, self.kind, self.horizon, self.metrics, self.stages, self.observer)
+            more = (self.metrics, self.stages, self.observer, self.returns_at)
+            return Group(env, self.policy, self.kind, self.horizon, *more)
         except BaseException:
             env.close()
             raise
