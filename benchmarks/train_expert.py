@@ -7,14 +7,24 @@
 One thread; stopped at any moment, the same call goes on from its last checkpoint, a few minutes before. In the folder are:
 `training.zip` and `state.json` (networks, optimizers, counters), `replay/` (the replay buffer, which lives in its files and so needs
 no copy), `curve.jsonl` (a line an evaluation), `best.safetensors` and, at the end, `<task>.safetensors` with its provenance.
-That file goes into `dopr_robot/envs/assets/experts/`.
+That file goes into `dopr_robot/envs/assets/experts/`, and `dopr tasks --page docs/tasks.md` writes the page anew.
 
 The actor is evaluated without noise, every EVERY steps on seeds of the package's range for selection; the best of these is kept, and its
 return is then measured on 100 seeds of the range for final figures, which decide nothing.
 
-Library and algorithms. Measured on one core that carried other work, HalfCheetah-v5, batches of 256, environment step and gradient step
-together, a CPU second: FIGURES. Returns of one run each, deterministic, after 1 M steps (Humanoid 2 M) of the v3 tasks in rl-baselines3-zoo's
-benchmark.md: TQC 12,090 HalfCheetah, 3,754 Hopper, 7,239 Humanoid; TD3 5,813 Ant, 4,718 Walker2d; SAC 9,535, 2,326, 6,232, 4,616, 3,863.
+Library and algorithms. HalfCheetah-v5, batches of 256, networks of 256 x 256, an environment step with a gradient step, a CPU second of one
+core that carried other work (sbx-rl 0.28, JAX 0.10; stable-baselines3 2.9, torch 2.13):
+
+    sbx TD3 107, SAC 80, CrossQ of 256 x 256 60, TQC 55; stable-baselines3 SAC 40
+
+Returns of one run each after 1 M steps (Humanoid 2 M), deterministic, of the v3 tasks (rl-baselines3-zoo, benchmark.md):
+
+    TD3  HalfCheetah  9,656  Hopper 3,606  Walker2d 4,718  Ant 5,813  Humanoid 5,567
+    SAC               9,535         2,326           3,863      4,616           6,232
+    TQC              12,090         3,754           4,381      3,339           7,239
+
+So TD3 is the cheapest that reaches a return worth the name, and SAC for Humanoid, where it leaves more room; `--algorithm TQC` where
+time is no matter.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """Learned experts: files made here, of networks that nobody trained."""
 
+from itertools import pairwise
+
 import gymnasium
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def random_actor(task: str, *sizes: int) -> Actor:
     rng = np.random.default_rng(0)
     layers = [
         (rng.normal(0, a**-0.5, (a, b)).astype(np.float32), rng.normal(0, 0.1, b).astype(np.float32))
-        for a, b in zip(sizes, sizes[1:], strict=False)
+        for a, b in pairwise(sizes)
     ]
     return Actor(tuple(layers), task, ABOUT)
 
@@ -104,9 +106,12 @@ def test_the_expert_acts_as_its_actor_in_gymnasium():
 @pytest.mark.usefixtures("shipped")
 def test_it_collects_like_any_other(tmp_path):
     spec = get_task("HalfCheetah-v5")
-    assert spec.has_expert and "TD3 of sbx-rl 0.28.0, 1,000 steps; return without noise 1,234" in dict(facts(spec))["expert"]
+    assert (
+        spec.has_expert
+        and "TD3 of sbx-rl 0.28.0, 1,000 steps; return without noise 1,234" in dict(facts(spec))["expert"]
+    )
     store = collect("HalfCheetah-v5", 1, tmp_path / "cheetah.zarr", noise=0.5)
-    assert store.n_episodes == 1 and store.attributes.task == "HalfCheetah-v5"
+    assert store.num_episodes == 1 and store.attributes.task == "HalfCheetah-v5"
 
 
 @pytest.mark.usefixtures("shipped")
