@@ -1,5 +1,6 @@
 """Learned experts: files made here, of networks that nobody trained."""
 
+import json
 from itertools import pairwise
 
 import gymnasium
@@ -13,11 +14,11 @@ from dopr_robot.envs import TASKS, get_task
 from dopr_robot.envs.adapters import gymnasium_experts, gymnasium_mujoco
 from dopr_robot.envs.adapters.gymnasium_experts import Actor
 from dopr_robot.envs.page import facts
-from dopr_robot.errors import UserError
+from dopr_robot.errors import DamagedError, UserError
 
 ABOUT = {
     "algorithm": "TD3", "library": "sbx-rl", "library_version": "0.28.0", "steps": 1000, "seed": 0, "episodes": 100,
-    "return_mean": 1234.5, "return_ci95": [1200.0, 1269.0],
+    "gymnasium": "1.4.0", "mujoco": "4.0.0", "return_mean": 1234.5, "return_ci95": [1200.0, 1269.0],
 }  # fmt: skip
 
 
@@ -72,14 +73,26 @@ def broken(path, fault):
     elif fault == "layers apart":
         (first, second), path_ = actor.layers, path
         Actor((first, (second[0][:5], second[1])), "Hopper-v5", ABOUT).save(path_)
+    elif fault == "not finite":
+        weight, bias = actor.layers[0]
+        Actor(((weight * np.nan, bias), actor.layers[1]), "Hopper-v5", ABOUT).save(path)
     elif fault == "no layers":
-        save_file({}, path, {"task": "Hopper-v5", "provenance": "{}"})
+        save_file({}, path, {"task": "Hopper-v5", "provenance": json.dumps(ABOUT)})
     return "is no actor"
 
 
 @pytest.mark.parametrize(
     "fault",
-    ["absent", "other version", "other shape", "no file of tensors", "no provenance", "layers apart", "no layers"],
+    [
+        "absent",
+        "other version",
+        "other shape",
+        "no file of tensors",
+        "no provenance",
+        "layers apart",
+        "not finite",
+        "no layers",
+    ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, fault):
     path = tmp_path / "actor.safetensors"
@@ -87,6 +100,13 @@ def test_what_does_not_fit_is_refused(tmp_path, fault):
     with pytest.raises(UserError, match=said) as refused:
         Actor.load(path, get_task("Hopper-v5"))
     assert "\n" not in str(refused.value) and "train_expert.py" in str(refused.value)
+
+
+def test_a_spoiled_provenance_is_named(tmp_path):
+    actor = random_actor("Hopper-v5", 11, 8, 3)
+    Actor(actor.layers, "Hopper-v5", ABOUT | {"steps": "many"}).save(tmp_path / "actor.safetensors")
+    with pytest.raises(DamagedError, match="steps is 'many': a whole number is expected"):
+        Actor.load(tmp_path / "actor.safetensors", get_task("Hopper-v5"))
 
 
 @pytest.mark.usefixtures("shipped")

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from dopr_robot.envs.registration import TaskSpec, get_task
 from dopr_robot.errors import UserError
 from dopr_robot.files import replacing
+from dopr_robot.reading import Maybe, parse_json, require
 
+FORM = {
+    "algorithm": str, "library": str, "library_version": str, "steps": int, "seed": int, "gymnasium": str, "mujoco": str,
+    "episodes": Maybe(int), "return_mean": Maybe(float), "return_ci95": Maybe((float, float)),
+}  # fmt: skip
+"""Of the provenance, see :mod:`dopr_robot.reading`; what was best while training has no return yet."""
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 FOLDER = Path(__file__).parents[1] / "assets" / "experts"
 TRAINED_BY = "benchmarks/train_expert.py trains one"
@@ -49,7 +55,8 @@ class Actor:
 
     @classmethod
     def load(cls, path: Path, spec: TaskSpec) -> "Actor":
-        """Read a file. Raises UserError where there is none, it is no actor's, or one that does not fit the task."""
+        """Read a file. Raises UserError where there is none, it is no actor's, or one that does not fit the task, and DamagedError
+        where its provenance is spoiled."""
         from safetensors import SafetensorError, safe_open
 
         if not path.is_file():
@@ -58,11 +65,13 @@ class Actor:
             with safe_open(path, framework="numpy") as file:
                 told = file.metadata() or {}
                 arrays = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
-            task, provenance = told["task"], json.loads(told["provenance"])
+            task, provenance = told["task"], require(parse_json(told["provenance"], str(path)), FORM, str(path))
             pairs = [(arrays[f"weight.{i}"], arrays[f"bias.{i}"]) for i in range(len(arrays) // 2)]
             sizes = [weight.shape[0] for weight, _ in pairs] + [len(pairs[-1][1])]
             if [weight.shape for weight, _ in pairs] != list(pairwise(sizes)):
                 raise ValueError(f"its layers are {[weight.shape for weight, _ in pairs]}")
+            if not all(np.isfinite(array).all() for array in arrays.values()):
+                raise ValueError("a weight is not finite")
         except (SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
             raise UserError(f"{path} is no actor ({type(error).__name__}: {error}): {TRAINED_BY}") from None
         wanted = (sum(int(np.prod(shape)) for shape in spec.observations.values()), len(spec.action.low))
@@ -98,10 +107,13 @@ class Actor:
 def told(task_id: str) -> str:
     """What the page of tasks says of an actor: how it was trained, and its return."""
     about = Actor.load(weights(task_id), get_task(task_id)).provenance
+    trained = f"{about['algorithm']} of {about['library']} {about['library_version']}, {about['steps']:,} steps"
+    if not about.get("return_ci95"):
+        return f"{trained}; return not measured"
     low, high = about["return_ci95"]
     return (
-        f"{about['algorithm']} of {about['library']} {about['library_version']}, {about['steps']:,} steps; return without noise "
-        f"{about['return_mean']:,.0f} over {about['episodes']} seeds (95% interval {low:,.0f} to {high:,.0f})"
+        f"{trained}; return without noise {about['return_mean']:,.0f} over {about['episodes']} seeds "
+        f"(95% interval {low:,.0f} to {high:,.0f})"
     )
 
 
