@@ -70,7 +70,7 @@ def collect(
     few = None if source is None else _few(spec, Path(source))
     if few is None and not spec.has_expert:
         hint = " or give a few of its demonstrations (--from)" if spec.segments else ""
-        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert){hint}")
+        raise UserError(spec.without_expert + hint)
     if episodes < 1:
         raise UserError(f"--episodes {episodes} has to be at least 1")
     if tries is not None and tries < 1:

@@ -26,7 +26,7 @@ def load(entry_point: str) -> Any:
 def load_expert(spec: TaskSpec) -> Any:
     """The expert's class. Raises UserError where the task has none, or one without ``noise``: a replay reads it without making one."""
     if spec.expert is None:
-        raise UserError(f"{spec.id} has no expert: bring demonstrations of your own (dopr convert)")
+        raise UserError(spec.without_expert)
     expert, size = load(spec.expert), len(spec.action.low)
     shape = np.asarray(getattr(expert, "noise", None)).shape
     if shape != (size,):

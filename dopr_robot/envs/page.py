@@ -154,6 +154,7 @@ def facts(spec: TaskSpec) -> list[tuple[str, str]]:
         ("group", ", ".join(f"`{group}`" for group in spec.groups)),
         ("stages", ", ".join(f"`{stage}`" for stage in spec.stages)),
         ("further figures", ", ".join(f"`{name}` ({how})" for name, how in spec.metrics.items())),
+        ("return versus horizon", f"the reward pays {spec.reward}" if spec.reward else ""),
         ("expert", _expert(spec)),
         ("from few demonstrations", "`dopr collect --from STORE`" if spec.segments else ""),
         ("source", spec.source),
@@ -190,8 +191,10 @@ def _options(spec: TaskSpec) -> str:
 
 def _expert(spec: TaskSpec) -> str:
     if not spec.has_expert:
-        return "none"
+        return f"none: {spec.expert_missing}" if spec.expert_missing else "none"
     name = f"`{(spec.expert or '').split(':')[1]}`"
+    told = getattr(load(spec.expert or ""), "told", None)  # a learned one says how it was trained
+    name += f", {told(spec.id)}" if told else ""
     if spec.expert_success is None:
         return name
     from scipy.stats import binomtest

@@ -16,7 +16,7 @@ from dopr_robot.evaluation.comparison import (
 )
 from dopr_robot.evaluation.evaluate import evaluated
 from dopr_robot.evaluation.reports.naming import method_labels
-from dopr_robot.evaluation.results import Curve
+from dopr_robot.evaluation.results import Curve, spread
 from dopr_robot.evaluation.rollouts.records import RESULTS
 from dopr_robot.evaluation.sequential import sequentially
 from dopr_robot.policies import find_checkpoint
@@ -101,6 +101,7 @@ class Comparison(InFolder):
             yield f"\ndifferences at horizon {horizon} ({test}); the others are in the report"
             rows = [[pair["first"], pair["second"], *_cells(pair["curve"][-1])] for pair in self.pairs]
             yield Table(["", "minus", "points", "95 %", "p", "p (Holm)"], rows)
+        yield from self._returns()
         if settings := content["settings"]:
             yield "\nsettings that differ"
             labels = [method["label"] for method in self.methods]
@@ -114,8 +115,25 @@ class Comparison(InFolder):
             yield "\n" + content["sequential"]["verdict"].replace("; ", "\n")
             yield "(intervals and p-values above are of a fixed number of episodes: after a stop, the verdict counts)"
 
+    def _returns(self) -> Iterator[str | Table]:
+        """Of a task whose reward says more than success."""
+        if not self.methods[0].get("returns"):
+            return
+        last = self.methods[0]["returns"][-1]["horizon"]
+        yield "\nreturn"
+        rows = [(method["label"], method["returns"][-1]) for method in self.methods]
+        yield Table(
+            ["method", f"mean return at {last}", "95 %"], [[label, f"{p['mean']:.1f}", spread(p)] for label, p in rows]
+        )
+        cells = [(pair["first"], pair["second"], pair["returns"][-1]) for pair in self.pairs]
+        yield Table(
+            ["", "minus", "difference", "95 %"],
+            [[*names, f"{cell['difference']:+.1f}", interval(cell["ci95"], "{:+.1f}")] for *names, cell in cells],
+        )
+
     def _pictures(self) -> Sequence[Path]:
-        return [self.folder / "horizon.png", self.folder / "difference.png"]
+        more = [self.folder / "returns.png"] if self.methods[0].get("returns") else []
+        return [self.folder / "horizon.png", self.folder / "difference.png", *more]
 
     def __repr__(self) -> str:
         named = " against ".join(method["label"] for method in self.methods)

@@ -17,6 +17,7 @@ from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.reports import naming, plots
 from dopr_robot.evaluation.reports.evaluation import write_comparison_report
 from dopr_robot.evaluation.reports.provenance import training_rows
+from dopr_robot.evaluation.reports.returns import returns_figure
 from dopr_robot.evaluation.rollouts.records import RECORDS, EpisodeRecord, read_records, read_results
 from dopr_robot.files import shown, write_json
 from dopr_robot.progress import progress
@@ -52,11 +53,13 @@ class Method:
         label: see :class:`Evaluated`.
         runs: one a training seed.
         success: bool ``[training seeds, episodes, horizons]``.
+        returns: likewise at the horizons at which all records say it; none of a task whose reward says no more than success.
     """
 
     label: str
     runs: tuple[Evaluated, ...]
     success: np.ndarray
+    returns: np.ndarray
 
 
 def load_evaluated(folder: Path, label: str, training_seed: int | None) -> Evaluated:
@@ -75,10 +78,10 @@ def compare_evaluated(runs: Sequence[Evaluated], horizons: Sequence[int] | None 
         horizons: control steps; None: those of the first evaluation.
 
     Returns:
-        The content of ``comparison.json``: ``methods`` (curve and restricted mean of each), ``pairs`` (for each two methods and each
-        horizon the difference with interval, band and p-value, plain and after Holm's correction over all pairs and horizons, and the
-        episodes needed to see differences of a given size), ``about`` (what each method is, ``{name: [a text a method]}``) and
-        ``settings`` (those in which methods differ, likewise).
+        The content of ``comparison.json``: ``methods`` (curve, returns and restricted mean of each), ``pairs`` (for each two methods and
+        each horizon the difference with interval, band and p-value, plain and after Holm's correction over all pairs and horizons, and
+        the episodes needed to see differences of a given size; the paired difference of returns with interval and band), ``about`` (what
+        each method is, ``{name: [a text a method]}``) and ``settings`` (those in which methods differ, likewise).
 
     Raises:
         UserError: fewer than two methods, different tasks, no episode in common, or initial states that differ for one seed.
@@ -90,13 +93,14 @@ def compare_evaluated(runs: Sequence[Evaluated], horizons: Sequence[int] | None 
         raise UserError(
             f"horizon {asked[-1]} is beyond {longest}, which all runs were rolled out to: evaluate again with --horizons"
         )
-    methods = group(runs, common, kind, asked)
+    earning = _earning_horizons(runs, asked)
+    methods = group(runs, common, kind, asked, earning)
     if len(methods) < 2:
         raise UserError("the runs differ in the training seed alone: compare runs of at least two methods")
     pairs = []
     with progress("compare", math.comb(len(methods), 2), "pairs") as meter:
         for first, second in combinations(methods, 2):
-            pairs.append(_pair(first, second, asked))
+            pairs.append(_pair(first, second, asked) | {"returns": _pair_of_returns(first, second, earning)})
             meter.advance()
     cells = [cell for pair in pairs for cell in pair["curve"]]
     for cell, adjusted in zip(cells, statistics.holm([cell["p_value"] for cell in cells]), strict=True):
@@ -106,7 +110,9 @@ def compare_evaluated(runs: Sequence[Evaluated], horizons: Sequence[int] | None 
         "kind": kind,
         "episodes": len(common),
         "horizons": asked,
-        "methods": [_describe(method, kind, asked) for method in methods],
+        "methods": [
+            _describe(method, kind, asked) | {"returns": _describe_returns(method, earning)} for method in methods
+        ],
         "pairs": pairs,
         "about": _about(methods),
         "settings": naming.details({method.label: naming.settings(method.runs[0].folder) for method in methods}),
@@ -153,23 +159,28 @@ def common_seeds(runs: Sequence[Evaluated]) -> list[int]:
     return common
 
 
-def group(runs: Sequence[Evaluated], common: Sequence[int], kind: str, horizons: Sequence[int]) -> list[Method]:
-    """Methods in the order in which they were named, each with the runs of its training seeds."""
+def _earning_horizons(runs: Sequence[Evaluated], horizons: Sequence[int]) -> list[int]:
+    """Where the return is compared: at the horizons at which every run's records say it."""
+    if not get_task(runs[0].results["task"]).reward:
+        return []
+    return statistics.known_horizons([record for run in runs for record in run.records], horizons)
+
+
+def group(
+    runs: Sequence[Evaluated], common: Sequence[int], kind: str, horizons: Sequence[int], earning: Sequence[int] = ()
+) -> list[Method]:
+    """Methods in the order in which they were named, each with the runs of its training seeds; ``earning``: horizons of the returns."""
     chosen = set(common)
     methods = []
     for label in dict.fromkeys(run.label for run in runs):
         members = tuple(sorted((run for run in runs if run.label == label), key=lambda run: run.training_seed or 0))
-        success = np.stack(
-            [
-                statistics.success_matrix(
-                    sorted((record for record in run.records if record.seed in chosen), key=lambda record: record.seed),
-                    kind,
-                    horizons,
-                )
-                for run in members
-            ]
-        )
-        methods.append(Method(label, members, success))
+        those = [
+            sorted((record for record in run.records if record.seed in chosen), key=lambda record: record.seed)
+            for run in members
+        ]
+        success = np.stack([statistics.success_matrix(records, kind, horizons) for records in those])
+        returns = np.stack([statistics.return_matrix(records, earning) for records in those])
+        methods.append(Method(label, members, success, returns))
     return methods
 
 
@@ -224,15 +235,53 @@ def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, A
     }
 
 
+def _describe_returns(method: Method, horizons: Sequence[int]) -> list[dict[str, Any]]:
+    """The mean return at each horizon, with its interval: of one run Student's t, of several training seeds the bootstrap's."""
+    if not horizons:
+        return []
+    own = statistics.difference_curve(method.returns, np.zeros_like(method.returns), rates=False)
+    points = []
+    for h, horizon in enumerate(horizons):
+        if len(method.runs) == 1:
+            point = statistics.mean_with_interval(method.returns[0, :, h])
+        else:
+            point = {"mean": float(own.difference[h]), "ci95": [float(own.low[h]), float(own.high[h])]}
+        points.append({"horizon": horizon, "episodes": method.returns[:, :, h].size, **point})
+    return points
+
+
+def _pair_of_returns(first: Method, second: Method, horizons: Sequence[int]) -> list[dict[str, Any]]:
+    """The paired difference of returns: ``[{horizon, difference, ci95, band95}]``."""
+    if not horizons:
+        return []
+    found = statistics.difference_curve(first.returns, second.returns, rates=False)
+    return [
+        {
+            "horizon": horizon,
+            "difference": float(found.difference[h]),
+            "ci95": [float(found.low[h]), float(found.high[h])],
+            "band95": [float(found.band_low[h]), float(found.band_high[h])],
+        }
+        for h, horizon in enumerate(horizons)
+    ]
+
+
 def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Path) -> None:
-    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``."""
+    """Write ``comparison.json``, ``horizon.png`` (all curves on common axes), ``difference.png`` and ``report.html`` to ``out``.
+
+    ``returns.png`` too, where the task's reward says more than success."""
     write_json(out / "comparison.json", result)
     curves = curves_figure(result, runs)
-    hz = get_task(result["task"]).control_hz
-    difference = plots.difference_figure(result["pairs"], hz)
+    spec = get_task(result["task"])
+    difference = plots.difference_figure(result["pairs"], spec.control_hz)
+    returns = None
+    if result["methods"][0]["returns"]:
+        title = f"{spec.name}: {result['episodes']} common initial states"
+        returns = returns_figure([(method["label"], method["returns"]) for method in result["methods"]], spec, title)
+        plots.save(returns, out / "returns.png")
     plots.save(curves, out / "horizon.png")
     plots.save(difference, out / "difference.png")
-    write_comparison_report(out / "report.html", result, hz, curves, difference)
+    write_comparison_report(out / "report.html", result, spec, curves, difference, returns)
 
 
 def curves_figure(result: dict[str, Any], runs: Sequence[Evaluated]) -> Figure:

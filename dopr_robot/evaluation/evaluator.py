@@ -16,6 +16,7 @@ from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.evaluation import write_evaluation_report
+from dopr_robot.evaluation.reports.returns import returns_figure
 from dopr_robot.evaluation.reports.showcase import show
 from dopr_robot.evaluation.reports.strength import strength_figure
 from dopr_robot.evaluation.reports.video import rendered
@@ -35,7 +36,7 @@ from dopr_robot.progress import progress
 
 FIGURE, REPORT = "horizon.png", "report.html"
 VIDEO, STILLS = "rollouts.mp4", "failures.png"
-LENGTHS, PERTURBED = "lengths.png", "perturbed.png"
+RETURNS, LENGTHS, PERTURBED = "returns.png", "lengths.png", "perturbed.png"
 logger = logging.getLogger(__name__)
 
 
@@ -105,6 +106,7 @@ def run_evaluation(
                 evaluation.horizons or [],
                 evaluation.spec.stages,
                 evaluation.use,
+                returned=bool(evaluation.spec.reward),
             ),
             "validation_loss": validation_loss,
             "lengths": [],
@@ -174,9 +176,11 @@ def _write(
     curve = figure(evaluation, records) if records else None
     if curve is not None:
         plots.save(curve, out / FIGURE)
-    write_evaluation_report(
-        out / REPORT, results, spec.description, spec.control_hz, curve, out / VIDEO, out / STILLS, against, strength
-    )
+    earned = None
+    if results["returns"]:
+        earned = returns_figure([("", results["returns"])], spec, f"{spec.id}: {len(records)} episodes")
+        plots.save(earned, out / RETURNS)
+    write_evaluation_report(out / REPORT, results, spec, curve, out / VIDEO, out / STILLS, against, strength, earned)
     return results
 
 
@@ -193,11 +197,21 @@ def _told_when_full(out: Path, done: Mapping[int, EpisodeRecord], asked: int) ->
 
 
 def figures(
-    records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], stages: Sequence[str] = (), use: str = "final"
+    records: Sequence[EpisodeRecord],
+    kind: str,
+    horizons: Sequence[int],
+    stages: Sequence[str] = (),
+    use: str = "final",
+    *,
+    returned: bool = False,
 ) -> dict[str, Any]:
-    """The figures that records give. Raises UserError where their seeds are not of the range of ``use``."""
+    """The figures that records give, ``returns`` where the reward says more than success (``returned``).
+
+    Raises UserError where their seeds are not of the range of ``use``."""
     seeds.require_use((record.seed for record in records), use)
-    return statistics.summary(sorted(records, key=lambda record: record.episode), kind, horizons, stages)
+    ordered = sorted(records, key=lambda record: record.episode)
+    found = statistics.summary(ordered, kind, horizons, stages)
+    return found | {"returns": statistics.return_curve(ordered, horizons) if returned else []}
 
 
 def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:

@@ -165,6 +165,11 @@ class Results(InFolder):
         content = self.content
         yield f"{in_words(self.task, content['env_options'])} ({content['kind']}), {content['episodes']} episodes"
         yield from self.curve._parts()
+        if content.get("returns"):
+            yield Table(
+                ["horizon", "mean return", "95 % interval"],
+                [[point["horizon"], f"{point['mean']:.1f}", spread(point)] for point in content["returns"]],
+            )
         if content.get("lengths"):
             yield Table(
                 ["length", "episodes", "success", f"95 % interval, at {content['horizons'][-1]} steps"],
@@ -190,12 +195,18 @@ class Results(InFolder):
             yield f"fault: {fault}"
 
     def _pictures(self) -> Sequence[Path]:
-        return [self.folder / "horizon.png"]
+        more = [self.folder / "returns.png"] if self.content.get("returns") else []
+        return [self.folder / "horizon.png", *more]
 
     def __repr__(self) -> str:
         last = self.content["curve"][-1] if self.content["curve"] else None
         rate = f"{last['success_rate']:.1%} at {last['horizon']} steps, " if last else ""
         return f"Results({str(self.folder)!r}: {self.task}, {rate}{self.content['episodes']} episodes)"
+
+
+def spread(point: Mapping[str, Any]) -> str:
+    """The interval of a mean return; of a single episode there is none."""
+    return interval(point["ci95"] or (point["mean"], point["mean"]), "{:.1f}")
 
 
 def _perturbed(arm: Mapping[str, Any]) -> list[str]:

@@ -35,10 +35,13 @@ class SelectionRollout:
         self.records: list[EpisodeRecord] = []
 
     def __call__(self, policy: Policy) -> Mapping[str, float]:
-        """``success_rate`` at the longest horizon, and the task's own figures."""
+        """``success_rate`` at the longest horizon, ``return`` where the reward says more, and the task's own figures."""
         self.records = rolled_out(policy, self.task, self.episodes, self.horizons, "selection", self.num_envs)
-        found = figures(self.records, self.spec.kind, self.horizons, use="selection")
+        returned = bool(self.spec.reward)
+        found = figures(self.records, self.spec.kind, self.horizons, use="selection", returned=returned)
         means = {name: value["mean"] for name, value in found["metrics"].items()}
+        if returned:
+            means["return"] = found["returns"][-1]["mean"]
         return {"success_rate": found["curve"][-1]["success_rate"], **means}
 
 

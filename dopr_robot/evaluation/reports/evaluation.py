@@ -6,6 +6,7 @@ from typing import Any
 import imageio.v3 as imageio
 from matplotlib.figure import Figure
 
+from dopr_robot.envs import TaskSpec
 from dopr_robot.envs.task import in_words
 from dopr_robot.evaluation.reports.pages import data_uri, svg, write_page
 from dopr_robot.evaluation.reports.plots import PAIRS, training_figure
@@ -20,32 +21,33 @@ OUTCOME_COLOURS = {"success": "#00794a", "timeout": "#e69f00", "failure": "#b326
 def write_evaluation_report(
     out: Path,
     results: dict[str, Any],
-    description: str,
-    hz: float,
+    spec: TaskSpec,
     curve: Figure | None,
     video: Path,
     stills: Path,
     lengths: Figure | None = None,
     strength: Figure | None = None,
+    returns: Figure | None = None,
 ) -> None:
     """Write ``report.html`` of one evaluation to ``out``.
 
     Args:
         out: the page's path.
         results: content of ``results.json``.
-        description: what the task is.
-        hz: its control rate.
+        spec: the task.
         curve: success versus horizon; None where nothing was run.
         video, stills: put into the page where they exist.
         lengths: success versus the task's length, where that was asked for.
         strength: success versus the strength of a perturbation, likewise.
+        returns: return versus horizon, where the reward says more than success.
     """
     write_page(
         out,
         "evaluation.html.j2",
         r=results,
-        description=description.rstrip("."),
-        hz=hz,
+        description=spec.description.rstrip("."),
+        reward=spec.reward,
+        hz=spec.control_hz,
         colours=OUTCOME_COLOURS,
         curve_svg=svg(curve),
         video=data_uri("video/mp4", video.read_bytes()) if video.exists() else None,
@@ -53,6 +55,7 @@ def write_evaluation_report(
         stills=data_uri("image/png", stills.read_bytes()) if stills.exists() else None,
         lengths_svg=svg(lengths),
         strength_svg=svg(strength),
+        returns_svg=svg(returns),
         command=evaluation_command(results),
         **_training(Run.of(results["checkpoint"]["path"]) if results["checkpoint"] else None),
     )
@@ -83,18 +86,25 @@ def _training(run: Run | None) -> dict[str, Any]:
 
 
 def write_comparison_report(
-    out: Path, comparison: dict[str, Any], hz: float, curves: Figure, difference: Figure
+    out: Path,
+    comparison: dict[str, Any],
+    spec: TaskSpec,
+    curves: Figure,
+    difference: Figure,
+    returns: Figure | None = None,
 ) -> None:
-    """Write ``report.html`` of a comparison to ``out``; ``hz`` is the task's control rate."""
+    """Write ``report.html`` of a comparison to ``out``; ``returns``: return versus horizon, where the task's reward is reported."""
     write_page(
         out,
         "comparison.html.j2",
         c=comparison,
-        hz=hz,
+        reward=spec.reward,
+        hz=spec.control_hz,
         drawn=PAIRS,
         several=any(len(method["runs"]) > 1 for method in comparison["methods"]),
         curves_svg=svg(curves),
         difference_svg=svg(difference),
+        returns_svg=svg(returns),
     )
 
 

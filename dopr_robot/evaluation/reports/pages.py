@@ -34,6 +34,7 @@ def write_page(out: Path, template: str, *, package: str = TEMPLATES, **context:
         "percent": _percent,
         "points": _points,
         "span": _span,
+        "between": _between,
         "steps": _steps,
         "figure": _figure,
         "number": _number,
@@ -69,6 +70,11 @@ def _points(difference: float) -> str:
 def _span(ends: tuple[float, float] | None) -> str:
     """An interval of rates or of their difference, in percentage points."""
     return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    """An interval of returns."""
+    return "" if ends is None else f"{ends[0]:.1f} to {ends[1]:.1f}"
 
 
 def _figure(value: float | None, form: str = ".3f") -> str:

@@ -61,6 +61,7 @@ class Episode:
         horizon: steps after which it ends undecided.
         metrics: ``{info key: "max" | "mean" | "final"}``.
         stages: keys in info of the task's parts.
+        returns_at: steps at which the sum of rewards is noted.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Episode:
         horizon: int,
         metrics: Mapping[str, str],
         stages: Sequence[str] = (),
+        returns_at: Sequence[int] = (),
     ) -> None:
         self.job = job
         self.generator = generator.manual_seed(job.seed)
@@ -84,6 +86,8 @@ class Episode:
         self.values: dict[str, list[float]] = {key: [] for key in metrics}
         self.stages = stages
         self.stage_steps: dict[str, int] = {}
+        self.returns_at = returns_at
+        self.returns: dict[str, float] = {}
 
     def begin(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
         """Take note of the initial state: the physics state where the task gives it, the observation otherwise."""
@@ -104,6 +108,8 @@ class Episode:
                 error = f"FloatingPointError: the task's {name} is {value} at step {self.steps}"
                 return self.record("exception", error=error)
         self.return_ += reward
+        if self.steps in self.returns_at:
+            self.returns[str(self.steps)] = self.return_
         for key, values in self.values.items():
             if key in info:
                 values.append(float(info[key]))
@@ -136,6 +142,7 @@ class Episode:
             cause=cause,
             metrics={key: REDUCE[self.metrics[key]](values) for key, values in self.values.items() if values},
             stages=self.stage_steps,
+            returns=self.returns,
         )
 
 

@@ -74,7 +74,7 @@ class Group:
     Args:
         env: n <= :data:`INFERENCE_BATCH` copies, autoreset disabled.
         policy: who acts.
-        kind, horizon, metrics, stages: see :class:`~dopr_robot.evaluation.rollouts.episode.Episode`.
+        kind, horizon, metrics, stages, returns_at: see :class:`~dopr_robot.evaluation.rollouts.episode.Episode`.
         observer: sees every reset and step.
     """
 
@@ -87,11 +87,13 @@ class Group:
         metrics: Mapping[str, str],
         stages: Sequence[str] = (),
         observer: Observer | None = None,
+        returns_at: Sequence[int] = (),
     ) -> None:
         check_fit(policy, env)
         self.env = env
         self.policy = policy
         self.kind, self.horizon, self.metrics, self.stages = kind, horizon, metrics, stages
+        self.returns_at = returns_at
         self.observer = observer
         self.device = next(policy.parameters()).device if isinstance(policy, torch.nn.Module) else torch.device("cpu")
         n = env.num_envs
@@ -138,7 +140,8 @@ class Group:
             self.observer(self.env, fresh, observation, None, None)
 
     def _episode(self, job: Job) -> Episode:
-        return Episode(job, torch.Generator(self.device), self.kind, self.horizon, self.metrics, self.stages)
+        generator = torch.Generator(self.device)
+        return Episode(job, generator, self.kind, self.horizon, self.metrics, self.stages, self.returns_at)
 
     def _reset(self, mask: np.ndarray) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
         some_seed = next(iter(self.running.values())).job.seed

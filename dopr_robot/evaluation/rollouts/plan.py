@@ -126,6 +126,7 @@ class Evaluation:
             self.spec.stages,
             observer,
             self.copies,
+            tuple(self.horizons or ()) if self.spec.reward else (),
         )
 
     def identity(self) -> dict[str, Any]:

@@ -16,13 +16,15 @@ RECORDS, RESULTS = "episodes.jsonl", "results.json"
 KINDS = ("attain", "sustain")
 _SHARE = {"success_rate": float, "ci95": (float, float)}
 _POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}
+_RETURN = {"horizon": range(1, 2**63), "episodes": range(2**63), "mean": float, "ci95": Maybe((float, float))}
 RESULTS_FORM = {
     "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
     "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
     "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]),
     "perturbed": Maybe([{"options": dict, "curve": [_POINT], "difference": {"mean": float, "ci95": (float, float)}}]),
     "outcomes": {str: int}, "causes": Maybe({str: int}),
-    "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "validation_loss": float | None, "faults": Maybe([str]),
+    "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "returns": Maybe([_RETURN]),
+    "validation_loss": float | None, "faults": Maybe([str]),
 }  # fmt: skip
 """What is read of ``results.json``, see :mod:`dopr_robot.reading`."""
 OUTCOMES = ("success", "timeout", "failure", "exception")
@@ -31,6 +33,7 @@ FORM = {
     "episode": _COUNT, "seed": _COUNT, "initial_state_sha256": str | None, "outcome": str, "first_success_step": Maybe(_STEP),
     "first_failure_step": Maybe(_STEP), "length": _COUNT, "return": float, "error": str | None, "cause": str | None,
     "metrics": Maybe({str: float}), "stages": Maybe({str: _STEP}),
+    "returns": Maybe({str: float}),
 }  # fmt: skip
 """Of a line, see :mod:`dopr_robot.reading`."""
 
@@ -56,6 +59,8 @@ class EpisodeRecord:
         cause: what the task names as the failure's cause.
         metrics: the task's own figures, e.g. ``{"coverage": 0.93}``.
         stages: of a task in stages: the first step after which each was done; those that never were are not named.
+        returns: of a task whose reward says more than success: the sum of rewards up to each horizon that was reached, by its step;
+            see :meth:`return_at`. Older records have none.
     """
 
     episode: int
@@ -70,10 +75,15 @@ class EpisodeRecord:
     cause: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)
+    returns: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"outcome {self.outcome!r} is none of {', '.join(OUTCOMES)}")
+
+    def return_at(self, horizon: int) -> float | None:
+        """The sum of rewards up to a step; after the episode's end nothing more is earned. None where the record does not say."""
+        return self.return_ if horizon >= self.length else self.returns.get(str(horizon))
 
     def to_json(self) -> str:
         """One line, without its end."""

@@ -47,6 +47,7 @@ class Rollout:
         stages: keys in info of the task's parts.
         observer: sees every reset and step.
         copies: of a group where nobody says how many.
+        returns_at: steps at which the sum of rewards is noted in the record.
     """
 
     policy: ActingPolicy
@@ -57,6 +58,7 @@ class Rollout:
     stages: Sequence[str] = ()
     observer: Observer | None = None
     copies: int = INFERENCE_BATCH
+    returns_at: Sequence[int] = ()
 
     def run(
         self, jobs: Iterable[Job], on_record: OnRecord, num_envs: int | None = None, workers: int | None = None
@@ -104,7 +106,8 @@ class Rollout:
     def _group(self, num_envs: int, share: int) -> Group:
         env = self.make_env(num_envs, share)
         try:
-            return Group(env, self.policy, self.kind, self.horizon, self.metrics, self.stages, self.observer)
+            more = (self.metrics, self.stages, self.observer, self.returns_at)
+            return Group(env, self.policy, self.kind, self.horizon, *more)
         except BaseException:
             env.close()
             raise

@@ -41,6 +41,7 @@ from dopr_robot.evaluation.statistics.paired import (
     seeds_test,
 )
 from dopr_robot.evaluation.statistics.perturbed import perturbed
+from dopr_robot.evaluation.statistics.returns import known_horizons, return_curve, return_matrix
 
 __all__ = [
     "Aggregate",
@@ -61,6 +62,7 @@ __all__ = [
     "evidence",
     "holm",
     "interquartile_mean",
+    "known_horizons",
     "letters",
     "mcnemar",
     "mcnemar_p_value",
@@ -74,6 +76,8 @@ __all__ = [
     "power",
     "probability_of_improvement",
     "restricted_mean",
+    "return_curve",
+    "return_matrix",
     "seeds_test",
     "sign_flip_p_value",
     "stages",

@@ -36,24 +36,27 @@ class Difference:
     band_high: np.ndarray
 
 
-def difference_curve(first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
+def difference_curve(
+    first: np.ndarray, second: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, *, rates: bool = True
+) -> Difference:
     """The paired difference with bootstrap intervals over episodes, and over training seeds where a side has several.
 
     Seeds are the outer level (each side's are drawn on their own, unless both have the same number, when they are pairs: one
     data order and initialisation each), episodes the inner one, drawn once for all runs because they start from common states. A
     bootstrap of three or five seeds is too narrow (at a nominal 5 %, 16 and 12 % false alarms in simulation), so what the seeds add is
-    widened as Student's t is, by t(S - 1) / z * sqrt(S / (S - 1)). Where nothing differs between episodes the interval is Wilson's for
-    none of them.
+    widened as Student's t is, by t(S - 1) / z * sqrt(S / (S - 1)). Where nothing differs between the episodes of rates the interval is
+    Wilson's for none of them.
 
     Args:
-        first, second: successes ``[seeds, episodes, horizons]``.
+        first, second: successes ``[seeds, episodes, horizons]``, or other figures of episodes (returns).
         resamples: of the bootstrap.
         seed: of the bootstrap; equal records give equal intervals.
+        rates: whether they are successes, whose difference lies between -1 and 1; False: it has no bounds.
     """
     difference = first.mean(axis=(0, 1)) - second.mean(axis=(0, 1))
     paired = first.mean(axis=0) - second.mean(axis=0)  # [E, H]
-    rates = first.mean(axis=1), second.mean(axis=1)  # [S, H] each
-    sides = (rates[0] - rates[1],) if len(rates[0]) == len(rates[1]) else rates
+    means = first.mean(axis=1), second.mean(axis=1)  # [S, H] each
+    sides = (means[0] - means[1],) if len(means[0]) == len(means[1]) else means
     over_episodes, *over_seeds = _weights(
         (len(paired), *(len(side) for side in sides if len(side) > 1)), resamples, seed
     )
@@ -64,13 +67,16 @@ def difference_curve(first: np.ndarray, second: np.ndarray, resamples: int = RES
             drawn = over_seeds.pop(0) @ side / seeds - side.mean(axis=0)
             replicates = replicates + sign * drawn * wider * math.sqrt(seeds / (seeds - 1))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.clip(np.quantile(replicates, [tail, 1 - tail], axis=0), -1, 1)
+    low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
     # The band is as many standard errors wide, everywhere, as the worst horizon of 95 % of the replicates needs. A handful of seeds may
     # agree by chance at one horizon: their band has one width, which no such chance decides.
     error = replicates.std(axis=0) if len(first) == len(second) == 1 else np.ones(len(difference))
     centred = np.abs(replicates - difference)
     scaled = np.divide(centred, error, out=np.zeros_like(centred), where=error > 0)
     width = np.quantile(scaled.max(axis=1), CONFIDENCE) * error
+    if not rates:
+        return Difference(difference, low, high, difference - width, difference + width)
+    low, high = np.clip([low, high], -1, 1)
     # Where all episodes of all seeds agree the bootstrap sees no spread, but the next one may be another.
     unseen = np.where(replicates.std(axis=0) == 0, wilson(0, first.shape[0] * first.shape[1])[1], 0.0)
     low, high, width = np.maximum(low - unseen, -1), np.minimum(high + unseen, 1), np.maximum(width, unseen)
