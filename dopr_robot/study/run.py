@@ -24,7 +24,7 @@ from dopr_robot.study.file import load_study
 from dopr_robot.study.naming import label, short_labels
 from dopr_robot.study.table import TABLE, read_summary, read_table
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
-from dopr_robot.study.workers import answers
+from dopr_robot.study.workers import Workers
 from dopr_robot.tables import Shown, Table
 from dopr_robot.training import load_data
 from dopr_robot.training.advice import without_effect
@@ -122,7 +122,7 @@ def run_study(
         out: None: ``studies/<the file's name>``. It gets ``study.yaml``, ``arms.jsonl``, ``runs/<arm>/``, ``policies/<arm>/``,
             ``test/<arm>/episodes.jsonl``, ``best/<arm>/episodes.jsonl``, ``table.csv``, ``curves-*.png`` and ``report.html``.
         workers: processes on this machine; None: one a core and ``training.threads``.
-        ray: address of a Ray cluster instead, see :func:`~dopr_robot.study.workers.answers`.
+        ray: address of a Ray cluster instead, see :class:`~dopr_robot.study.workers.Workers`.
 
     Raises:
         UserError: the study does not fit its stores, or ``out`` holds arms of other settings.
@@ -142,30 +142,30 @@ def run_study(
     arms = study.arms()
     horizons = {entry.label: _horizons(study, entry.task, entry.horizons) for entry in study.entries()}
     threads = study.training["threads"]
-    options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
     with held(out):  # first of all: reading the stores takes time
         _check([*arms, *study.final_arms({arm.choice: arm.candidate for arm in arms})])
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml(), encoding="utf-8")
-        _train("arms", arms, done, horizons, out, options)
-        check_matched([done[arm.name] for arm in arms])
-        chosen = study.final_arms(choose(study, done))
-        done |= finished(chosen, out)
-        _train("chosen", chosen, done, horizons, out, options)
-        check_matched([done[arm.name] for arm in chosen])
-        usable = [arm for arm in chosen if not done[arm.name]["error"]]
-        tests = _test("test", usable, "weights_sha256", done, horizons, study.evaluation.test_episodes, out, options)
-        best = dict(tests)
-        if study.evaluation.best:
-            apart = [
-                arm
-                for arm in usable
-                if (sha := done[arm.name].get("best_weights_sha256")) and sha != done[arm.name]["weights_sha256"]
-            ]
-            best |= _test(
-                "best", apart, "best_weights_sha256", done, horizons, study.evaluation.test_episodes, out, options
-            )
+        with Workers(workers or max(1, cores() // threads), ray, threads) as crew:
+            _train("arms", arms, done, horizons, out, crew)
+            check_matched([done[arm.name] for arm in arms])
+            chosen = study.final_arms(choose(study, done))
+            done |= finished(chosen, out)
+            _train("chosen", chosen, done, horizons, out, crew)
+            check_matched([done[arm.name] for arm in chosen])
+            usable = [arm for arm in chosen if not done[arm.name]["error"]]
+            tests = _test("test", usable, "weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew)
+            best = dict(tests)
+            if study.evaluation.best:
+                apart = [
+                    arm
+                    for arm in usable
+                    if (sha := done[arm.name].get("best_weights_sha256")) and sha != done[arm.name]["weights_sha256"]
+                ]
+                best |= _test(
+                    "best", apart, "best_weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew
+                )
         check_states(chosen, tests)
         check_states(chosen, best)
         write_report(study, chosen, done, tests, best, horizons, out)
@@ -224,18 +224,18 @@ def _train(
     done: dict[str, Record],
     horizons: dict[str, tuple[int, ...]],
     out: Path,
-    options: dict[str, Any],
+    crew: Workers,
 ) -> None:
     missing = [arm for arm in arms if arm.name not in done]
     jobs = [
         TrainJob(
             arm.key, _absolute(asdict(arm.config)), arm.decides(), str((out / "runs" / arm.name).resolve()),
-            horizons[arm.entry.label],
+            horizons[arm.entry.label], crew.study,
         )
         for arm in missing
     ]  # fmt: skip
     with progress(what, len(arms), "arms", done=len(arms) - len(missing)) as meter:
-        for position, trained in answers(jobs, **options):
+        for position, trained in crew.answers(jobs):
             arm = missing[position]
             _keep(arm, trained, out)
             done[arm.name] = trained.record
@@ -264,7 +264,7 @@ def _test(
     horizons: dict[str, tuple[int, ...]],
     episodes: int,
     out: Path,
-    options: dict[str, Any],
+    crew: Workers,
 ) -> dict[str, list[EpisodeRecord]]:
     """Test what is missing of the arms' last (``use="test"``) or best checkpoints; records by the arm's name.
 
@@ -286,12 +286,12 @@ def _test(
             arm.entry.task,
             episodes,
             horizons[arm.entry.label],
-            options["threads"],
+            crew.threads,
         )
         for arm in missing
     ]
     with progress(use, len(arms), "arms", done=len(arms) - len(missing)) as meter:
-        for position, lines in answers(jobs, **options):
+        for position, lines in crew.answers(jobs):
             arm = missing[position]
             with replacing(out / use / arm.name) as beside:
                 beside.mkdir()

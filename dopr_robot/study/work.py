@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dopr_robot.datasets import Store
 from dopr_robot.envs import Task
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord
@@ -21,8 +22,10 @@ from dopr_robot.reading import read_json
 from dopr_robot.training import Interrupted, config_from, read_metrics, train
 from dopr_robot.training.checkpoints import BEST
 from dopr_robot.training.data import settled_task
+from dopr_robot.training.demonstrations import stores_held
 from dopr_robot.training.metrics import FIGURES
 
+_held: dict[str, dict[str, Store]] = {}
 POLICY_FILES = ("policy.json", "policy.safetensors")
 
 
@@ -35,6 +38,7 @@ class TrainJob:
         config: of the run; ``decides``: the same as its record keeps it, see :meth:`~dopr_robot.study.config.Arm.decides`.
         folder: the run's, on the worker's file system; where it holds a part of the run, that is gone on with.
         horizons: control steps; the rate is chosen at the longest.
+        study: which call this is for: under one, a process reads a store once.
     """
 
     key: dict[str, Any]
@@ -42,6 +46,7 @@ class TrainJob:
     decides: dict[str, Any]
     folder: str
     horizons: tuple[int, ...]
+    study: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,17 @@ class TestJob:
 
 def work(job: TrainJob | TestJob) -> Any:
     """Do a job, in any process on any machine."""
-    return train_arm(job) if isinstance(job, TrainJob) else test_arm(job)
+    if isinstance(job, TestJob):
+        return test_arm(job)
+    if job.study not in _held:  # a study before: stores may have changed since
+        forget_stores()
+    with stores_held(_held.setdefault(job.study, {})):
+        return train_arm(job)
+
+
+def forget_stores() -> None:
+    """Give back the memory of the store that the last job of this process was trained on."""
+    _held.clear()
 
 
 def train_arm(job: TrainJob) -> Trained:

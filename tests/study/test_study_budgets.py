@@ -13,6 +13,7 @@ from dopr_robot.evaluation.selection import SelectionRollout
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.budgets import at_equal_time, seconds_of, sentences, training_seconds
 from dopr_robot.study.table import read_table
+from dopr_robot.study.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +163,9 @@ def test_a_study_over_budgets_with_best_checkpoints_and_its_resume(path, tmp_pat
         "curves-QuadrotorTrack-regression_mlp-budget0.5.png",
     }  # fmt: skip
 
-    from dopr_robot.study import run
-
     asked = []
-    answers = run.answers
-    monkeypatch.setattr(run, "answers", lambda jobs, **options: (asked.extend(jobs), answers(jobs, **options))[1])
+    answers = Workers.answers
+    monkeypatch.setattr(Workers, "answers", lambda crew, jobs: (asked.extend(jobs), answers(crew, jobs))[1])
     shown = str(run_study(load_study(path, ["seeds=[0]", "learning_rates=[3e-3]"]), out=out, workers=1))
     assert not asked and "budget" in shown and "best %" in shown
 
