@@ -20,6 +20,7 @@ def table(policy: str) -> str:
     for file in sorted((ROOT / "studies").glob("*/table.csv")):
         with file.open(encoding="utf-8", newline="") as lines:
             rows = [row for row in csv.DictReader(lines) if row["policy"].split()[0] == policy]
+        rows = [row for row in rows if float(row.get("budget") or 1) == 1]  # after the whole training
         longest: dict[str, int] = {}
         for row in rows:
             longest[row["task"]] = max(int(row["horizon"]), longest.get(row["task"], 0))

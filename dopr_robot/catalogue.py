@@ -288,7 +288,8 @@ def _documented(path: Sequence[str], tree: Mapping[str, Any]) -> list[Any]:
     if not path:
         return [RunConfig]
     if path[0] == "optimizer":
-        bases = [torch.optim.AdamW, torch.optim.SGD, optim.Muon, optim.AdaMuon, optim.Lion, optim.Signum]
+        bases: list[Any] = [torch.optim.AdamW, torch.optim.SGD, optim.Muon, optim.AdaMuon, optim.Lion, optim.Signum]
+        bases += optim.library.LIBRARY.values()
         return [optim.make_optimizer, optim.ActivationPreconditioner, *bases]
     if path[0] != "policy":
         return [type(getattr(RunConfig(), path[0]))]

@@ -14,6 +14,7 @@ from dopr_robot.optim.factory import (
     parameter_groups,
     saved_options,
 )
+from dopr_robot.optim.library import missing_package, schedule_free
 from dopr_robot.optim.muon import AdaMuon, Muon, newton_schulz
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.roles import Roles, muon_roles
@@ -32,10 +33,12 @@ __all__ = [
     "Signum",
     "Spectrum",
     "make_optimizer",
+    "missing_package",
     "muon_roles",
     "newton_schulz",
     "optimizer_names",
     "optimizer_options",
     "parameter_groups",
     "saved_options",
+    "schedule_free",
 ]

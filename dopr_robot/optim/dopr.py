@@ -75,7 +75,7 @@ class DoPr(Optimizer):
                     f"{type(base).__name__} has an option {key} of its own, which would be taken for DoPr's"
                 )
         for group in base.param_groups:
-            _check_group(group)
+            _check_group(group, base.defaults)
         whole = one_model(model)
         _refuse_strangers(base, whole)
         self.base = base
@@ -149,7 +149,7 @@ class DoPr(Optimizer):
         if not hasattr(self, "param_groups") or self.param_groups is not self.base.param_groups:
             super().add_param_group(param_group)  # torch's own __init__ goes through the base's groups
             return
-        _check_group(param_group)
+        _check_group(param_group, self.base.defaults)
         before = len(self.param_groups)
         self.base.add_param_group(param_group)
         self._share()
@@ -271,9 +271,9 @@ def _refuse_strangers(base: Optimizer, model: nn.Module | None) -> None:
         )
 
 
-def _check_group(group: Mapping[str, Any]) -> None:
-    """Raise ValueError for an option of ours that a group can not have by itself."""
-    odd = sorted(_OPTIONS & set(group))
+def _check_group(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of ours that a group can not have by itself; one among the base's ``defaults`` is the base's."""
+    odd = sorted(_OPTIONS & set(group) - set(defaults))
     if odd:
         raise ValueError(
             f"{odd[0]} is no option of a param group: those are {', '.join(PER_GROUP)}; give it to DoPr, for all groups"

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from dopr_robot.optim.coverage import plain_name
 from dopr_robot.optim.dopr import DoPr
+from dopr_robot.optim.library import LIBRARY
 from dopr_robot.optim.muon import AdaMuon, Muon
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.roles import muon_roles
@@ -25,6 +26,7 @@ _BASES: dict[str, Callable[..., Optimizer]] = {
     "signum": Signum,
     "adamuon": AdaMuon,
     "lion": Lion,
+    **LIBRARY,
 }
 _SPLIT = (Muon, AdaMuon)  # which take some weights only, and leave the others to AdamW
 _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {"model", "parameters"}
@@ -32,6 +34,7 @@ _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters
 # Where a search for the learning rate of a base begins: the customary values for networks of this size, Adam's and Muon's as in
 # their papers' small runs, those of the sign methods about ten times below Adam's (Chen et al., 2023, section 5).
 _LEARNING_RATES = {"sgd": 0.1, "adam": 3e-4, "adamw": 3e-4, "muon": 1e-3, "signum": 1e-4, "adamuon": 1e-3, "lion": 1e-4}
+_LEARNING_RATES |= {name: inspect.signature(make).parameters["lr"].default for name, make in LIBRARY.items()}
 # What torch offers for how a step is computed rather than for what it is.
 _IMPLEMENTATION = frozenset(
     {"params", "foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "dampening"}
@@ -93,7 +96,9 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer ``name`` over ``model``'s parameters that want a gradient.
 
-    Matrices decay, vectors (norms' scales, biases) do not. Muon and AdaMuon take the hidden matrices: ``print(muon_roles(model))``.
+    Matrices decay, vectors (norms' scales, biases) do not. Muon and AdaMuon take the hidden matrices: ``print(muon_roles(model))``;
+    ``dopr_muon`` with ``form="average"`` is Newton-Muon (arXiv 2604.01472). ``soap``, ``shampoo`` and ``schedulefree_adamw`` are the
+    package pytorch_optimizer's.
 
     Args:
         name: one of :func:`optimizer_names`.
@@ -105,7 +110,8 @@ def make_optimizer(
         **options: of the base (``betas``, ``momentum``, ...), and for ``dopr_<base>`` of :class:`ActivationPreconditioner`.
 
     Raises:
-        ValueError: for an unknown name or option, or parameters alone for Muon, which is told by the model which matrices are hidden.
+        ValueError: for an unknown name or option, a package that is not installed, or parameters alone for Muon, which is told by the
+            model which matrices are hidden.
     """
     base, whole, preconditioning = _parts(name, model, lr, weight_decay, options, hidden)
     return DoPr(base, whole, **preconditioning) if name.startswith("dopr_") else base

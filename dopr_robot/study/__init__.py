@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from dopr_robot.lazy import lazy
 
 if TYPE_CHECKING:
-    from dopr_robot.study.config import Arm, Study, load_study
+    from dopr_robot.study.config import Arm, Study
+    from dopr_robot.study.file import load_study
     from dopr_robot.study.run import run_study
 
-_LAZY = {"Arm": "config", "Study": "config", "load_study": "config", "run_study": "run"}
+_LAZY = {"Arm": "config", "Study": "config", "load_study": "file", "run_study": "run"}
 __all__ = ["Arm", "Study", "load_study", "run_study"]
 
 

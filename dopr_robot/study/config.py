@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 from dopr_robot.collection.several import store_places
 from dopr_robot.envs import TaskSpec, get_task, matching_tasks, names_several
 from dopr_robot.envs.task import words
-from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.settings import convert, leaves, parse_words, plain, read_yaml, to_yaml, typed, typed_part
+from dopr_robot.errors import UserError
+from dopr_robot.settings import convert, leaves, to_yaml
 from dopr_robot.study.naming import entry_name, file_name, label
 from dopr_robot.study.search import Candidate, Search, check_known, option_defaults
-from dopr_robot.training.composition import check_sections
-from dopr_robot.training.config import DataConfig, RunConfig, TrainingConfig
+from dopr_robot.training.config import RunConfig, TrainingConfig
+
+COUNTS = ("steps", "warmup_steps", "validate_every", "rollout_every")
+"""Settings of a training that shrink with its budget."""
 
 
 @dataclass
@@ -65,10 +67,17 @@ def task_of(label: str) -> TaskSpec:
 
 @dataclass
 class StudyEvaluation:
-    """Episodes from which a learning rate is chosen, and on which figures are reported."""
+    """On how much figures are reported.
+
+    Args:
+        selection_episodes: from which hyperparameters and best checkpoints are chosen.
+        test_episodes: on which figures are reported.
+        best: whether each run's best checkpoint on selection states is tested too, beside its last.
+    """
 
     selection_episodes: int = 50
     test_episodes: int = 200
+    best: bool = True
 
 
 @dataclass
@@ -93,6 +102,10 @@ class Study:
         tune: other tasks, on which alone hyperparameters are chosen; the study's tasks then see the chosen ones only.
         select_seeds: hyperparameters are chosen on the first so many of the seeds, and all seeds are run for the chosen ones only; None:
             on all.
+        budgets: shares of ``training.steps`` at which figures are reported. Each is a training of its own, whose schedule, warm-up and
+            looks shrink with it, and chooses hyperparameters of its own: the best rate of a short training is not that of a long one.
+        choose_budget: the share at which hyperparameters are chosen for all budgets instead: cheap where it is small, and unfair to
+            optimizers whose best rate depends on the length of training; None: each budget chooses its own.
         policies, optimizers: names, or mappings with ``name`` and options that differ from the defaults.
         learning_rates: a list for all optimizers; or one for each (``{adamw: [...], muon: [...]}``, of equal length); or
             ``{budget: N, factor: F}``: N rates around each optimizer's default, a factor F apart.
@@ -109,6 +122,8 @@ class Study:
     tasks: list[TaskEntry] = field(default_factory=list)
     tune: Tune | None = None
     select_seeds: int | None = None
+    budgets: list[float] = field(default_factory=lambda: [1.0])
+    choose_budget: float | None = None
     policies: list[Any] = field(default_factory=list)
     optimizers: list[Any] = field(default_factory=list)
     learning_rates: Any = None
@@ -123,13 +138,13 @@ class Study:
         self.tasks = _each(self.tasks)
         if self.tune is not None:
             self.tune.tasks = _each(self.tune.tasks)
-        for name in ("tasks", "policies", "optimizers", "seeds"):
+        for name in ("tasks", "policies", "optimizers", "seeds", "budgets"):
             if not getattr(self, name):
                 raise UserError(f"a study needs {name}: {name}=[...]")
         for name in ("selection_episodes", "test_episodes"):
             if getattr(self.evaluation, name) < 1:
                 raise UserError(f"evaluation.{name}={getattr(self.evaluation, name)} has to be at least 1")
-        for name in ("policies", "optimizers", "seeds"):
+        for name in ("policies", "optimizers", "seeds", "budgets"):
             labels = [label(entry) for entry in getattr(self, name)]
             if len(set(labels)) < len(labels):
                 raise UserError(f"{name} names one twice: {', '.join(labels)}")
@@ -138,6 +153,7 @@ class Study:
         self.training["rollout_episodes"] = self.evaluation.selection_episodes
         self.training.setdefault("threads", 1)  # the bits of a sum depend on the number of threads
         self.training.setdefault("device", "cpu")
+        self._check_budgets()
         self._check_choosing()
         tried = {label(entry): len(self.candidates(entry)) for entry in self.optimizers}
         if len(set(tried.values())) > 1:
@@ -145,6 +161,33 @@ class Study:
                 f"some optimizers have more rates than others ({', '.join(f'{name}: {n}' for name, n in tried.items())}): a comparison is "
                 "fair where each has as many; search.budget draws as many for each"
             )
+
+    def _check_budgets(self) -> None:
+        self.budgets = sorted(self.budgets)
+        steps: dict[int, float] = {}
+        for budget in self.choosing_budgets + self.budgets:
+            if not 0 < budget <= 1:
+                raise UserError(
+                    f"a budget of {budget:g}: shares of training.steps={self.steps()} lie above 0 and up to 1"
+                )
+            if steps.setdefault(self.steps(budget), budget) != budget:
+                raise UserError(
+                    f"budgets {steps[self.steps(budget)]:g} and {budget:g} are both {self.steps(budget)} steps"
+                )
+
+    @property
+    def choosing_budgets(self) -> list[float]:
+        """At which hyperparameters are chosen."""
+        return self.budgets if self.choose_budget is None else [self.choose_budget]
+
+    def steps(self, budget: float = 1.0) -> int:
+        """Of a training at a budget."""
+        return int(self.training_at(budget)["steps"])
+
+    def training_at(self, budget: float) -> dict[str, Any]:
+        """The settings of ``training`` at a budget: what counts steps shrinks with it, and so the schedule keeps its shape."""
+        whole = {name: self.training.get(name, getattr(TrainingConfig, name)) for name in COUNTS}
+        return {**self.training, **{name: max(1, round(n * budget)) if n > 0 else n for name, n in whole.items()}}
 
     def _check_choosing(self) -> None:
         if self.search is not None:
@@ -197,9 +240,9 @@ class Study:
         """Every arm from which hyperparameters are chosen, all of the first seed first."""
         tune = self.tune or Tune(self.tasks, self.seeds[: self.select_seeds])
         return [
-            Arm(self, task, policy, optimizer, candidate, seed)
-            for seed, task, policy, optimizer in product(
-                tune.seeds or self.seeds, tune.tasks, self.policies, self.optimizers
+            Arm(self, task, policy, optimizer, candidate, seed, budget)
+            for seed, budget, task, policy, optimizer in product(
+                tune.seeds or self.seeds, self.choosing_budgets, tune.tasks, self.policies, self.optimizers
             )
             for candidate in self.candidates(optimizer)
         ]
@@ -207,13 +250,17 @@ class Study:
     def final_arms(self, chosen: Mapping[tuple[str, ...], Candidate]) -> list["Arm"]:
         """The arms of which figures are reported: every task and seed under the chosen hyperparameters, ``{arm.choice: candidate}``."""
         return [
-            Arm(self, task, policy, optimizer, chosen[self.choice(task, policy, optimizer)], seed)
-            for task, policy, optimizer, seed in product(self.tasks, self.policies, self.optimizers, self.seeds)
+            Arm(self, task, policy, optimizer, chosen[self.choice(task, policy, optimizer, budget)], seed, budget)
+            for budget, task, policy, optimizer, seed in product(
+                self.budgets, self.tasks, self.policies, self.optimizers, self.seeds
+            )
         ]
 
-    def choice(self, task: TaskEntry, policy: Any, optimizer: Any) -> tuple[str, ...]:
-        """For what hyperparameters are chosen together: a policy and an optimizer, on one task, or on all of those of ``tune``."""
-        return (*([] if self.tune else [task.label]), label(policy), label(optimizer))
+    def choice(self, task: TaskEntry, policy: Any, optimizer: Any, budget: float = 1.0) -> tuple[str, ...]:
+        """For what hyperparameters are chosen together: a policy and an optimizer, on one task, or on all of those of ``tune``, at one
+        budget."""
+        own = self.choosing_budgets[0] if self.choose_budget is not None else budget
+        return (*([] if self.tune else [task.label]), label(policy), label(optimizer), f"{own:g}")
 
     def entries(self) -> Iterator[TaskEntry]:
         """Every task with a store, those of ``tune`` first."""
@@ -235,6 +282,7 @@ class Arm:
     optimizer_entry: Any
     candidate: Candidate
     seed: int
+    budget: float = 1.0
 
     @property
     def learning_rate(self) -> float:
@@ -248,7 +296,7 @@ class Arm:
     @property
     def choice(self) -> tuple[str, ...]:
         """With which others hyperparameters are chosen for it, see :meth:`Study.choice`."""
-        return self.study.choice(self.entry, self.policy_entry, self.optimizer_entry)
+        return self.study.choice(self.entry, self.policy_entry, self.optimizer_entry, self.budget)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -259,6 +307,7 @@ class Arm:
             "optimizer": label(self.optimizer_entry),
             "learning_rate": self.learning_rate,
             **({"hyperparameters": self.hyperparameters} if self.hyperparameters else {}),
+            **({"budget": self.budget} if self.budget != 1 else {}),  # what had none was the whole training
             "seed": self.seed,
         }
 
@@ -268,6 +317,7 @@ class Arm:
         task = self.entry.label.rsplit("/", 1)[-1]
         more = "".join(f"-{name}={value}" for name, value in self.hyperparameters.items())
         optimizer = f"{label(self.optimizer_entry)}-lr{self.learning_rate:g}{more}"
+        optimizer += f"-budget{self.budget:g}" if self.budget != 1 else ""
         return file_name(f"{task}-{label(self.policy_entry)}-{optimizer}-seed{self.seed}")
 
     @cached_property
@@ -286,7 +336,7 @@ class Arm:
                 "data": {**study.data, "store": self.entry.store, "observations": self.entry.observations},
                 "policy": self.policy_entry,
                 "optimizer": {**optimizer, **self.candidate},
-                "training": {**study.training, "seed": self.seed},
+                "training": {**study.training_at(self.budget), "seed": self.seed},
             }
         )
 
@@ -324,59 +374,3 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """A configuration without how its store would be made: a study's are there."""
     return {name: value for name, value in asdict(config).items() if name != "collect"}
-
-
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file, with ``key=value`` over it (``training.steps=100 seeds=[0,1]``).
-
-    Raises:
-        UnknownNameError: a key that a study does not have; the message names the closest.
-        UserError: not a file, not YAML, or values that make no study.
-    """
-    values = read_yaml(path, "study", [each.name for each in fields(Study)])
-    for key, word in parse_words(overrides).items():
-        _set(values, key.split("."), word)
-    values = {key: value for key, value in values.items() if plain(value) is not None}
-    _check_keys(values)
-    for name, schema in (("data", DataConfig), ("training", TrainingConfig)):
-        if isinstance(given := values.get(name), Mapping):
-            check_sections({name: given})
-            values[name] = typed_part(schema, given, name)
-    return typed(Study, values)
-
-
-def _set(values: dict[str, Any], path: Sequence[str], word: Any) -> None:
-    for step in path[:-1]:
-        if not isinstance(values.get(step), dict):
-            values[step] = {}
-        values = values[step]
-    values[path[-1]] = word
-
-
-def _check_keys(values: Mapping[str, Any]) -> None:
-    """Keys of the study's own."""
-    _known(values, Study, "study key")
-    tune = plain(values.get("tune"))
-    if isinstance(tune, Mapping):
-        _known(tune, Tune, "key of tune")
-    if isinstance(search := plain(values.get("search")), Mapping):
-        _known(search, Search, "key of search")
-    for name, tasks in (
-        ("tasks", plain(values.get("tasks"))),
-        ("tune.tasks", plain(tune.get("tasks") if isinstance(tune, Mapping) else None)),
-    ):
-        for task in tasks if isinstance(tasks, list) else []:
-            if not isinstance(task, Mapping) or not {"task", "store"} <= task.keys():
-                raise UserError(
-                    f"{name}: {task!r} has to be of the form {{task: PickPlace, store: data/pick_place.zarr}}"
-                )
-            _known(task, TaskEntry, "key of a task")
-    if isinstance(values.get("evaluation"), Mapping):
-        _known(values["evaluation"], StudyEvaluation, "key of evaluation")
-
-
-def _known(values: Mapping[str, Any], schema: Any, kind: str) -> None:
-    known = [each.name for each in fields(schema)]
-    for key in values:
-        if key not in known:
-            raise UnknownNameError(kind, str(key), known)

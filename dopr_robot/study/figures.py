@@ -11,9 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.statistics import difference_curve, performance_profile, success_matrix
+from dopr_robot.study.budgets import Clock, budget_text, seconds_of
 from dopr_robot.study.config import Study, task_of
 from dopr_robot.study.over_tasks import scores
-from dopr_robot.study.table import Method, references
+from dopr_robot.study.table import Method, budget_of, references
 
 
 def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str]) -> Figure:
@@ -58,18 +59,19 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
 def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> Figure:
     """Success on test seeds against the horizon, a panel for each task and policy, from the rows of ``table.csv``. Bars: 95 %, beside one
     another so that they can be told apart. ``said``: what policies and optimizers are called."""
-    panels = list(dict.fromkeys((row["task"], row["policy"]) for row in table))
+    panels = list(dict.fromkeys((row["task"], row["policy"], budget_of(row)) for row in table))
     optimizers = list(dict.fromkeys(row["optimizer"] for row in table))
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(5.2 * columns, 3.2 * lines + 0.6), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
-        for axes, (task, policy) in zip(grid.flat, panels, strict=False):
+        for axes, (task, policy, budget) in zip(grid.flat, panels, strict=False):
             for place, (name, (colour, dashes)) in enumerate(
                 zip(optimizers, plots.looks(len(optimizers)), strict=True)
             ):
-                own = [row for row in table if (row["task"], row["policy"], row["optimizer"]) == (task, policy, name)]
+                panel = (task, policy, budget, name)
+                own = [r for r in table if (r["task"], r["policy"], budget_of(r), r["optimizer"]) == panel]
                 keys = ("horizon", "success", "success_low", "success_high")
                 horizon, success, low, high = (
                     np.array([[float(row[key]) for key in keys] for row in own]).reshape(-1, 4).T
@@ -80,8 +82,11 @@ def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str])
                     horizon + beside, success, bars, fmt="o", linestyle=dashes, color=colour, markersize=4, elinewidth=1,
                     label=plots.wrapped(said[name]),
                 )  # fmt: skip
+            share = f", {budget_text(budget)}" if len({panel[2] for panel in panels}) > 1 else ""
             axes.set(
-                title=f"{task.rsplit('/', 1)[-1]}, {said[policy]}", xlabel="horizon (control steps)", ylabel="success"
+                title=f"{task.rsplit('/', 1)[-1]}, {said[policy]}{share}",
+                xlabel="horizon (control steps)",
+                ylabel="success",
             )
             axes.set_xlim(left=0)
             plots.success_axis(axes)
@@ -90,6 +95,35 @@ def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str])
         figure.legend(
             *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(optimizers))
         )
+    return figure
+
+
+def budgets_figure(group: Sequence[Method], clock: Clock, said: Mapping[str, str]) -> Figure:
+    """Of one task and policy: test success at the longest horizon against each budget's optimizer steps, and against its training time.
+    Thick: means over seeds; thin: seeds. ``said``: what optimizers are called."""
+    of: dict[str, list[Method]] = {}
+    for method in group:
+        of.setdefault(method.optimizer, []).append(method)
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(12.6, 4.0), layout="constrained")
+        panels: Any = figure.subplots(1, 2)
+        for (name, methods), (colour, dashes) in zip(of.items(), plots.looks(len(of)), strict=True):
+            seeds = scores(methods)  # [budgets, seeds]
+            steps = [float(method.steps) for method in methods]
+            seconds = [seconds_of(method, clock) for method in methods]
+            for axes, places in zip(panels, (steps, seconds), strict=True):
+                if None in places:
+                    continue
+                axes.plot(places, seeds, color=colour, linewidth=0.7, alpha=0.4)
+                axes.plot(
+                    places, seeds.mean(axis=1), "o", linestyle=dashes, color=colour, linewidth=2, clip_on=False,
+                    label=plots.wrapped(said[name]),
+                )  # fmt: skip
+        for axes, x in zip(panels, ("training step at which the schedule ends", "training time (s)"), strict=True):
+            axes.set(xlabel=x, ylabel="success at the longest horizon")
+            axes.set_xlim(left=0)
+            plots.success_axis(axes)
+        panels[0].legend(fontsize=8)
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.evaluation import statistics
+from dopr_robot.study.budgets import budget_text
 from dopr_robot.study.config import Study
 from dopr_robot.study.table import Method, references
 
@@ -20,25 +21,27 @@ LEAST = 3
 
 
 def over_tasks(study: Study, every: Sequence[Method]) -> list[dict[str, Any]]:
-    """A row a policy and optimizer, at each task's longest horizon; empty for fewer than three tasks.
+    """A row a budget, policy and optimizer, at each task's longest horizon; empty for fewer than three tasks.
 
-    Each row has ``policy, optimizer, tasks, seeds``, the fields of :class:`~dopr_robot.evaluation.statistics.Aggregate` and ``letters``
-    (optimizers of a policy that share one are not told apart at 5 % after Holm's correction); and where it is compared, ``reference``,
+    Each row has ``budget, policy, optimizer, tasks, seeds``, the fields of :class:`~dopr_robot.evaluation.statistics.Aggregate` and
+    ``letters`` (optimizers of a policy that share one are not told apart at 5 % after Holm's correction); and where it is compared,
+    ``reference``,
     the fields of :class:`~dopr_robot.evaluation.statistics.TaskComparison`, ``permutation_p_holm`` (over all comparisons of the study)
     and ``equal_loss``: the mean over tasks of the difference at equal validation loss, its interval, and in how many tasks there is one.
     """
     if len(study.tasks) < LEAST:
         return []
     against = references(study)
-    by_policy: dict[str, dict[str, list[Method]]] = {}
+    groups: dict[tuple[float, str], dict[str, list[Method]]] = {}
     for method in every:
-        by_policy.setdefault(method.policy, {}).setdefault(method.optimizer, []).append(method)
+        groups.setdefault((method.budget, method.policy), {}).setdefault(method.optimizer, []).append(method)
     rows = []
-    for policy, optimizers in by_policy.items():
+    for (budget, policy), optimizers in groups.items():
         rates = {name: scores(methods) for name, methods in optimizers.items()}
         shared = _letters(rates)
         for name, methods in optimizers.items():
             row = {
+                "budget": budget,
                 "policy": policy,
                 "optimizer": name,
                 "tasks": len(methods),
@@ -64,8 +67,10 @@ def sentences(rows: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> lis
         if not row["reference"]:
             continue
         low, high = (100 * end for end in row["ci95"])
+        where = said[row["policy"]]
+        where += f", {budget_text(row['budget'])}" if len({each["budget"] for each in rows}) > 1 else ""
         text = (
-            f"{said[row['policy']]}: over {row['tasks']} tasks {said[row['optimizer']]} is {100 * row['difference']:+.1f} points from "
+            f"{where}: over {row['tasks']} tasks {said[row['optimizer']]} is {100 * row['difference']:+.1f} points from "
             f"{said[row['reference']]} (95 % over tasks {low:+.1f} to {high:+.1f}; exact permutation p = {row['permutation_p']:.2g}, "
             f"{row['permutation_p_holm']:.2g} after Holm), ahead in {row['wins']}, level in {row['ties']}, behind in {row['losses']}"
         )

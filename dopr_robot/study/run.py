@@ -11,7 +11,7 @@ from typing import Any
 from dopr_robot.envs import get_task
 from dopr_robot.envs.workers import cores
 from dopr_robot.errors import DamagedError, UserError
-from dopr_robot.evaluation import read_records
+from dopr_robot.evaluation import EpisodeRecord, read_records
 from dopr_robot.evaluation.rollouts.horizons import check_horizons, default_horizons
 from dopr_robot.files import naming, replacing, write_json
 from dopr_robot.locks import held
@@ -19,18 +19,20 @@ from dopr_robot.policies import make_policy
 from dopr_robot.progress import progress
 from dopr_robot.reading import Maybe, read_json, read_json_lines
 from dopr_robot.study.choice import Record, check_matched, check_states, choose
-from dopr_robot.study.config import Arm, Study, load_study
+from dopr_robot.study.config import Arm, Study
+from dopr_robot.study.file import load_study
 from dopr_robot.study.naming import label, short_labels
 from dopr_robot.study.table import TABLE, read_summary, read_table
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
-from dopr_robot.study.workers import answers
+from dopr_robot.study.workers import Workers
 from dopr_robot.tables import Shown, Table
 from dopr_robot.training import load_data
 from dopr_robot.training.advice import without_effect
+from dopr_robot.training.checkpoints import BEST
 from dopr_robot.training.data import settled_task
 
 LOG = logging.getLogger(__name__)
-KEY = ("task", "policy", "optimizer", "learning_rate", "hyperparameters", "seed")
+KEY = ("task", "policy", "optimizer", "learning_rate", "hyperparameters", "budget", "seed")
 ARMS, STUDY, REPORT = "arms.jsonl", "study.yaml", "report.html"
 _POINT = {
     "step": int,
@@ -39,9 +41,10 @@ _POINT = {
     "success_rate": float | None,
 }
 FORM = {
-    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "hyperparameters": Maybe(dict), "seed": int,
-    "config_sha256": Maybe(str), "config": Maybe(dict),
+    "task": str, "policy": str, "optimizer": str, "learning_rate": float, "hyperparameters": Maybe(dict), "budget": Maybe(float),
+    "seed": int, "config_sha256": Maybe(str), "config": Maybe(dict),
     "initial_weights_sha256": str, "first_batches_sha256": str, "first_loss": float | None, "weights_sha256": str | None,
+    "best_step": int | None, "best_weights_sha256": str | None,
     "selection_states_sha256": str | None, "selection_episodes": range(1, 2**31), "selection_successes": {str: int},
     "selection_return": float | None, "validation_loss": float | None, "curve": [_POINT], "state_bytes": range(2**63),
     "error": str | None, "cost": {"seconds_per_step": float | None, "seconds": [float]},
@@ -108,18 +111,18 @@ def run_study(
 
     1. Every arm is trained, and rolled out on selection seeds.
     2. The arms of one task, policy and seed are checked to have shared weights, data, noise and initial states.
-    3. For each task, policy and optimizer (with ``tune``: for each policy and optimizer) the hyperparameters with the most success on
+    3. For each task, policy, optimizer and budget (with ``tune``: for all tasks together) the hyperparameters with the most success on
        selection seeds are chosen (see :func:`~dopr_robot.study.choice.choose`).
     4. What is missing of the chosen ones is trained: on other tasks with ``tune``, from other seeds with ``select_seeds``.
-    5. The chosen arms are rolled out on test seeds: all figures are of these.
+    5. The chosen arms are rolled out on test seeds, their last checkpoints and their best ones apart: all figures are of these.
 
     Args:
         study: a study file, or what was read from one.
         words: ``key=value`` over the file.
         out: None: ``studies/<the file's name>``. It gets ``study.yaml``, ``arms.jsonl``, ``runs/<arm>/``, ``policies/<arm>/``,
-            ``test/<arm>/episodes.jsonl``, ``table.csv``, ``curves-*.png`` and ``report.html``.
+            ``test/<arm>/episodes.jsonl``, ``best/<arm>/episodes.jsonl``, ``table.csv``, ``curves-*.png`` and ``report.html``.
         workers: processes on this machine; None: one a core and ``training.threads``.
-        ray: address of a Ray cluster instead, see :func:`~dopr_robot.study.workers.answers`.
+        ray: address of a Ray cluster instead, see :class:`~dopr_robot.study.workers.Workers`.
 
     Raises:
         UserError: the study does not fit its stores, or ``out`` holds arms of other settings.
@@ -139,24 +142,33 @@ def run_study(
     arms = study.arms()
     horizons = {entry.label: _horizons(study, entry.task, entry.horizons) for entry in study.entries()}
     threads = study.training["threads"]
-    options: dict[str, Any] = {"workers": workers or max(1, cores() // threads), "ray": ray, "threads": threads}
     with held(out):  # first of all: reading the stores takes time
         _check([*arms, *study.final_arms({arm.choice: arm.candidate for arm in arms})])
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml(), encoding="utf-8")
-        _train("arms", arms, done, horizons, out, options)
-        check_matched([done[arm.name] for arm in arms])
-        chosen = study.final_arms(choose(study, done))
-        done |= finished(chosen, out)
-        _train("chosen", chosen, done, horizons, out, options)
-        check_matched([done[arm.name] for arm in chosen])
-        _test(chosen, done, horizons, study.evaluation.test_episodes, out, options)
-        tests = {
-            arm.name: read_records(out / "test" / arm.name / "episodes.jsonl") for arm in chosen if _usable(done, arm)
-        }
+        with Workers(workers or max(1, cores() // threads), ray, threads) as crew:
+            _train("arms", arms, done, horizons, out, crew)
+            check_matched([done[arm.name] for arm in arms])
+            chosen = study.final_arms(choose(study, done))
+            done |= finished(chosen, out)
+            _train("chosen", chosen, done, horizons, out, crew)
+            check_matched([done[arm.name] for arm in chosen])
+            usable = [arm for arm in chosen if not done[arm.name]["error"]]
+            tests = _test("test", usable, "weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew)
+            best = dict(tests)
+            if study.evaluation.best:
+                apart = [
+                    arm
+                    for arm in usable
+                    if (sha := done[arm.name].get("best_weights_sha256")) and sha != done[arm.name]["weights_sha256"]
+                ]
+                best |= _test(
+                    "best", apart, "best_weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew
+                )
         check_states(chosen, tests)
-        write_report(study, chosen, done, tests, horizons, out)
+        check_states(chosen, best)
+        write_report(study, chosen, done, tests, best, horizons, out)
     return StudyResult(out, study)
 
 
@@ -212,18 +224,18 @@ def _train(
     done: dict[str, Record],
     horizons: dict[str, tuple[int, ...]],
     out: Path,
-    options: dict[str, Any],
+    crew: Workers,
 ) -> None:
     missing = [arm for arm in arms if arm.name not in done]
     jobs = [
         TrainJob(
             arm.key, _absolute(asdict(arm.config)), arm.decides(), str((out / "runs" / arm.name).resolve()),
-            horizons[arm.entry.label],
+            horizons[arm.entry.label], crew.study,
         )
         for arm in missing
     ]  # fmt: skip
     with progress(what, len(arms), "arms", done=len(arms) - len(missing)) as meter:
-        for position, trained in answers(jobs, **options):
+        for position, trained in crew.answers(jobs):
             arm = missing[position]
             _keep(arm, trained, out)
             done[arm.name] = trained.record
@@ -233,9 +245,10 @@ def _train(
 def _keep(arm: Arm, trained: Trained, out: Path) -> None:
     if trained.files:
         with replacing(out / "policies" / arm.name) as beside:
-            beside.mkdir()
-            for name, content in trained.files.items():
-                (beside / name).write_bytes(content)
+            for folder, files in ((beside, trained.files), (beside / BEST, trained.best)):
+                for name, content in files.items():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / name).write_bytes(content)
     path = out / ARMS
     with naming(path), path.open("ab") as file:
         whole = path.read_bytes().rfind(b"\n") + 1  # what a kill cut short is dropped
@@ -244,38 +257,48 @@ def _keep(arm: Arm, trained: Trained, out: Path) -> None:
 
 
 def _test(
-    chosen: Sequence[Arm],
+    use: str,
+    arms: Sequence[Arm],
+    weights: str,
     done: dict[str, Record],
     horizons: dict[str, tuple[int, ...]],
     episodes: int,
     out: Path,
-    options: dict[str, Any],
-) -> None:
-    missing = []
-    for arm in chosen:
-        identity = _identity(arm, done, horizons, episodes)
-        path = out / "test" / arm.name / "test.json"
-        if _usable(done, arm) and _tested(path) != identity:
-            missing.append(arm)
+    crew: Workers,
+) -> dict[str, list[EpisodeRecord]]:
+    """Test what is missing of the arms' last (``use="test"``) or best checkpoints; records by the arm's name.
+
+    Args:
+        weights: name of the checksum in an arm's record of what is tested.
+    """
+    identities = {
+        arm.name: {
+            "weights_sha256": done[arm.name][weights], "episodes": episodes, "horizons": list(horizons[arm.entry.label]),
+        }
+        for arm in arms
+    }  # fmt: skip
+    missing = [arm for arm in arms if _tested(out / use / arm.name / "test.json") != identities[arm.name]]
+    policies = {arm.name: out / "policies" / arm.name / (BEST if use == BEST else "") for arm in missing}
     jobs = [
         TestJob(
             arm.key,
-            {name: (out / "policies" / arm.name / name).read_bytes() for name in POLICY_FILES},
+            {name: (policies[arm.name] / name).read_bytes() for name in POLICY_FILES},
             arm.entry.task,
             episodes,
             horizons[arm.entry.label],
-            options["threads"],
+            crew.threads,
         )
         for arm in missing
     ]
-    with progress("test", len(chosen), "arms", done=len(chosen) - len(missing)) as meter:
-        for position, lines in answers(jobs, **options):
+    with progress(use, len(arms), "arms", done=len(arms) - len(missing)) as meter:
+        for position, lines in crew.answers(jobs):
             arm = missing[position]
-            with replacing(out / "test" / arm.name) as beside:
+            with replacing(out / use / arm.name) as beside:
                 beside.mkdir()
                 (beside / "episodes.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-                write_json(beside / "test.json", _identity(arm, done, horizons, episodes))
+                write_json(beside / "test.json", identities[arm.name])
             meter.advance(note=arm.name)
+    return {arm.name: read_records(out / use / arm.name / "episodes.jsonl") for arm in arms}
 
 
 def _tested(path: Path) -> Record | None:
@@ -284,18 +307,6 @@ def _tested(path: Path) -> Record | None:
         return read_json(path)
     except (FileNotFoundError, DamagedError):
         return None
-
-
-def _identity(arm: Arm, done: dict[str, Record], horizons: dict[str, tuple[int, ...]], episodes: int) -> Record:
-    return {
-        "weights_sha256": done[arm.name]["weights_sha256"],
-        "episodes": episodes,
-        "horizons": list(horizons[arm.entry.label]),
-    }
-
-
-def _usable(done: dict[str, Record], arm: Arm) -> bool:
-    return not done[arm.name]["error"]
 
 
 def _absolute(config: dict[str, Any]) -> dict[str, Any]:

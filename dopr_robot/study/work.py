@@ -1,5 +1,6 @@
 """What a worker does: train one arm, test one arm. Jobs and answers are plain values, so that they travel between machines."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from dopr_robot.datasets import Store
 from dopr_robot.envs import Task
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.evaluation.selection import SelectionRollout, rolled_out
 from dopr_robot.evaluation.statistics import succeeded
-from dopr_robot.policies import load_policy
+from dopr_robot.policies import find_checkpoint, load_policy
 from dopr_robot.reading import read_json
 from dopr_robot.training import Interrupted, config_from, read_metrics, train
+from dopr_robot.training.checkpoints import BEST
 from dopr_robot.training.data import settled_task
+from dopr_robot.training.demonstrations import stores_held
 from dopr_robot.training.metrics import FIGURES
 
+_held: dict[str, dict[str, Store]] = {}
 POLICY_FILES = ("policy.json", "policy.safetensors")
 
 
@@ -33,6 +38,7 @@ class TrainJob:
         config: of the run; ``decides``: the same as its record keeps it, see :meth:`~dopr_robot.study.config.Arm.decides`.
         folder: the run's, on the worker's file system; where it holds a part of the run, that is gone on with.
         horizons: control steps; the rate is chosen at the longest.
+        study: which call this is for: under one, a process reads a store once.
     """
 
     key: dict[str, Any]
@@ -40,14 +46,16 @@ class TrainJob:
     decides: dict[str, Any]
     folder: str
     horizons: tuple[int, ...]
+    study: str
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Its line of ``arms.jsonl``, and the files of its policy by name."""
+    """Its line of ``arms.jsonl``, and the files of its policy by name; ``best``: of its best checkpoint, where that is not the last."""
 
     record: dict[str, Any]
     files: dict[str, bytes]
+    best: dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,17 @@ class TestJob:
 
 def work(job: TrainJob | TestJob) -> Any:
     """Do a job, in any process on any machine."""
-    return train_arm(job) if isinstance(job, TrainJob) else test_arm(job)
+    if isinstance(job, TestJob):
+        return test_arm(job)
+    if job.study not in _held:  # a study before: stores may have changed since
+        forget_stores()
+    with stores_held(_held.setdefault(job.study, {})):
+        return train_arm(job)
+
+
+def forget_stores() -> None:
+    """Give back the memory of the store that the last job of this process was trained on."""
+    _held.clear()
 
 
 def train_arm(job: TrainJob) -> Trained:
@@ -82,20 +100,23 @@ def train_arm(job: TrainJob) -> Trained:
     rollout = SelectionRollout(
         Task(config.task.name or "", config.task.options or {}), config.training.rollout_episodes, job.horizons
     )
-    error, files, selection, weights = None, {}, [], None
+    error, files, best, best_step, selection = None, {}, {}, None, []
     try:
         checkpoint = train(config, folder, rollout)
         if not rollout.records:  # trained to the end by a worker that did not come to tell
             rollout(load_policy(checkpoint))
         selection = rollout.records
         files = {name: (checkpoint / name).read_bytes() for name in POLICY_FILES}
-        weights = sha256(files["policy.safetensors"]).hexdigest()
+        best_step, best = _best(checkpoint)
         state_bytes = (checkpoint / "training_state" / "state.safetensors").stat().st_size
     except (UserError, Interrupted):
         raise
     except DoprError as broken:
         error, state_bytes = str(broken), 0
     start = read_json(folder / "start.json")
+    weights, best_weights = (
+        sha256(each["policy.safetensors"]).hexdigest() if each else None for each in (files, best or files)
+    )
     curve, seconds, skipped = _curve(read_metrics(folder))
     kind, last = rollout.spec.kind, curve[-1] if curve else {}
     record = {
@@ -103,6 +124,8 @@ def train_arm(job: TrainJob) -> Trained:
         "config": job.decides,
         **start,
         "weights_sha256": weights,
+        "best_step": best_step,
+        "best_weights_sha256": best_weights,
         "selection_states_sha256": states_sha256(selection),
         "selection_episodes": rollout.episodes,
         "selection_successes": {
@@ -122,7 +145,15 @@ def train_arm(job: TrainJob) -> Trained:
             "peak_cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         },
     }
-    return Trained(record, files)
+    return Trained(record, files, best)
+
+
+def _best(last: Path) -> tuple[int, dict[str, bytes]]:
+    """Step and files of the checkpoint that succeeded most often in a run's rollouts; without files where that is the last."""
+    best = find_checkpoint(last.parent / BEST).resolve() if os.path.lexists(last.parent / BEST) else last
+    if best.name == last.name:
+        return int(last.name), {}
+    return int(best.name), {name: (best / name).read_bytes() for name in POLICY_FILES}
 
 
 def test_arm(job: TestJob) -> list[str]:

@@ -3,71 +3,122 @@
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
+from uuid import uuid4
 
 from dopr_robot.errors import DoprError, MissingExtraError, UserError
-from dopr_robot.study.work import work
+from dopr_robot.study.work import forget_stores, work
 from dopr_robot.training.signals import deferred_signals
 
 Jobs = Sequence[Any]
 
 
-def answers(jobs: Jobs, *, workers: int, ray: str | None, threads: int) -> Iterator[tuple[int, Any]]:
-    """Position and answer of every job, in the order in which they are done.
+class Workers:
+    """Where a study's jobs run. Processes are started when there is work for them and stay warm from one round of jobs to the next, which
+    saves them the seconds of CPU that an import of torch is.
 
     Args:
-        jobs: for :func:`dopr_robot.study.work.work`.
         workers: processes on this machine; 1: this one.
-        ray: address of a Ray cluster (``auto``: the one this machine is in; ``local``: one for this call); None: no Ray.
+        ray: address of a Ray cluster (``auto``: the one this machine is in; ``local``: one for this study); None: no Ray.
         threads: CPU threads of a job.
 
-    Raises:
-        MissingExtraError: Ray is asked for and not installed.
-        DoprError: a worker process died.
-        Exception: whatever a job raised.
+    Attributes:
+        study: which call its jobs are of, see :class:`~dopr_robot.study.work.TrainJob`.
     """
-    if not jobs:
-        return
-    if ray is not None:
-        yield from _on_ray(jobs, ray, threads)
-    elif workers == 1:
-        for position, job in enumerate(jobs):
-            yield position, work(job)
-    else:
-        yield from _in_pool(jobs, workers)
 
+    def __init__(self, workers: int, ray: str | None = None, threads: int = 1) -> None:
+        self.workers, self.ray, self.threads = workers, ray, threads
+        self.study = uuid4().hex
+        self._pool: ProcessPoolExecutor | None = None
+        self._before: set[Any] = set()
+        self._cluster: Any = None
 
-def _in_pool(jobs: Jobs, workers: int) -> Iterator[tuple[int, Any]]:
-    before = set(multiprocessing.active_children())
-    level = logging.getLogger("dopr_robot").level
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)), multiprocessing.get_context("spawn"), initializer=_say_as_much, initargs=(level,)
-    )
-    try:
-        # A process that is left half started, or that Ctrl-C meets while it imports, leaves a traceback.
-        with deferred_signals() as pending, _deaf_children():
-            futures = {pool.submit(work, job): position for position, job in enumerate(jobs)}
-        if pending.signum is not None:
-            signal.raise_signal(pending.signum)
-        while futures:
-            done, _ = wait(futures, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield futures.pop(future), future.result()
-        pool.shutdown()
-    except BrokenProcessPool:
-        raise DoprError(
-            f"a worker process died (killed, or out of memory with {workers} workers): the same call goes on with what is left"
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in (
-            set(multiprocessing.active_children()) - before
-        ):  # stopped half-way: they save their state on SIGTERM
-            child.terminate()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            if kind is None:
+                self._pool.shutdown()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            # Stopped half-way: they save their state on SIGTERM.
+            for child in set(multiprocessing.active_children()) - self._before:
+                child.terminate()
+            self._pool = None
+        if self._cluster is not None:
+            self._cluster.shutdown()
+        forget_stores()
+
+    def answers(self, jobs: Jobs) -> Iterator[tuple[int, Any]]:
+        """Position and answer of every job (see :func:`dopr_robot.study.work.work`), in the order in which they are done.
+
+        Raises:
+            MissingExtraError: Ray is asked for and not installed.
+            DoprError: a worker process died.
+            Exception: whatever a job raised.
+        """
+        if not jobs:
+            return
+        if self.ray is not None:
+            yield from self._on_ray(jobs, self.ray)
+        elif self.workers == 1:
+            for position, job in enumerate(jobs):
+                yield position, work(job)
+        else:
+            yield from self._in_pool(jobs)
+
+    def _in_pool(self, jobs: Jobs) -> Iterator[tuple[int, Any]]:
+        if self._pool is None:
+            self._before = set(multiprocessing.active_children())
+            self._pool = ProcessPoolExecutor(
+                self.workers,
+                multiprocessing.get_context("spawn"),
+                initializer=_say_as_much,
+                initargs=(logging.getLogger("dopr_robot").level,),
+            )
+        try:
+            # A process that is left half started, or that Ctrl-C meets while it imports, leaves a traceback.
+            with deferred_signals() as pending, _deaf_children():
+                futures = {self._pool.submit(work, job): position for position, job in enumerate(jobs)}
+            if pending.signum is not None:
+                signal.raise_signal(pending.signum)
+            while futures:
+                done, _ = wait(futures, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield futures.pop(future), future.result()
+        except BrokenProcessPool:
+            raise DoprError(
+                f"a worker process died (killed, or out of memory with {self.workers} workers): the same call goes on with what is left"
+            ) from None
+
+    def _on_ray(self, jobs: Jobs, address: str) -> Iterator[tuple[int, Any]]:
+        try:
+            import ray
+        except ModuleNotFoundError:
+            raise MissingExtraError("--ray", "ray") from None
+        if not ray.is_initialized():
+            try:
+                local = None if address == "local" else address
+                ray.init(address=local, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"--ray {address}: no cluster answers there ({error}); ray start --head starts one"
+                ) from None
+            self._cluster = ray
+        # A job whose node is lost runs again on another one, however often; one that raises is not tried again.
+        task: Any = ray.remote(num_cpus=self.threads, max_retries=-1, retry_exceptions=False)(work)
+        waiting = {task.remote(job): position for position, job in enumerate(jobs)}
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1)
+            for reference in done:
+                try:
+                    yield waiting.pop(reference), ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
 
 
 def _say_as_much(level: int) -> None:
@@ -86,32 +137,3 @@ def _deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _on_ray(jobs: Jobs, address: str, threads: int) -> Iterator[tuple[int, Any]]:
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise MissingExtraError("--ray", "ray") from None
-    mine = not ray.is_initialized()
-    if mine:
-        try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"--ray {address}: no cluster answers there ({error}); ray start --head starts one"
-            ) from None
-    try:
-        # A job whose node is lost runs again on another one, however often; one that raises is not tried again.
-        remote: Callable[..., Any] = ray.remote(num_cpus=threads, max_retries=-1, retry_exceptions=False)(work).remote
-        waiting = {remote(job): position for position, job in enumerate(jobs)}
-        while waiting:
-            done, _ = ray.wait(list(waiting), num_returns=1)
-            for reference in done:
-                try:
-                    yield waiting.pop(reference), ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-    finally:
-        if mine:
-            ray.shutdown()

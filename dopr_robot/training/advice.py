@@ -45,4 +45,8 @@ def without_effect(config: RunConfig) -> list[str]:
         told("ema_max_decay", f"not reached in {options.steps} steps")
     if options.spectrum_every and not str(config.optimizer.get("name")).startswith("dopr_"):
         told("spectrum_every", f"nothing under {config.optimizer.get('name')}, which has no spectrum")
+    if str(config.optimizer.get("name")).endswith("schedulefree_adamw"):
+        for key in ("schedule", "ema_power", "ema_max_decay"):
+            if changed(key) and options.schedule != "constant":
+                told(key, "nothing under a schedule-free optimizer, which has a warm-up and an average of its own")
     return said

@@ -6,6 +6,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+
+from dopr_robot.optim import schedule_free
+
+
+def average_of(
+    parameters: Iterable[nn.Parameter], optimizer: Optimizer, power: float, max_decay: float
+) -> "WeightAverage":
+    """What acts in place of the last weights: their exponential average, or a schedule-free optimizer's own."""
+    own = schedule_free(optimizer)
+    return WeightAverage(parameters, power, max_decay) if own is None else ScheduleFreeAverage(parameters, own)
 
 
 class WeightAverage:
@@ -62,3 +73,39 @@ class WeightAverage:
         self.shadow = [
             given.to(own.device, own.dtype, copy=True) for given, own in zip(state["shadow"], self.shadow, strict=True)
         ]
+
+
+class ScheduleFreeAverage(WeightAverage):
+    """The average that a schedule-free optimizer keeps itself: nothing is averaged twice, and what it needs is in the optimizer's state.
+
+    Args:
+        parameters: the optimizer's.
+        optimizer: with ``eval()`` and ``train()``, which put the average in the parameters' places and take it out again.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], optimizer: Any) -> None:
+        self.parameters, self.optimizer = list(parameters), optimizer
+
+    def update(self) -> None:
+        """The optimizer's step did it."""
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The averaged weights stand in the parameters' places, inside a ``with`` block; then the very weights of before, which
+        ``train()`` alone would give but for rounding: how often a run is looked at must not change it."""
+        kept = [parameter.detach().clone() for parameter in self.parameters]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            self._write(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: it is the optimizer's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for the state of another average."""
+        if state:
+            raise ValueError("the average is of another optimizer")

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dopr_robot.errors import UnknownNameError, UserError, closest
+from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError, closest
 from dopr_robot.settings import leaves, like, parse_words, plain, read_yaml, typed, typed_part
 from dopr_robot.training.config import (
     CollectConfig,
@@ -189,7 +189,12 @@ def _built(experiment: str | None, values: Mapping[str, Any], words: Mapping[str
 
     policy = tree["policy"]
     tree["policy"] = asdict(typed(POLICIES[str(policy["name"])].schema, policy, "policy"))
-    standard = _defaults("optimizer", str(tree["optimizer"]["name"]))
+    from dopr_robot.optim import missing_package
+
+    name = str(tree["optimizer"]["name"])
+    if missing_package(name):
+        raise MissingExtraError(f"optimizer={name}", "optimizers")
+    standard = _defaults("optimizer", name)
     tree["optimizer"] = {
         key: value if value == standard[key] else _option(key, standard[key], value)
         for key, value in tree["optimizer"].items()

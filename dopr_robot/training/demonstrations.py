@@ -2,6 +2,9 @@
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from dopr_robot.datasets import Store
@@ -13,6 +16,8 @@ from dopr_robot.training.config import RunConfig
 USUAL_NUMBER = 100
 """Demonstrations in the command that is suggested where the configuration names no number."""
 
+_HELD: ContextVar[dict[str, Store] | None] = ContextVar("held", default=None)
+
 
 def open_store(config: RunConfig) -> Store:
     """The store, open to read. Raises UserError where there is none; the message has the command that makes it."""
@@ -20,7 +25,24 @@ def open_store(config: RunConfig) -> Store:
         raise UserError("data.store is not set: data.store=PATH names the demonstrations")
     if is_missing(config):
         raise UserError(f"{config.data.store}: no such file or folder: {_mend(config)}")
-    return Store.open(config.data.store)
+    held = _HELD.get()
+    if held is None:
+        return Store.open(config.data.store)
+    if config.data.store not in held:
+        held.clear()  # one at a time, or the memory of a study grows with its tasks
+        held[config.data.store] = Store.open(config.data.store)
+    return held[config.data.store]
+
+
+@contextmanager
+def stores_held(held: dict[str, Store]) -> Iterator[None]:
+    """Inside a ``with`` block the store that ``held`` has is not opened, and what it has in memory not read, again: for runs on one store
+    that nobody writes meanwhile. ``held`` keeps the last that was opened."""
+    token = _HELD.set(held)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 def is_missing(config: RunConfig) -> bool:

@@ -25,7 +25,7 @@ from dopr_robot.optim import DoPr, make_optimizer, muon_roles
 from dopr_robot.policies import Policy, make_policy
 from dopr_robot.policies.compiling import check_compiler
 from dopr_robot.progress import progress
-from dopr_robot.training.average import WeightAverage
+from dopr_robot.training.average import average_of
 from dopr_robot.training.checkpoints import Checkpoints
 from dopr_robot.training.config import RunConfig, write_config
 from dopr_robot.training.course import Course, episodes_text
@@ -102,7 +102,7 @@ def _train(
     optimizer = build_optimizer(policy, config)
     schedule = make_schedule(options.schedule, optimizer, options.warmup_steps, options.steps)
     parameters = list(policy.parameters())
-    average = WeightAverage(parameters, options.ema_power, options.ema_max_decay)
+    average = average_of(parameters, optimizer, options.ema_power, options.ema_max_decay)
     scaler, course, start = accelerator.scaler, Course(), 0
 
     checkpoints = Checkpoints(folder / "checkpoints", options.keep_checkpoints)

@@ -5,12 +5,16 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dopr_robot.optim import schedule_free
+
 POLYNOMIAL_END = 1e-7
 """The rate at which ``polynomial`` (of power 1) ends."""
 
 
 def make_schedule(name: str, optimizer: Optimizer, warmup_steps: int, steps: int) -> LambdaLR:
-    """The schedule ``name`` for an optimizer; ``constant`` has no warm-up."""
+    """The schedule ``name`` for an optimizer; ``constant`` has no warm-up. A schedule-free optimizer has the warm-up alone."""
+    if schedule_free(optimizer) and name != "constant":
+        name = "constant_with_warmup"
     rate = optimizer.defaults["lr"]
 
     def share(step: int) -> float:

@@ -161,15 +161,16 @@ def policy() -> nn.Module:
 
 
 def test_names():
-    assert optimizer_names()[:7] == ["sgd", "adam", "adamw", "muon", "signum", "adamuon", "lion"]
-    assert optimizer_names()[7:] == [f"dopr_{name}" for name in optimizer_names()[:7]]
+    bases = ["sgd", "adam", "adamw", "muon", "signum", "adamuon", "lion", "soap", "shampoo", "schedulefree_adamw"]
+    assert optimizer_names() == [*bases, *(f"dopr_{name}" for name in bases)]
 
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_every_name_makes_one_optimizer_that_learns_and_resumes(name):
     model = policy()
     options = {"momentum": 0.9} if name.endswith("sgd") else {}
-    optimizer = make_optimizer(name, model, lr=3e-3, weight_decay=0.01, **options)
+    options["lr"] = {"shampoo": 0.1, "soap": 0.01}.get(name.removeprefix("dopr_"), 3e-3)
+    optimizer = make_optimizer(name, model, weight_decay=0.01, **options)
     assert isinstance(optimizer, DoPr) == name.startswith("dopr_")
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     tokens = torch.randint(0, 7, (32, 3))
@@ -187,7 +188,7 @@ def test_every_name_makes_one_optimizer_that_learns_and_resumes(name):
     train(model, optimizer, 40)
     assert losses[-1] < 0.8 * losses[0]
     twin = copy.deepcopy(model)
-    second = make_optimizer(name, twin, lr=3e-3, weight_decay=0.01, **options)
+    second = make_optimizer(name, twin, weight_decay=0.01, **options)
     second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(model, optimizer, 12)
     train(twin, second, 12)

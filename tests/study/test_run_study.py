@@ -13,6 +13,7 @@ from dopr_robot.cli import main
 from dopr_robot.errors import UserError
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.run import StudyResult, finished
+from dopr_robot.study.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +78,9 @@ def test_a_study_is_drawn_from_its_table_alone():
 
 
 def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeypatch):
-    from dopr_robot.study import run
-
     asked = []
-    answers = run.answers
-    monkeypatch.setattr(run, "answers", lambda jobs, **options: (asked.extend(jobs), answers(jobs, **options))[1])
+    answers = Workers.answers
+    monkeypatch.setattr(Workers, "answers", lambda crew, jobs: (asked.extend(jobs), answers(crew, jobs))[1])
     before = (out / "arms.jsonl").read_bytes()
     (out / "arms.jsonl").write_bytes(before + b'{"task": "Quadr')  # what a kill leaves
     run_study(load_study(path), out=out, workers=1)

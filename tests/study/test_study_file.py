@@ -5,8 +5,9 @@ import pytest
 from filelock import FileLock
 
 from dopr_robot.errors import DoprError, UserError
+from dopr_robot.study import load_study
 from dopr_robot.study.choice import check_matched, choose
-from dopr_robot.study.config import Study, TaskEntry, load_study, task_of
+from dopr_robot.study.config import Study, TaskEntry, task_of
 from dopr_robot.study.naming import file_name, label, short_labels
 from dopr_robot.study.run import run_study
 from dopr_robot.study.table import references
@@ -141,7 +142,7 @@ def test_the_rate_with_the_most_success_is_chosen_then_the_largest_return_then_t
             "validation_loss": losses.get(key, arm.learning_rate),
         }
         done[arm.name] = record(**arm.key, **found)
-    assert {optimizer: candidate["lr"] for (_, _, optimizer), candidate in choose(study, done).items()} == {
+    assert {optimizer: candidate["lr"] for (_, _, optimizer, _), candidate in choose(study, done).items()} == {
         "adamw": 3e-3, "muon": 3e-3, "lion": 1e-3,
     }  # fmt: skip
 

@@ -1,9 +1,17 @@
-"""A pool that is stopped says nothing but that."""
+"""Processes stay warm, read a store once, and say nothing but that where they are stopped."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 
 import pytest
+
+from dopr_robot.datasets import Store
+from dopr_robot.study import work, workers
+from dopr_robot.training import RunConfig
+from dopr_robot.training.config import DataConfig
+from dopr_robot.training.demonstrations import open_store
 
 STOPPED = """
 import multiprocessing.util as util, os, signal, sys
@@ -25,7 +33,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     util.spawnv_passfds = spawn_and_stop
-    list(workers._in_pool([None, None], 2))
+    with workers.Workers(2) as crew:
+        list(crew.answers([None, None]))
 """
 
 
@@ -35,3 +44,36 @@ def test_a_stop_while_processes_are_started_leaves_no_traceback(tmp_path, name, 
     command = [sys.executable, "-P", str(tmp_path / "stopped.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_processes_stay_for_the_next_round_and_are_gone_after_the_last(monkeypatch):
+    monkeypatch.setattr(workers, "work", eval)  # what a process that has not this file can find
+    asked = ["__import__('os').getpid()"] * 4
+    with workers.Workers(1) as crew:
+        assert [pid for _, pid in crew.answers(asked)] == [os.getpid()] * 4
+    before = set(multiprocessing.active_children())
+    with workers.Workers(2) as crew:
+        rounds = [{pid for _, pid in crew.answers(asked)} for _ in range(3)]
+        started = {child.pid for child in set(multiprocessing.active_children()) - before}
+    assert set().union(*rounds) <= started and len(started) <= 2 and os.getpid() not in started
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_store_is_opened_once_for_the_arms_of_one_study_and_anew_for_the_next(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(Store, "open", lambda path: opened.append(path) or object())
+    monkeypatch.setattr(work, "train_arm", lambda job: open_store(job.config))
+    stores = [tmp_path / name for name in "ab"]
+    for store in stores:
+        store.mkdir()
+
+    def job(store, study):
+        config = RunConfig(data=DataConfig(store=str(store)))
+        return work.TrainJob({}, config, {}, "", (1,), study)
+
+    first, second, third = (work.work(job(stores[0], study)) for study in ("s", "s", "t"))
+    assert first is second and second is not third and len(opened) == 2
+    work.work(job(stores[1], "t"))
+    assert work.work(job(stores[0], "t")) is not third and len(opened) == 4  # one is held at a time
+    work.forget_stores()
+    assert not work._held

@@ -54,7 +54,7 @@ def test_the_checkpoint_acts_with_the_average_and_trains_on_with_the_last_weight
         assert torch.equal(parameter, shadow)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "dopr_adamw", "dopr_muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "dopr_adamw", "dopr_muon", "soap", "dopr_schedulefree_adamw"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(store, tmp_path, optimizer, config, weights):
     whole = config(store, f"optimizer={optimizer}")
     train(whole, tmp_path / "whole")
@@ -68,6 +68,32 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(store, tmp_path, optimizer, 
     assert (a / "policy.safetensors").read_bytes() == (b / "policy.safetensors").read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [3, 6, 6, 9, 12, 12]
+
+
+def test_a_schedule_free_run_acts_with_its_own_average_and_is_not_changed_by_looks_at_it(
+    store, tmp_path, config, weights
+):
+    """Validated at every step or once: the same weights to the bit; what is saved to act is not what is trained on."""
+    rates = {}
+    for every in (1, 12):
+        folder = tmp_path / str(every)
+        train(config(store, "optimizer=schedulefree_adamw", f"training.validate_every={every}"), folder)
+        rates[every] = [json.loads(line).get("lr") for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    a, b = (tmp_path / name / "checkpoints" / "12" for name in ("1", "12"))
+    assert same(weights(a), weights(b))
+    assert (a / "policy.safetensors").read_bytes() == (b / "policy.safetensors").read_bytes()
+    state = load_state(a / "training_state" / "state")
+    acting = load_policy(a).state_dict()
+    trained = [key for key in acting if "normalizer" not in key]
+    assert not same({key: acting[key] for key in trained}, {key: state["policy"][key] for key in trained})
+    assert state["average"] == {} and all(group["train_mode"] for group in state["optimizer"]["param_groups"])
+    assert rates[12][-2] == pytest.approx(1e-3)  # after its warm-up the rate stays, whatever training.schedule says
+
+
+def test_an_optimizer_whose_package_is_not_there_is_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr("dopr_robot.optim.library.find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"^optimizer=soap needs a package .*pip install 'dopr-robot\[optimizers\]'$"):
+        compose_config("pick_place", ["optimizer=soap"])
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(store, tmp_path, caplog, config):
