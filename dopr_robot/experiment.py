@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dopr_robot.errors import UserError
 from dopr_robot.locks import held
 from dopr_robot.progress import tell
 from dopr_robot.settings import parse_words
 from dopr_robot.training import Run, RunConfig, compose_config, whole_keys
+
+if TYPE_CHECKING:
+    from dopr_robot.training import TrainingData
 
 LOG = logging.getLogger(__name__)
 Experiment = str | os.PathLike[str] | RunConfig
@@ -58,6 +61,7 @@ def train(
 
     named = "name" in changes
     folder = Path(resume) if resume is not None else Path(out) if out is not None else None
+    data: list[TrainingData] = []  # of the process that prepares; the others load it themselves
 
     def prepare() -> Path:
         # Under several processes the first one alone names and makes the folder.
@@ -66,15 +70,16 @@ def train(
         if resume is None:
             collect_missing(config)
         if folder is None or not folder.exists():
-            begin(config, place)
+            data.append(begin(config, place))
         else:
             with held(folder):  # nothing is said of a run that another process is training
-                begin(config, place)
+                data.append(begin(config, place))
         return place
 
     place = from_main(prepare, cpu=config.training.device == "cpu")
     config.name = place.name
-    train(config, place, selection_rollout(config) if config.training.rollout_every else None)
+    rollout = selection_rollout(config) if config.training.rollout_every else None
+    train(config, place, rollout, data[0] if data else None)
     return Run(place)
 
 
@@ -153,8 +158,12 @@ def collect_missing(config: RunConfig) -> None:
     beside.rename(place)
 
 
-def begin(config: RunConfig, folder: Path) -> None:
-    """Make the run folder, with the configuration in it, once the configuration is known to fit its store; say what is to be known."""
+def begin(config: RunConfig, folder: Path) -> "TrainingData":
+    """Make the run folder, with the configuration in it, once the configuration is known to fit its store; say what is to be known.
+
+    Returns:
+        The data that was loaded for that.
+    """
     from dopr_robot.policies import make_policy
     from dopr_robot.training import build_optimizer, import_tracker, load_data, write_config
     from dopr_robot.training.advice import without_effect
@@ -183,6 +192,7 @@ def begin(config: RunConfig, folder: Path) -> None:
         LOG.warning("%s", short)
     if idle := without_effect(config):
         LOG.warning("without full effect: %s", "; ".join(idle))
+    return data
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:

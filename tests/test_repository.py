@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -21,8 +24,12 @@ def run(*command: str) -> str:
 
 def imported_by(module: str) -> set[str]:
     """Top-level modules that importing ``module`` brings in, in a fresh interpreter."""
-    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    return set(run(sys.executable, "-P", "-c", code).split())
+    return {name.split(".")[0] for name in loaded_by(f"import {module}")}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Every module that running ``code`` brings in, in a fresh interpreter."""
+    return set(run(sys.executable, "-P", "-c", f"import sys; {code}; print(*sys.modules)").split())
 
 
 def test_ruff_finds_nothing():
@@ -62,7 +69,24 @@ def test_the_optimizer_brings_torch_and_nothing_else_of_weight():
 
 
 def test_tasks_are_registered_without_a_simulator():
-    assert not {"mujoco", "gym_pusht", "pygame", "torch"} & imported_by("dopr_robot.envs")
+    assert not {"mujoco", "gym_pusht", "pygame", "torch", "scipy"} & imported_by("dopr_robot.envs")
+
+
+def test_an_evaluation_begins_before_what_draws_and_counts_is_loaded():
+    late = {"matplotlib", "scipy.stats", "torch._dynamo", "imageio", "tensorboard", "h5py"}
+    assert not late & loaded_by("import dopr_robot; dopr_robot.evaluate")
+
+
+def test_a_checkpoint_is_read_without_the_compiler(tmp_path):
+    spec = PolicySpec({"state": ArraySpec((3,))}, ArraySpec((2,)))
+    policy = make_policy({"name": "flow_transformer"}, spec)
+    limits = {"min": -np.ones(1), "max": np.ones(1), "mean": np.zeros(1), "std": np.ones(1)}
+    policy.fit_normalizer(
+        {key: {name: np.repeat(each, n) for name, each in limits.items()} for key, n in (("state", 3), ("action", 2))}
+    )
+    save_policy(policy, tmp_path)
+    code = f"from dopr_robot.policies import load_policy; load_policy({str(tmp_path)!r})"
+    assert not {"torch._dynamo", "sympy"} & loaded_by(code)
 
 
 def test_lazy_names_are_found():

@@ -208,7 +208,8 @@ class Store:
         """The arrays of one episode, ``{key: [T, ...]}``; a negative index counts from the end."""
         if not -self.num_episodes <= index < self.num_episodes:
             raise UserError(f"{self.path}: there is no episode {index} (episodes: {self.num_episodes})")
-        return self.read(keys, int(self.episode_starts[index]), int(self._ends[index]))
+        index %= self.num_episodes
+        return self.read(keys, int(self._ends[index - 1]) if index else 0, int(self._ends[index]))
 
     def read(
         self, keys: Iterable[str] | None = None, start: int = 0, stop: int | None = None
@@ -380,6 +381,8 @@ class Store:
         raise DamagedError(f"{self.path}: episode_ends: does not increase (episode {wrong})")
 
     def _read_key(self, key: str, rows: slice) -> NDArray[Any]:
+        if (held := self._held.get(key)) is not None and len(held) == self.num_steps:
+            return held[rows].copy()
         array = self.array(key)
         if array.shape[0] < rows.stop:
             raise DamagedError(

@@ -14,12 +14,6 @@ from typing import Any
 from dopr_robot import seeds
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import statistics
-from dopr_robot.evaluation.reports import plots
-from dopr_robot.evaluation.reports.evaluation import write_evaluation_report
-from dopr_robot.evaluation.reports.returns import returns_figure
-from dopr_robot.evaluation.reports.showcase import show
-from dopr_robot.evaluation.reports.strength import strength_figure
-from dopr_robot.evaluation.reports.video import rendered
 from dopr_robot.evaluation.rollouts.group import Observer
 from dopr_robot.evaluation.rollouts.plan import Evaluation
 from dopr_robot.evaluation.rollouts.records import (
@@ -144,6 +138,8 @@ def run_evaluation(
             writer.sort()
         records, final = read_records(out / RECORDS), results()
         if video:
+            from dopr_robot.evaluation.reports.showcase import show
+
             write_json(out / RESULTS, final)  # before the pictures, which may fail
             show(evaluation, records, video, out / VIDEO, out / STILLS)
         return _write(evaluation, out, final, records, lengths, perturbed)
@@ -158,6 +154,12 @@ def _write(
     perturbed: Sequence[tuple[Mapping[str, float], Path]] = (),
 ) -> dict[str, Any]:
     """Write results, curve and report, and return the results."""
+    # What draws is loaded when the episodes are over, since it takes longer than the first of them.
+    from dopr_robot.evaluation.reports import plots
+    from dopr_robot.evaluation.reports.evaluation import write_evaluation_report
+    from dopr_robot.evaluation.reports.returns import returns_figure
+    from dopr_robot.evaluation.reports.strength import strength_figure
+
     spec, against, strength = evaluation.spec, None, None
     if lengths:
         by_length = {length: read_records(folder / RECORDS) for length, folder in lengths.items()}
@@ -216,6 +218,8 @@ def figures(
 
 def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:
     """The curve of one evaluation."""
+    from dopr_robot.evaluation.reports import plots
+
     title = f"{evaluation.spec.id}: {len(records)} episodes"
     run = plots.Run("", records, list(evaluation.horizons or []))
     return plots.horizon_figure([run], evaluation.spec.kind, evaluation.spec.control_hz, title)
@@ -255,6 +259,8 @@ def earlier(evaluation: Evaluation, out: Path, resume: bool) -> tuple[dict[int, 
 
 def _check_rendering(evaluation: Evaluation) -> None:
     """Draw one image, so that a machine that can not draw says so before the work and not after it."""
+    from dopr_robot.evaluation.reports.video import rendered
+
     env = evaluation.make_env(1, render_mode="rgb_array")
     try:
         env.reset(seed=[evaluation.jobs[0].seed])  # type: ignore[arg-type]

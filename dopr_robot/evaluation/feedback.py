@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from dopr_robot.envs import Task, get_task
 from dopr_robot.errors import UserError
@@ -348,7 +348,7 @@ def rank_correlation(measure: Floats, success: np.ndarray, seed: int = 0) -> dic
     def spearman(values: np.ndarray, axis: int = -1) -> np.ndarray:
         return spearman_with(measure, np.moveaxis(values, axis, -1))
 
-    test = stats.permutation_test(
+    test = scipy.stats.permutation_test(
         (rates,), spearman, permutation_type="pairings", vectorized=True, n_resamples=9999, random_state=seed
     )
     episodes = success.shape[1]
@@ -357,7 +357,7 @@ def rank_correlation(measure: Floats, success: np.ndarray, seed: int = 0) -> dic
     low, high = np.nanquantile(replicates, [0.025, 0.975])
     return {
         "spearman": float(spearman(rates)),
-        "kendall": float(stats.kendalltau(measure, rates).statistic),
+        "kendall": float(scipy.stats.kendalltau(measure, rates).statistic),
         "p_value": float(test.pvalue),
         "ci95": [float(low), float(high)],
     }
@@ -365,7 +365,7 @@ def rank_correlation(measure: Floats, success: np.ndarray, seed: int = 0) -> dic
 
 def spearman_with(measure: Floats, values: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of ``[C]`` with each row of ``[..., C]``; NaN for a constant row."""
-    a, b = stats.rankdata(measure), stats.rankdata(values, axis=-1)
+    a, b = scipy.stats.rankdata(measure), scipy.stats.rankdata(values, axis=-1)
     a, b = a - a.mean(), b - b.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         return np.asarray((a * b).sum(axis=-1) / np.sqrt((a**2).sum() * (b**2).sum(axis=-1)))

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.files import pointed
@@ -211,13 +212,6 @@ def _built(config: Mapping[str, Any], spec: PolicySpec, weights: Path) -> Policy
     with safe_open(weights, "pt") as file:
         sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 (no mapping)
     try:
-        with _at_most(len(sizes), sum(sizes), weights), torch.device("meta"):  # takes no memory
-            make_policy(config, spec)
-    except DoprError:
-        raise
-    except Exception:  # what can not be built without memory is built with it
-        pass
-    try:
         with _at_most(len(sizes), sum(sizes), weights):
             return make_policy(config, spec)
     except DoprError:
@@ -228,9 +222,25 @@ def _built(config: Mapping[str, Any], spec: PolicySpec, weights: Path) -> Policy
         ) from error
 
 
+class _Bounded(TorchFunctionMode):
+    """Asks before a tensor is made; on the device ``meta`` the same would load torch's compiler, which takes longer than all the rest."""
+
+    def __init__(self, elements: int, refuse: Callable[[], None]) -> None:
+        super().__init__()
+        self.elements, self.refuse = elements, refuse
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            size = kwargs["size"] if "size" in kwargs else args[0] if isinstance(args[0], tuple | list) else args
+            if math.prod(size) > self.elements:
+                self.refuse()
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def _at_most(tensors: int, elements: int, weights: Path) -> Iterator[None]:
-    """Raise DamagedError as soon as this thread's modules get clearly more than so many."""
+    """Raise DamagedError as soon as this thread's modules get clearly more than so many, and before a tensor alone is larger."""
     found, thread = [0, 0], threading.get_ident()
     most = (SPARE * (tensors + 64), SPARE * (elements + 2**18))
 
@@ -239,14 +249,18 @@ def _at_most(tensors: int, elements: int, weights: Path) -> Iterator[None]:
             return
         found[0], found[1] = found[0] + 1, found[1] + tensor.numel()
         if found[0] > most[0] or found[1] > most[1]:
-            raise DamagedError(
-                f"{weights.with_name(DESCRIPTION)} describes a larger policy than {WEIGHTS} holds "
-                f"({tensors:,} tensors, {elements:,} numbers): use an earlier checkpoint"
-            )
+            refuse()
+
+    def refuse() -> None:
+        raise DamagedError(
+            f"{weights.with_name(DESCRIPTION)} describes a larger policy than {WEIGHTS} holds "
+            f"({tensors:,} tensors, {elements:,} numbers): use an earlier checkpoint"
+        )
 
     handles = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:
-        yield
+        with _Bounded(most[1], refuse):
+            yield
     finally:
         for handle in handles:
             handle.remove()

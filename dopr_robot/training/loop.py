@@ -43,7 +43,9 @@ Rollout = Callable[[Policy], Mapping[str, float]]
 """Rolls the policy out and returns figures, ``success_rate`` among them."""
 
 
-def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Path:
+def train(
+    config: RunConfig, folder: Path, rollout: Rollout | None = None, data: TrainingData | None = None
+) -> Path:
     """Train a policy into a run folder, going on from its newest whole checkpoint where there is one.
 
     Everything drawn at a step is a function of ``(training.seed, step)``, and the data order of ``(training.seed, epoch)``: runs that
@@ -52,6 +54,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
 
     Args:
         rollout: called every ``training.rollout_every`` steps with the averaged weights.
+        data: what :func:`load_data` gave for this configuration; None: it is loaded.
 
     Returns:
         The newest checkpoint.
@@ -69,7 +72,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None) -> Pa
         check_compiler("training.compile", "false")
     if options.rollout_every and rollout is None:
         raise UserError("training.rollout_every needs a task to roll out in: set task, or training.rollout_every=0")
-    data = load_data(config)
+    data = data or load_data(config)
     config.task = data.task  # the run says itself what it was trained for
     if options.early_stop == "validation_loss" and data.validation is None:
         raise UserError("training.early_stop=validation_loss: the store has too few episodes to hold one out")

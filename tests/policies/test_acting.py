@@ -164,3 +164,59 @@ def test_without_a_compiler_that_is_said_in_a_line(spec, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/g++")
     with pytest.raises(UserError, match=r"policy\.acting\.compile needs a C\+\+ compiler .*compile=null"):
         make_policy({"name": "regression_mlp", "acting": {"compile": "default"}}, spec)
+
+
+@pytest.mark.parametrize(
+    ("threads", "rows", "taken"), [(None, 1, 1), (2, 1, 2), (1, 64, 1), (None, 4096, 3), (8, 4096, 3)]
+)
+def test_a_small_plan_takes_one_thread_and_gives_the_others_back(small, spec, threads, rows, taken):
+    policy = small("flow_transformer", acting={"threads": threads})
+    seen, before = set(), torch.get_num_threads()
+    policy.network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    observation = {key: torch.zeros(rows, spec.n_obs_steps, *each.shape) for key, each in spec.observations.items()}
+    torch.set_num_threads(3)
+    try:
+        policy.eval().act(observation)
+        assert seen == {taken} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("policy", ["flow_transformer", "diffusion_transformer"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_plan_is_what_the_network_answers_called_at_every_step(small, spec, policy, rows):
+    policy = small(policy).eval()
+    generator = torch.Generator().manual_seed(0)
+    for (
+        each
+    ) in policy.network.parameters():  # the gates of an untrained network are zero, and everything else without effect
+        each.data.add_(torch.empty_like(each).uniform_(-0.2, 0.2, generator=generator))
+    observation = {key: torch.rand(rows, spec.n_obs_steps, *each.shape) for key, each in spec.observations.items()}
+    planned = policy.act(observation, torch.Generator().manual_seed(1))
+    calls = []
+    handle = policy.network.register_forward_hook(lambda *_: calls.append(1))
+    stepped = policy.act(observation, torch.Generator().manual_seed(1))
+    handle.remove()
+    assert len(calls) == policy.config.objective["steps"]
+    torch.testing.assert_close(planned, stepped, rtol=1e-4, atol=1e-4)
+    policy.act(observation)
+    assert len(calls) == policy.config.objective["steps"]
+
+
+def test_a_layer_that_was_exchanged_is_asked(small, spec):
+    """Adapters stand in the place of layers whose weights a plan would otherwise read."""
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+        def forward(self, x):
+            return self.layer(x) + 1.0
+
+    policy = small("flow_transformer").eval()
+    observation = {key: torch.rand(1, spec.n_obs_steps, *each.shape) for key, each in spec.observations.items()}
+    before = policy.act(observation, torch.Generator().manual_seed(1))
+    policy.network.head = Adapter(policy.network.head)
+    after = policy.act(observation, torch.Generator().manual_seed(1))
+    assert (after - before).abs().max() > 0.1

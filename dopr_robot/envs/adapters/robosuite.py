@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from dopr_robot.envs.adapters.adapter import Adapter, Views
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
@@ -249,6 +248,8 @@ class LiftSegments(SegmentedTask):
         return {"cube": _poses(arrays["object"][:, :3], arrays["object"][:, 3:7])}
 
     def action(self, target: NDArray[np.float64], gripper: NDArray[np.float64]) -> NDArray[np.float64]:
+        from scipy.spatial.transform import Rotation  # here, since listing the tasks loads this module
+
         hand = self.hand(self.observe())
         turn = Rotation.from_matrix(target[:, :3, :3] @ hand[:, :3, :3].transpose(0, 2, 1)).as_rotvec()
         move = np.concatenate([target[:, :3, 3] - hand[:, :3, 3], turn], axis=1) / self.scale
@@ -257,5 +258,7 @@ class LiftSegments(SegmentedTask):
 
 def _poses(positions: NDArray[Any], quaternions: NDArray[Any]) -> NDArray[np.float64]:
     """From quaternions ``[n, 4]`` in robosuite's order, x, y, z, w; of a copy that was never reset they are zero."""
+    from scipy.spatial.transform import Rotation
+
     quaternions = np.where(quaternions.any(1, keepdims=True), quaternions, [0.0, 0.0, 0.0, 1.0])
     return poses(positions.astype(np.float64), Rotation.from_quat(quaternions).as_matrix())

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from dopr_robot.evaluation.statistics.curves import mean_with_interval
 
@@ -81,7 +81,7 @@ def interquartile_mean(scores: Scores) -> float:
     >>> interquartile_mean(np.array([[0.0, 0.4], [0.6, 1.0]]))
     0.5
     """
-    return float(stats.trim_mean(scores, proportiontocut=0.25, axis=None))
+    return float(scipy.stats.trim_mean(scores, proportiontocut=0.25, axis=None))
 
 
 def compare_over_tasks(first: Scores, second: Scores, resamples: int = RESAMPLES, seed: int = 0) -> TaskComparison:
@@ -98,7 +98,7 @@ def compare_over_tasks(first: Scores, second: Scores, resamples: int = RESAMPLES
         difference=float(differences.mean()),
         ci95=None if interval is None else (interval[0], interval[1]),
         permutation_p=sign_flip_p_value(differences),
-        wilcoxon_p=float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0,
+        wilcoxon_p=float(scipy.stats.wilcoxon(differences).pvalue) if differences.any() else 1.0,
         improvement=probability_of_improvement(first, second),
         improvement_ci95=_interval(better),
         wins=int((differences > 0).sum()),

@@ -12,8 +12,8 @@ the common initial states away, and may not be used commercially; confseq 0.0.11
 """
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 BETS = 100
 """Gauss's nodes for the arcsine law: Robbins' mixture to the last digit for up to 199 discordant episodes, a mixture as valid after."""
@@ -46,7 +46,8 @@ def mean_interval(differences: ArrayLike, level: float = 0.05) -> tuple[float, f
     # Nothing can be won against the mean of what was seen (Jensen), and the more the further away.
     middle = float(values.mean())
     low, high = (
-        end if against(end) < 0 else float(optimize.brentq(against, middle, end, xtol=1e-4)) for end in (-1.0, 1.0)
+        end if against(end) < 0 else float(scipy.optimize.brentq(against, middle, end, xtol=1e-4))
+        for end in (-1.0, 1.0)
     )
     return low, high
 

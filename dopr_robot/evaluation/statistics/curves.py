@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from dopr_robot.evaluation.rollouts.records import OUTCOMES, EpisodeRecord
 
@@ -48,7 +48,7 @@ def event_steps(records: Sequence[EpisodeRecord], kind: str) -> np.ndarray:
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a rate. Raises ValueError for no episodes."""
-    interval = stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -99,7 +99,7 @@ def median_steps(records: Sequence[EpisodeRecord], kind: str) -> dict[str, Any] 
     steps = np.sort(event_steps(records, kind))
     if not len(steps):
         return None
-    interval = stats.quantile_test(steps, q=0, p=0.5).confidence_interval(CONFIDENCE)
+    interval = scipy.stats.quantile_test(steps, q=0, p=0.5).confidence_interval(CONFIDENCE)
 
     def finite(step: float) -> float | None:
         return float(step) if math.isfinite(step) else None
@@ -124,7 +124,7 @@ def mean_with_interval(values: np.ndarray, low: float = -math.inf, high: float =
     if len(values) < 2:
         return {"mean": mean, "ci95": None}
     margin = (
-        float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
         * float(np.std(values, ddof=1))
         / math.sqrt(len(values))
     )

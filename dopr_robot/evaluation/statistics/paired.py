@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from dopr_robot.evaluation.statistics import wilson
 
@@ -63,7 +63,7 @@ def difference_curve(
     replicates = over_episodes @ paired / len(paired)
     for side, sign in zip(sides, (1, -1), strict=False):
         if (seeds := len(side)) > 1:
-            wider = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / stats.norm.ppf((1 + CONFIDENCE) / 2)
+            wider = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
             drawn = over_seeds.pop(0) @ side / seeds - side.mean(axis=0)
             replicates = replicates + sign * drawn * wider * math.sqrt(seeds / (seeds - 1))
     tail = (1 - CONFIDENCE) / 2
@@ -109,7 +109,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 def mcnemar_p_value(only_first: ArrayLike, only_second: ArrayLike) -> NDArray[np.float64]:
     """The p-value of :func:`mcnemar` from its two counts, of any shape: twice the smaller tail of a fair coin."""
     fewer, discordant = np.minimum(only_first, only_second), np.add(only_first, only_second)
-    return np.minimum(1.0, 2 * stats.binom.cdf(fewer, discordant, 0.5))
+    return np.minimum(1.0, 2 * scipy.stats.binom.cdf(fewer, discordant, 0.5))
 
 
 def seeds_test(first: np.ndarray, second: np.ndarray) -> float:
@@ -119,11 +119,11 @@ def seeds_test(first: np.ndarray, second: np.ndarray) -> float:
     few seeds it can not be small (4 pairs: 0.125 at best), which is the truth about few seeds.
     """
     if len(first) == len(second):
-        outcome = stats.permutation_test(
+        outcome = scipy.stats.permutation_test(
             (first, second), _mean_difference, permutation_type="samples", n_resamples=np.inf
         )
     else:
-        outcome = stats.permutation_test(
+        outcome = scipy.stats.permutation_test(
             (first, second), _mean_difference, permutation_type="independent", n_resamples=np.inf
         )
     return float(outcome.pvalue)
@@ -160,9 +160,11 @@ def power(difference: float, discordant: float, episodes: int, level: float = 0.
     # Numbers of discordant pairs that occur at all: what lies further out weighs less than 1e-20 (Bernstein's inequality).
     mean, reach = episodes * discordant, 10 * math.sqrt(episodes * discordant * (1 - discordant)) + 60
     counts = np.arange(max(0, math.floor(mean - reach)), min(episodes, math.ceil(mean + reach)) + 1)
-    weights = stats.binom.pmf(counts, episodes, discordant)
+    weights = scipy.stats.binom.pmf(counts, episodes, discordant)
     critical = _critical(level, 1 << episodes.bit_length())[counts]
-    rejects = stats.binom.cdf(critical, counts, share) + stats.binom.sf(counts - critical - 1, counts, share)
+    rejects = scipy.stats.binom.cdf(critical, counts, share) + scipy.stats.binom.sf(
+        counts - critical - 1, counts, share
+    )
     return float(weights @ np.where(critical >= 0, np.minimum(rejects, 1.0), 0.0))
 
 
@@ -170,8 +172,8 @@ def power(difference: float, discordant: float, episodes: int, level: float = 0.
 def _critical(level: float, number: int) -> NDArray[np.float64]:
     """For each number of discordant pairs below ``number`` the largest count of the rarer kind that rejects; -1 where none does."""
     counts = np.arange(number)
-    critical = stats.binom.ppf(level / 2, counts, 0.5)
-    return critical - (2 * stats.binom.cdf(critical, counts, 0.5) > level)
+    critical = scipy.stats.binom.ppf(level / 2, counts, 0.5)
+    return critical - (2 * scipy.stats.binom.cdf(critical, counts, 0.5) > level)
 
 
 @lru_cache(maxsize=1024)

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dopr_robot.policies.networks.common import Attention, TimeEmbedding, zeroed
+from dopr_robot.policies.networks.planning import Answer
 from dopr_robot.policies.options import NetworkOptions
 
 
@@ -40,6 +42,29 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=-1)
         x = x + gate1 * self.dropout(self.attention(self.norm1(x) * (1 + scale1) + shift1))
         return x + gate2 * self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
+
+    def prepared(self, conditions: Tensor) -> Answer:
+        """The block at every one of the conditions ``[T, B, dim]``, as a function of ``x [B, N, dim]`` and a condition's number."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(conditions)[:, :, None].chunk(6, dim=-1)
+        scale1, scale2 = 1 + scale1, 1 + scale2
+        attention, shape = self.attention, (self.norm1.normalized_shape, None, None, self.norm1.eps)
+        three = (attention.query, attention.key, attention.value)
+        weight, bias = torch.cat([each.weight for each in three]), torch.cat([each.bias for each in three])
+        into, out, last = self.mlp[0], attention.out, self.mlp[2]
+
+        def answer(x: Tensor, number: int) -> Tensor:
+            seen = torch.addcmul(shift1[number], functional.layer_norm(x, *shape), scale1[number])
+            # [B, N, 3 dim] to query, key and value, each [B, heads, N, dim / heads].
+            query, key, value = (
+                functional.linear(seen, weight, bias).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+            )
+            mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+            x = torch.addcmul(x, gate1[number], functional.linear(mixed, out.weight, out.bias))
+            seen = torch.addcmul(shift2[number], functional.layer_norm(x, *shape), scale2[number])
+            hidden = functional.gelu(functional.linear(seen, into.weight, into.bias), approximate="tanh")
+            return torch.addcmul(x, gate2[number], functional.linear(hidden, last.weight, last.bias))
+
+        return answer
 
 
 class Transformer(nn.Module):
@@ -80,8 +105,32 @@ class Transformer(nn.Module):
         if self.embed is not None and self.time is not None:
             condition, x = condition + self.time(time), x + self.embed(sample)
         # One activation for all blocks: SiLU of the condition is what each block's modulation reads.
-        condition = nn.functional.silu(condition)
+        condition = functional.silu(condition)
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.head(self.norm(x) * (1 + scale) + shift)
+
+    def plan(self, times: Tensor, condition: Tensor) -> Answer:
+        """See :func:`~dopr_robot.policies.networks.planning.at_times`.
+
+        Observations are embedded once, and every block's modulation at all times comes from one product; queries, keys and values are
+        projected together. What is left of a step are the products of the tokens and the few operations between them.
+        """
+        assert self.embed is not None and self.time is not None
+        embed, head, shape = self.embed, self.head, (self.norm.normalized_shape, None, None, self.norm.eps)
+        # [T, B, dim]: the first axis is the time's.
+        both = functional.silu(self.observe(condition.flatten(1)) + self.time(times)[:, None])
+        position = self.position + embed.bias
+        blocks = [block.prepared(both) for block in self.blocks]
+        shift, scale = self.modulation(both)[:, :, None].chunk(2, dim=-1)
+        scale = 1 + scale
+
+        def answer(sample: Tensor, number: int) -> Tensor:
+            x = position + functional.linear(sample, embed.weight)
+            for block in blocks:
+                x = block(x, number)
+            x = torch.addcmul(shift[number], functional.layer_norm(x, *shape), scale[number])
+            return functional.linear(x, head.weight, head.bias)
+
+        return answer

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
+from dopr_robot.policies.networks.planning import at_times
 from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
 from dopr_robot.policies.options import ObjectiveOptions
@@ -87,11 +88,11 @@ class Diffusion(Objective):
         shape = (len(condition), self.sizes.horizon, self.sizes.action_dim)
         noise = normal(shape, generator, like=condition)
         x = noise * scheduler.init_noise_sigma
-        for step in scheduler.timesteps:
-            steps = step.expand(len(x))
+        answer = at_times(network, self._time(scheduler.timesteps, x), condition)
+        for number, step in enumerate(scheduler.timesteps):
             if held is not None:
-                x = held.over(x, self._training_schedule.add_noise(held.action, noise, steps))
-            x = scheduler.step(network(x, self._time(steps, x), condition), step, x, **options).prev_sample
+                x = held.over(x, self._training_schedule.add_noise(held.action, noise, step.expand(len(x))))
+            x = scheduler.step(answer(x, number), step, x, **options).prev_sample
         x = x if self.config.clip is None else limits.clip(x, self.config.clip)
         return x if held is None else held.over(x)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dopr_robot.policies.networks.planning import at_times
 from dopr_robot.policies.objectives.objective import Held, Limits, Objective, Sizes, choose
 from dopr_robot.policies.objectives.sampling import Generators, normal
 from dopr_robot.policies.options import ObjectiveOptions
@@ -71,17 +72,18 @@ class FlowMatching(Objective):
         points, weights = INTEGRATORS[self.config.integrator]
         shape = (len(condition), self.sizes.horizon, self.sizes.action_dim)
         x = noise = normal(shape, generator, like=condition)
-        step = 1.0 / self.config.steps
+        step, stages = 1.0 / self.config.steps, len(points)
+        times = [(index + point) * step for index in range(self.config.steps) for point in points]
+        answer = at_times(network, x.new_tensor(times), condition)
         for index in range(self.config.steps):
-            total = torch.zeros_like(x)
-            velocity = torch.zeros_like(x)
-            for point, weight in zip(points, weights, strict=True):
-                t = (index + point) * step
-                at = x + point * step * velocity
+            velocity, total = None, x  # the sum of the weighted velocities is taken into x as it comes
+            for stage, (point, weight) in enumerate(zip(points, weights, strict=True)):
+                number = index * stages + stage
+                at = x if velocity is None else torch.add(x, velocity, alpha=point * step)
                 if held is not None:
-                    at = held.over(at, (1 - t) * noise + t * held.action)
-                velocity = network(at, x.new_full((len(x),), t), condition)
-                total = total + weight * velocity
-            x = x + step * total
+                    at = held.over(at, (1 - times[number]) * noise + times[number] * held.action)
+                velocity = answer(at, number)
+                total = torch.add(total, velocity, alpha=weight * step) if weight else total
+            x = total
         x = x if self.config.clip is None else limits.clip(x, self.config.clip)
         return x if held is None else held.over(x)
