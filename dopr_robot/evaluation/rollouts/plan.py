@@ -145,7 +145,11 @@ class Evaluation:
 
 def _acting(policy: ActingPolicy) -> dict[str, Any] | None:
     """How the policy's plans become actions; None for a policy that is not ours."""
-    return asdict(policy.acting.config) if isinstance(policy, Policy) else None
+    if not isinstance(policy, Policy):
+        return None
+    config = asdict(policy.acting.config)
+    del config["threads"]  # rollouts have one, whatever it says
+    return config
 
 
 def describe_checkpoint(folder: Path | None) -> dict[str, Any] | None:
