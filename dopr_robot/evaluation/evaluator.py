@@ -80,7 +80,7 @@ def run_evaluation(
     if video:
         _check_rendering(evaluation)
     out.mkdir(parents=True, exist_ok=True)
-    clock, steps = time.perf_counter(), 0
+    clock, steps, good = time.perf_counter(), 0, sum(record.outcome == "success" for record in done.values())
     faults: list[str] = list(before.get("faults", []))
     if validation_loss is not None and not math.isfinite(validation_loss):
         faults.append(f"the validation loss is {validation_loss}")
@@ -120,11 +120,11 @@ def run_evaluation(
         ):
 
             def keep(record: EpisodeRecord) -> None:
-                nonlocal steps
+                nonlocal steps, good
                 writer.append(record)
                 done[record.episode] = record
-                steps += record.length
-                meter.advance(note=f"{sum(r.outcome == 'success' for r in done.values())} succeeded")
+                steps, good = steps + record.length, good + (record.outcome == "success")
+                meter.advance(note=f"{good} succeeded")
 
             try:
                 faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)

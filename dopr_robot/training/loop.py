@@ -43,9 +43,7 @@ Rollout = Callable[[Policy], Mapping[str, float]]
 """Rolls the policy out and returns figures, ``success_rate`` among them."""
 
 
-def train(
-    config: RunConfig, folder: Path, rollout: Rollout | None = None, data: TrainingData | None = None
-) -> Path:
+def train(config: RunConfig, folder: Path, rollout: Rollout | None = None, data: TrainingData | None = None) -> Path:
     """Train a policy into a run folder, going on from its newest whole checkpoint where there is one.
 
     Everything drawn at a step is a function of ``(training.seed, step)``, and the data order of ``(training.seed, epoch)``: runs that

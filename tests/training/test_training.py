@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import dopr_robot as dopr
 from dopr_robot.datasets import Attributes, Store
 from dopr_robot.errors import DamagedError, UnknownNameError, UserError
 from dopr_robot.policies import load_policy
@@ -234,3 +235,16 @@ def test_a_store_of_another_rate_or_shape_than_its_task_is_refused(tmp_path, con
 def test_unknown_names_are_unknown_name_errors():
     with pytest.raises(UnknownNameError):
         compose_config("nothing")
+
+
+def test_every_key_of_a_store_is_read_once_on_the_way_to_the_first_step(store, config, tmp_path, monkeypatch):
+    """Statistics, windows, and what is said beforehand share what was read; a large store would be read three times otherwise."""
+    read, real = [], Store._read
+
+    def counted(self, array, name, rows):
+        read.append(name)
+        return real(self, array, name, rows)
+
+    monkeypatch.setattr(Store, "_read", counted)
+    dopr.train(config(store, "training.steps=1"), out=tmp_path / "run")
+    assert sorted(name for name in read if name in ("state", "action")) == ["action", "state"]

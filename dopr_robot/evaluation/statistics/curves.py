@@ -1,12 +1,13 @@
 """Success versus horizon and the other figures of one evaluation, computed from episode records alone.
 
-The intervals are scipy's: Wilson for a rate, order statistics for a median, Student's t for a mean. The simultaneous band is
+Wilson's interval is written out; scipy has the others: order statistics for a median, Student's t for a mean. The simultaneous band is
 Dvoretzky-Kiefer-Wolfowitz with Massart's constant (Ann. Probab. 18(3), 1990), which needs no more than n.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,18 @@ def event_steps(records: Sequence[EpisodeRecord], kind: str) -> np.ndarray:
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate. Raises ValueError for no episodes."""
-    interval = scipy.stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    """Wilson's 95 % interval of a rate (1927). Raises ValueError for no episodes.
+
+    >>> wilson(0, 10)
+    (0.0, 0.27753279986288915)
+    """
+    if not 0 <= successes <= episodes or not episodes:
+        raise ValueError(f"{successes} successes of {episodes} episodes have no interval")
+    # scipy's own comes with a p-value that takes milliseconds, and a comparison asks for thousands of these.
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    rate, wider = successes / episodes, episodes + z**2
+    centre, half = (successes + z**2 / 2) / wider, z / wider * math.sqrt(episodes * rate * (1 - rate) + z**2 / 4)
+    return centre - half if successes else 0.0, centre + half if successes < episodes else 1.0
 
 
 def dkw_half_width(episodes: int) -> float:
