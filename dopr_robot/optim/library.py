@@ -3,7 +3,7 @@
 Their signatures stand here, so that they can be listed without the package and keep their defaults whatever its release says.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -99,7 +99,7 @@ def schedulefree_adamw(
     return _made("ScheduleFreeAdamW", params, **_without(locals(), "params"))
 
 
-LIBRARY = {"soap": soap, "shampoo": shampoo, "schedulefree_adamw": schedulefree_adamw}
+LIBRARY: dict[str, Callable[..., Optimizer]] = {"soap": soap, "shampoo": shampoo, "schedulefree_adamw": schedulefree_adamw}
 
 
 def missing_package(name: str) -> str | None:

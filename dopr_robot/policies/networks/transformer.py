@@ -1,6 +1,7 @@
 """Transformer over the action sequence, conditioned by adaptive layer norm that starts at zero (DiT)."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class Block(nn.Module):
         attention, shape = self.attention, (self.norm1.normalized_shape, None, None, self.norm1.eps)
         three = (attention.query, attention.key, attention.value)
         weight, bias = torch.cat([each.weight for each in three]), torch.cat([each.bias for each in three])
-        into, out, last = self.mlp[0], attention.out, self.mlp[2]
+        into, _, last = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(self.mlp))
+        out = attention.out
 
         def answer(x: Tensor, number: int) -> Tensor:
             seen = torch.addcmul(shift1[number], functional.layer_norm(x, *shape), scale1[number])
@@ -122,7 +124,7 @@ class Transformer(nn.Module):
         # [T, B, dim]: the first axis is the time's.
         both = functional.silu(self.observe(condition.flatten(1)) + self.time(times)[:, None])
         position = self.position + embed.bias
-        blocks = [block.prepared(both) for block in self.blocks]
+        blocks = [cast(Block, block).prepared(both) for block in self.blocks]
         shift, scale = self.modulation(both)[:, :, None].chunk(2, dim=-1)
         scale = 1 + scale
 
