@@ -15,7 +15,7 @@ return is then measured on 100 seeds of the range for final figures, which decid
 Library and algorithms. HalfCheetah-v5, batches of 256, networks of 256 x 256, an environment step with a gradient step, a CPU second of one
 core that carried other work (sbx-rl 0.28, JAX 0.10; stable-baselines3 2.9, torch 2.13):
 
-    sbx TD3 107, SAC 80, CrossQ of 256 x 256 60, TQC 55; stable-baselines3 SAC 40
+    sbx TD3 107, SAC 80 (34 on Humanoid-v5, compilation included), CrossQ of 256 x 256 60, TQC 55; stable-baselines3 SAC 40
 
 Returns of one run each after 1 M steps (Humanoid 2 M), deterministic, of the v3 tasks (rl-baselines3-zoo, benchmark.md):
 
