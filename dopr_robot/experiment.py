@@ -27,6 +27,7 @@ def train(
     resume: str | os.PathLike[str] | None = None,
     force: bool = False,
     out: str | os.PathLike[str] | None = None,
+    profile: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a policy on a store, as ``dopr train`` does, into ``runs/<name>``.
@@ -44,6 +45,7 @@ def train(
         resume: a run folder to go on with, from its last checkpoint; an experiment is not named then.
         force: resume although settings were changed.
         out: the run folder, which may be there already; None: ``runs/<name>``, or ``runs/<name>-2``, ... where that is taken.
+        profile: measure what the first steps spend, into ``profile/`` of the run folder: a table and a trace.
         settings: the same by name: a whole key (``**{"training.steps": 50}``), or its last part where only one key ends in it
             (``steps=50``, ``lr=1e-3``, ``store="data/lift.zarr"``).
 
@@ -79,7 +81,7 @@ def train(
     place = from_main(prepare, cpu=config.training.device == "cpu")
     config.name = place.name
     rollout = selection_rollout(config) if config.training.rollout_every else None
-    train(config, place, rollout, data[0] if data else None)
+    train(config, place, rollout, data[0] if data else None, profile=profile)
     return Run(place)
 
 

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with a run folder from its last checkpoint")
     parser.add_argument("--print", action="store_true", help="print the configuration and stop")
     parser.add_argument("--force", action="store_true", help="resume although settings were changed")
+    parser.add_argument(
+        "--profile", action="store_true", help="measure what the first steps spend: a table, and a trace in RUN/profile"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print:
         print(configuration(experiment, settings, **asked).to_yaml(), end="")
         return 0
-    folder = train(experiment, *settings, **asked)
+    folder = train(experiment, *settings, **asked, profile=args.profile)
     if int(os.environ.get("RANK", "0")) == 0:
         print(folder)
     return 0

@@ -34,6 +34,7 @@ from dopr_robot.training.fingerprint import START, fingerprint
 from dopr_robot.training.metrics import MetricsLog
 from dopr_robot.training.noise import PartOfBatch, step_seed
 from dopr_robot.training.processes import agree, alone, check_device, explained_memory, shared
+from dopr_robot.training.profiling import Parts, profiled
 from dopr_robot.training.schedule import make_schedule
 from dopr_robot.training.signals import Interrupted, deferred_signals
 
@@ -43,7 +44,14 @@ Rollout = Callable[[Policy], Mapping[str, float]]
 """Rolls the policy out and returns figures, ``success_rate`` among them."""
 
 
-def train(config: RunConfig, folder: Path, rollout: Rollout | None = None, data: TrainingData | None = None) -> Path:
+def train(
+    config: RunConfig,
+    folder: Path,
+    rollout: Rollout | None = None,
+    data: TrainingData | None = None,
+    *,
+    profile: bool = False,
+) -> Path:
     """Train a policy into a run folder, going on from its newest whole checkpoint where there is one.
 
     Everything drawn at a step is a function of ``(training.seed, step)``, and the data order of ``(training.seed, epoch)``: runs that
@@ -53,6 +61,7 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None, data:
     Args:
         rollout: called every ``training.rollout_every`` steps with the averaged weights.
         data: what :func:`load_data` gave for this configuration; None: it is loaded.
+        profile: measure what the first steps spend, see :func:`~dopr_robot.training.profiling.profiled`.
 
     Returns:
         The newest checkpoint.
@@ -86,11 +95,16 @@ def train(config: RunConfig, folder: Path, rollout: Rollout | None = None, data:
             f"training.accumulate={options.accumulate}: take a multiple of {parts}"
         )
     with alone(folder, cpu=options.device == "cpu"):
-        return _train(config, folder, rollout, data, accelerator)
+        return _train(config, folder, rollout, data, accelerator, profile)
 
 
 def _train(
-    config: RunConfig, folder: Path, rollout: Rollout | None, data: TrainingData, accelerator: Accelerator
+    config: RunConfig,
+    folder: Path,
+    rollout: Rollout | None,
+    data: TrainingData,
+    accelerator: Accelerator,
+    profile: bool,
 ) -> Path:
     options, device, main = config.training, accelerator.device, accelerator.is_main_process
     parts = options.accumulate * accelerator.num_processes
@@ -166,29 +180,35 @@ def _train(
         progress("train", options.steps, "steps", done=start) as meter,
         log or nullcontext(),
         explained_memory(options.batch_size, options.accumulate),
+        profiled(folder, options.steps - start) if profile and main else nullcontext(Parts()) as part_of_step,
     ):
         while step < options.steps and not stop:
             clock, step, indices, note = time.perf_counter(), step + 1, next(batches), None
 
             loss = torch.zeros((), device=device)
             for piece, part in enumerate(own):
-                batch = to_tensors(data.train.batch(indices[part::parts]), device)
+                with part_of_step("batch"):
+                    batch = to_tensors(data.train.batch(indices[part::parts]), device)
                 last = piece == options.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    with noise(config, step, part, parts), accelerator.autocast():
+                    with part_of_step("loss"), noise(config, step, part, parts), accelerator.autocast():
                         part_loss, _ = wrapped(batch)
-                    accelerator.backward(part_loss / options.accumulate)
+                    with part_of_step("backward"):
+                        accelerator.backward(part_loss / options.accumulate)
                 loss += part_loss.detach() / options.accumulate
             value, signum, late = agree(accelerator, loss, pending.signum or 0, time.monotonic() > deadline)
 
             fault = course.fault(value, options.spike_ratio)
             if fault is None:
-                norm = float(accelerator.clip_grad_norm_(parameters, options.gradient_clip or math.inf))
+                with part_of_step("optimizer"):
+                    norm = float(accelerator.clip_grad_norm_(parameters, options.gradient_clip or math.inf))
                 if scaler is None and not math.isfinite(norm):  # a scaler looks itself, and lowers its scale
                     fault = f"the gradient's norm is {norm}"
             if fault is None:
-                prepared.step()
-                average.update()
+                with part_of_step("optimizer"):
+                    prepared.step()
+                with part_of_step("average"):
+                    average.update()
                 course.accept(value, time.perf_counter() - clock)
             else:
                 course.skip()
@@ -250,6 +270,7 @@ def _train(
             if (wanted or stop or signum) and sound:
                 save(step)
                 saved = step
+            part_of_step.next_step()
             meter.advance(note=note)
             if signum:
                 raise Interrupted(signum, f"state saved at step {saved}: dopr train --resume {folder}")

@@ -248,3 +248,16 @@ def test_every_key_of_a_store_is_read_once_on_the_way_to_the_first_step(store, c
     monkeypatch.setattr(Store, "_read", counted)
     dopr.train(config(store, "training.steps=1"), out=tmp_path / "run")
     assert sorted(name for name in read if name in ("state", "action")) == ["action", "state"]
+
+
+def test_a_profile_says_what_a_step_spends(store, config, tmp_path, caplog):
+    plain, profiled = (
+        dopr.train(config(store, "training.steps=6"), out=tmp_path / name, profile=name == "b") for name in ("a", "b")
+    )
+    said = (profiled.folder / "profile" / "table.txt").read_text()
+    assert all(f"\n{part} " in said for part in ("batch", "loss", "backward", "optimizer", "average"))
+    events = json.loads((profiled.folder / "profile" / "trace.json").read_text())["traceEvents"]
+    assert sum(each["name"] == "step: backward" and each["ph"] == "X" for each in events) == 3  # after three to warm up
+    assert not (plain.folder / "profile").exists()
+    weights = [load_state(run.folder / "checkpoints" / "6" / "training_state" / "state") for run in (plain, profiled)]
+    assert same(weights[0]["policy"], weights[1]["policy"])
