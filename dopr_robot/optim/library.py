@@ -99,7 +99,11 @@ def schedulefree_adamw(
     return _made("ScheduleFreeAdamW", params, **_without(locals(), "params"))
 
 
-LIBRARY: dict[str, Callable[..., Optimizer]] = {"soap": soap, "shampoo": shampoo, "schedulefree_adamw": schedulefree_adamw}
+LIBRARY: dict[str, Callable[..., Optimizer]] = {
+    "soap": soap,
+    "shampoo": shampoo,
+    "schedulefree_adamw": schedulefree_adamw,
+}
 
 
 def missing_package(name: str) -> str | None:
