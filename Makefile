@@ -12,7 +12,7 @@ export PYTHONWARNINGS := ignore:Editable installation
 install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/python -m pip install -q --disable-pip-version-check)
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
 
-.PHONY: demo test test-slow test-lowest build docs setup setup-test setup-sim lint clean
+.PHONY: demo test test-slow test-lowest bench build docs setup setup-test setup-sim lint clean
 
 demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
@@ -28,6 +28,9 @@ test-lowest:  ## the main job on the oldest versions that pyproject.toml allows;
 	uv venv -q --clear --python $(PYTHON) .venv-lowest
 	uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e .
 	cd $$(mktemp -d) && $(CURDIR)/.venv-lowest/bin/python -P $(CURDIR)/.ci/trial.py
+
+bench: setup  ## the CPU benchmarks in short form, against the last line of benchmarks/history.jsonl
+	$(BIN)/python -P benchmarks/bench.py
 
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried
 	$(call install,$(VENV)) build

@@ -1,0 +1,73 @@
+"""The CPU benchmarks in short form, against what they gave the last time: `make bench`.
+
+Each is run with few rounds; what its --json calls `ratio` (how many times better than its peer ours is) goes into one line of
+benchmarks/history.jsonl, `{commit, ratios: {"benchmark: name": ratio}}`. Ratios alone, since they hardly depend on the machine. What
+fell by more than 15 % against the last line is named, and the exit code is then 1.
+
+    python benchmarks/bench.py
+    python benchmarks/bench.py startup --dry           # one of them, and nothing is written
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+HERE = Path(__file__).parent
+HISTORY = HERE / "history.jsonl"
+BENCHMARKS = {
+    "startup": ["--rounds", "3"],
+    "env_throughput": ["--steps", "10", "--turns", "3"],
+    "eval_throughput": ["--episodes", "32", "--copies", "16", "--turns", "1"],
+}
+"""Those whose peers need nothing that is not in the package, with the arguments that keep them short."""
+FELL = 0.15
+
+
+def ratios(name: str, arguments: list[str]) -> dict[str, float]:
+    """Run a benchmark of this folder; its ratios by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        subprocess.run([sys.executable, "-P", str(HERE / f"{name}.py"), *arguments, "--json", str(out)], check=True)
+        rows = json.loads(out.read_text(encoding="utf-8"))
+    return {f"{name}: {row['name']}": row["ratio"] for row in rows if row.get("ratio") is not None}
+
+
+def fallen(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """What fell by more than :data:`FELL`, with the share that is left of it; what is not in both is passed over.
+
+    >>> fallen({"a": 2.0, "b": 2.0, "gone": 1.0}, {"a": 1.8, "b": 1.5, "new": 1.0})
+    {'b': 0.75}
+    """
+    left = {name: now[name] / before[name] for name in before.keys() & now.keys()}
+    return {name: share for name, share in sorted(left.items()) if share < 1 - FELL}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    args = parser.parse_args()
+    if unknown := set(args.names) - BENCHMARKS.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(BENCHMARKS)}")
+    now: dict[str, float] = {}
+    for name in args.names or BENCHMARKS:
+        now |= ratios(name, BENCHMARKS[name])
+    lines = HISTORY.read_text(encoding="utf-8").splitlines() if HISTORY.exists() else []
+    before = json.loads(lines[-1]) if lines else {"commit": None, "ratios": {}}
+    worse = fallen(before["ratios"], now)
+    for name, ratio in now.items():
+        was = f"  (was {before['ratios'][name]:.2f})" if name in before["ratios"] else ""
+        print(f"{ratio:7.2f}  {name}{was}{'  fell' if name in worse else ''}")
+    if not args.dry:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+        line = {"commit": commit.stdout.strip() or None, "ratios": before["ratios"] | now}
+        HISTORY.write_text("\n".join([*lines, json.dumps(line)]) + "\n", encoding="utf-8")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""`make bench`: what it says fell, and what it writes."""
+
+import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+spec = spec_from_file_location("bench", Path(__file__).parent.parent / "benchmarks" / "bench.py")
+bench = module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+
+@pytest.fixture
+def history(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(bench, "HISTORY", tmp_path / "history.jsonl")
+    monkeypatch.setattr(bench, "BENCHMARKS", {"one": [], "two": []})
+    return tmp_path / "history.jsonl"
+
+
+def measured(monkeypatch, found: dict[str, float], *words: str) -> int:
+    monkeypatch.setattr(bench, "ratios", lambda name, arguments: {f"{name}: x": found[name]})
+    monkeypatch.setattr(sys, "argv", ["bench.py", *words])
+    return bench.main()
+
+
+def test_what_fell_by_more_than_15_percent_is_named(history, monkeypatch, capsys):
+    assert measured(monkeypatch, {"one": 2.0, "two": 4.0}) == 0
+    assert measured(monkeypatch, {"one": 1.8, "two": 3.0}) == 1
+    said = capsys.readouterr().out.splitlines()[-2:]
+    assert "fell" not in said[0] and said[1].endswith("two: x  (was 4.00)  fell")
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [line["ratios"] for line in lines] == [{"one: x": 2.0, "two: x": 4.0}, {"one: x": 1.8, "two: x": 3.0}]
+    assert set(lines[0]) == {"commit", "ratios"}  # and no machine's name
+
+
+def test_one_benchmark_leaves_the_others_figures_and_a_dry_run_leaves_all(history, monkeypatch):
+    measured(monkeypatch, {"one": 2.0, "two": 4.0})
+    measured(monkeypatch, {"two": 3.9}, "two")
+    measured(monkeypatch, {"one": 9.0, "two": 9.0}, "--dry")
+    last = json.loads(history.read_text().splitlines()[-1])
+    assert last["ratios"] == {"one: x": 2.0, "two: x": 3.9}
