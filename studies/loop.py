@@ -28,11 +28,12 @@ from dopr_robot.optim import make_optimizer
 ARMS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw"},
     "muon": {"name": "muon"},
+    "soap": {"name": "soap"},
     "dopr_adamw": {"name": "dopr_adamw"},
     "dopr_adamw, averaged S": {"name": "dopr_adamw", "form": "average"},
     "dopr_muon": {"name": "dopr_muon"},
 }
-BASE = {"dopr_adamw": "adamw", "dopr_adamw, averaged S": "adamw", "dopr_muon": "muon", "muon": "adamw"}
+BASE = {"soap": "adamw", "dopr_adamw": "adamw", "dopr_adamw, averaged S": "adamw", "dopr_muon": "muon", "muon": "adamw"}
 RATES = (1e-3, 3e-3, 1e-2)
 SELECT, WARMUP, WEIGHT_DECAY = 2, 100, 0.01
 

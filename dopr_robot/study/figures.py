@@ -109,7 +109,7 @@ def budgets_figure(group: Sequence[Method], clock: Clock, said: Mapping[str, str
         panels: Any = figure.subplots(1, 2)
         for (name, methods), (colour, dashes) in zip(of.items(), plots.looks(len(of)), strict=True):
             seeds = scores(methods)  # [budgets, seeds]
-            steps = [float(method.steps) for method in methods]
+            steps: list[float | None] = [float(method.steps) for method in methods]
             seconds = [seconds_of(method, clock) for method in methods]
             for axes, places in zip(panels, (steps, seconds), strict=True):
                 if None in places:

@@ -100,7 +100,9 @@ def train_arm(job: TrainJob) -> Trained:
     rollout = SelectionRollout(
         Task(config.task.name or "", config.task.options or {}), config.training.rollout_episodes, job.horizons
     )
-    error, files, best, best_step, selection = None, {}, {}, None, []
+    files: dict[str, bytes] = {}
+    best: dict[str, bytes] = {}
+    error, best_step, selection = None, None, []
     try:
         checkpoint = train(config, folder, rollout)
         if not rollout.records:  # trained to the end by a worker that did not come to tell

@@ -164,7 +164,7 @@ def test_the_configuration_reproduces_itself(tmp_path):
     assert (
         made.optimizer["lr"] == 1e-3
         and made.policy["objective"]["name"] == "diffusion"
-        and made.data.observations == ["state"]
+        and made.data.observations == ["keypoint", "state"]
     )
     path = tmp_path / "config.yaml"
     path.write_text(made.to_yaml())

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 from dopr_robot.evaluation.statistics.curves import CONFIDENCE, mean_with_interval
@@ -53,4 +53,4 @@ def _wider(values: NDArray[np.float64]) -> float:
     standard = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
     draws = np.random.default_rng(0).standard_normal((DRAWS, len(values))) @ standard / math.sqrt(len(values))
     largest = float(np.quantile(np.abs(draws).max(axis=1), CONFIDENCE))
-    return max(1.0, largest / float(stats.norm.ppf((1 + CONFIDENCE) / 2)))
+    return max(1.0, largest / float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)))
