@@ -1,7 +1,8 @@
 """Write docs/benchmarks.md from the records in benchmarks/field: ``python -P .ci/benchmarks.py``.
 
 A benchmark is a YAML file, and beside it a folder of its name with the ``episodes.jsonl`` of its evaluations, a training seed each:
-``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states).
+``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states; ``best: last``
+in the YAML file where that is the last one).
 """
 
 import re
@@ -64,7 +65,7 @@ def described(about: dict[str, Any]) -> str:
 
 def figure(name: str, about: dict[str, Any], which: str) -> str:
     """Ours, with its interval and how many runs it is of; "–" where there are no records. Raises ValueError for other episodes."""
-    runs = [read_records(file) for file in sorted((FIELD / name).glob(f"{which}-*.jsonl"))]
+    runs = [read_records(file) for file in sorted((FIELD / name).glob(f"{about.get(which, which)}-*.jsonl"))]
     if not runs:
         return "–"
     for records in runs:

@@ -2,8 +2,9 @@
 
 The machine is measured first, on one thread: products of 1,024 x 1,024 matrices in float32 and bfloat16, copies of 256 MB, and MuJoCo's
 steps of PickPlace in its own C loop (``mujoco.rollout``). Then what the package does with it, each beside the limit that it meets:
-floating-point operations of the matrix products alone, as ``torch.utils.flop_counter`` counts them (and, of DoPr, those of the cheaper of
-its two forms); bytes that have to be read and written once; control steps times substeps. The best of several rounds counts on both sides.
+floating-point operations of the matrix products alone, as ``torch.utils.flop_counter`` counts them, and of DoPr those of the cheaper of
+its two forms, S's symmetric product counted whole, so that more than the limit may be reached; bytes that have to be read and written
+once; control steps times substeps. The best of several rounds counts on both sides.
 
     python benchmarks/limits.py
     python benchmarks/limits.py --rounds 20 --json limits.json        # [{name, ours, peer, ratio, why}], the peer is the machine
@@ -36,13 +37,9 @@ from optimizer_overhead import MODELS
 COPIES = 64
 LOW = 0.6
 WHY = {
-    "training step, transformer": "norms, GELU, attention's softmax and their gradients are memory traffic, not products",
     "training step, U-Net": "group norms, Mish and FiLM between narrow convolutions are memory traffic, not products",
     "plan, transformer": "16 tokens: products of 16 rows do not fill the processor's registers, and an operation costs microseconds",
-    "AdamW's step, transformer": "seven passes over weights that fit the cache in part",
-    "DoPr's solves, transformer": "Cholesky of d = 256 to 1,024 and its triangular solves run at a share of a product's rate",
     "windows": "64 windows of some hundred bytes: the batch is made in tens of microseconds, mostly Python's",
-    "rollout of PickPlace": "rewards, observations and success of every copy, in NumPy, at every control step",
 }
 """Why what lies under :data:`LOW` does so."""
 

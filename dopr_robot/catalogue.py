@@ -289,7 +289,7 @@ def _documented(path: Sequence[str], tree: Mapping[str, Any]) -> list[Any]:
         return [RunConfig]
     if path[0] == "optimizer":
         bases: list[Any] = [torch.optim.AdamW, torch.optim.SGD, optim.Muon, optim.AdaMuon, optim.Lion, optim.Signum]
-        bases += optim.library.LIBRARY.values()
+        bases += optim.packaged.PACKAGED.values()
         return [optim.make_optimizer, optim.ActivationPreconditioner, *bases]
     if path[0] != "policy":
         return [type(getattr(RunConfig(), path[0]))]

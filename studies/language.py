@@ -22,36 +22,24 @@ PLUS, EQUALS, PAD = 10, 11, 12
 LENGTH = 3 * MOST + 3
 
 
-class Block(nn.Module):
-    """Attention to what came before and a perceptron, both behind a norm."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, dim = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        x = x + self.out(seen.reshape(batch, length, dim))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
 class Decoder(nn.Module):
     """Tokens ``[B, T]`` to the next digit's logits ``[B, T, 10]``."""
 
     def __init__(self, dim: int = 64, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         self.tokens, self.places = nn.Embedding(13, dim), nn.Embedding(LENGTH, dim)
-        self.blocks = nn.Sequential(*(Block(dim, heads) for _ in range(layers)))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
-        return self.head(self.norm(self.blocks(x)))
+        before = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        for block in self.blocks:
+            x = block(x, before, is_causal=True)
+        return self.head(self.norm(x))
 
 
 class Sums(Problem):

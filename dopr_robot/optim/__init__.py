@@ -14,8 +14,8 @@ from dopr_robot.optim.factory import (
     parameter_groups,
     saved_options,
 )
-from dopr_robot.optim.library import missing_package, schedule_free
 from dopr_robot.optim.muon import AdaMuon, Muon, newton_schulz
+from dopr_robot.optim.packaged import missing_package, schedule_free
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.roles import Roles, muon_roles
 from dopr_robot.optim.signs import Lion, Signum

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from dopr_robot.optim.coverage import plain_name
 from dopr_robot.optim.dopr import DoPr
-from dopr_robot.optim.library import LIBRARY
 from dopr_robot.optim.muon import AdaMuon, Muon
+from dopr_robot.optim.packaged import PACKAGED
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.roles import muon_roles
 from dopr_robot.optim.signs import Lion, Signum
@@ -26,7 +26,7 @@ _BASES: dict[str, Callable[..., Optimizer]] = {
     "signum": Signum,
     "adamuon": AdaMuon,
     "lion": Lion,
-    **LIBRARY,
+    **PACKAGED,
 }
 _SPLIT = (Muon, AdaMuon)  # which take some weights only, and leave the others to AdamW
 _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {"model", "parameters"}
@@ -34,7 +34,7 @@ _DOPR_OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters
 # Where a search for the learning rate of a base begins: the customary values for networks of this size, Adam's and Muon's as in
 # their papers' small runs, those of the sign methods about ten times below Adam's (Chen et al., 2023, section 5).
 _LEARNING_RATES = {"sgd": 0.1, "adam": 3e-4, "adamw": 3e-4, "muon": 1e-3, "signum": 1e-4, "adamuon": 1e-3, "lion": 1e-4}
-_LEARNING_RATES |= {name: inspect.signature(make).parameters["lr"].default for name, make in LIBRARY.items()}
+_LEARNING_RATES |= {name: inspect.signature(make).parameters["lr"].default for name, make in PACKAGED.items()}
 # What torch offers for how a step is computed rather than for what it is.
 _IMPLEMENTATION = frozenset(
     {"params", "foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "dampening"}

@@ -25,9 +25,9 @@ def over_tasks(study: Study, every: Sequence[Method]) -> list[dict[str, Any]]:
 
     Each row has ``budget, policy, optimizer, tasks, seeds``, the fields of :class:`~dopr_robot.evaluation.statistics.Aggregate` and
     ``letters`` (optimizers of a policy that share one are not told apart at 5 % after Holm's correction); and where it is compared,
-    ``reference``,
-    the fields of :class:`~dopr_robot.evaluation.statistics.TaskComparison`, ``permutation_p_holm`` (over all comparisons of the study)
-    and ``equal_loss``: the mean over tasks of the difference at equal validation loss, its interval, and in how many tasks there is one.
+    ``reference``, the fields of :class:`~dopr_robot.evaluation.statistics.TaskComparison`, ``permutation_p_holm`` (over all comparisons
+    of the study) and ``equal_loss``: the mean over tasks of the difference at equal validation loss, its interval, and in how many tasks
+    there is one.
     """
     if len(study.tasks) < LEAST:
         return []

@@ -164,7 +164,7 @@ def run_study(
                     if (sha := done[arm.name].get("best_weights_sha256")) and sha != done[arm.name]["weights_sha256"]
                 ]
                 best |= _test(
-                    "best", apart, "best_weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew
+                    BEST, apart, "best_weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew
                 )
         check_states(chosen, tests)
         check_states(chosen, best)

@@ -1,16 +1,13 @@
 import math
-from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
 from dopr_robot import seeds
-from dopr_robot.envs import Task
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.rollouts import rollout
-from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job
-from dopr_robot.evaluation.rollouts.plan import Evaluation
+from dopr_robot.evaluation.rollouts.episode import Job
 from dopr_robot.evaluation.rollouts.rollout import Rollout
 
 EPISODES = 40
@@ -211,22 +208,3 @@ def test_groups_share_the_cores(policy, make_point, monkeypatch, machine, worker
     Rollout(policy, make_env, "attain", 20, copies=2).run(jobs(), lambda record: None, workers=workers)
     assert len(made) == (workers or machine)
     assert sum(made) <= max(machine, len(made))
-
-
-class Still:
-    n_obs_steps, n_action_steps, action_dim = 1, 4, 3
-    observations = {"state": (11,)}
-
-    def act(self, observation, generator):
-        return torch.zeros(len(generator), 4, 3)
-
-
-def test_pictures_of_simulators_bound_the_copies(monkeypatch):
-    """Every copy of a simulator that draws holds its scene: 32 of robosuite's Lift were 11 GB."""
-    monkeypatch.setattr("dopr_robot.envs.workers.cores", lambda: 8)
-    blind = Evaluation(Still(), "Hopper-v5")
-    assert blind.copies == INFERENCE_BATCH
-    with closing(blind.make_env(6, 2)) as env:
-        assert len(env._workers) == 2
-    assert Task("robosuite/Lift-v0", {"cameras": ["agentview"]}).copies_per_core == 4
-    assert Task("dopr_robot/PickPlace-v0", {"cameras": ["wrist"]}).copies_per_core is None, "one model, drawn in turn"

@@ -17,18 +17,11 @@ from dopr_robot.study.workers import Workers
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    collect("QuadrotorTrack", 3, folder / "q.zarr")
-    (folder / "study.yaml").write_text(f"""
-tasks: [{{task: QuadrotorTrack, store: {folder / "q.zarr"}, horizons: [10, 30]}}]
-policies: [{{name: regression_mlp, network: {{dim: 16, blocks: 1}}}}]
-optimizers: [adamw, dopr_adamw]
-learning_rates: [1e-3, 3e-3]
-training: {{steps: 8, batch_size: 32, warmup_steps: 2, checkpoint_every: 2}}
-evaluation: {{selection_episodes: 2, test_episodes: 4}}
+def path(make_study) -> Path:
+    return make_study("""
+training: {steps: 8, batch_size: 32, warmup_steps: 2, checkpoint_every: 2}
+evaluation: {selection_episodes: 2, test_episodes: 4}
 """)
-    return folder / "study.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dopr_robot import collect
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.selection import SelectionRollout
 from dopr_robot.study import load_study, run_study
@@ -17,20 +16,13 @@ from dopr_robot.study.workers import Workers
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    collect("QuadrotorTrack", 3, folder / "q.zarr")
-    (folder / "study.yaml").write_text(f"""
-tasks: [{{task: QuadrotorTrack, store: {folder / "q.zarr"}, horizons: [10, 30]}}]
-policies: [{{name: regression_mlp, network: {{dim: 16, blocks: 1}}}}]
-optimizers: [adamw, dopr_adamw]
-learning_rates: [1e-3, 3e-3]
+def path(make_study) -> Path:
+    return make_study("""
 budgets: [1, 0.5]
 seeds: [0, 1]
-training: {{steps: 8, batch_size: 32, warmup_steps: 2, checkpoint_every: 8}}
-evaluation: {{selection_episodes: 2, test_episodes: 3}}
+training: {steps: 8, batch_size: 32, warmup_steps: 2, checkpoint_every: 8}
+evaluation: {selection_episodes: 2, test_episodes: 3}
 """)
-    return folder / "study.yaml"
 
 
 def test_a_budget_is_a_training_of_its_own_with_all_that_counts_steps_shrunk(path):

@@ -92,7 +92,7 @@ def test_a_schedule_free_run_acts_with_its_own_average_and_is_not_changed_by_loo
 
 
 def test_an_optimizer_whose_package_is_not_there_is_refused_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr("dopr_robot.optim.library.find_spec", lambda package: None)
+    monkeypatch.setattr("dopr_robot.optim.packaged.find_spec", lambda package: None)
     with pytest.raises(UserError, match=r"^optimizer=soap needs a package .*pip install 'dopr-robot\[optimizers\]'$"):
         compose_config("pick_place", ["optimizer=soap"])
 

@@ -94,9 +94,8 @@ class Actor:
 
     def __call__(self, observation: NDArray[Any], low: Sequence[float], high: Sequence[float]) -> NDArray[np.float32]:
         """Actions ``[N, A]`` between the bounds for observations ``[N, O]``; a row does not depend on the others."""
-        hidden = np.asarray(observation, np.float32)[
-            :, None
-        ]  # one product a row: a matrix's last bits vary with its size
+        # One product a row: a matrix's last bits vary with its size.
+        hidden = np.asarray(observation, np.float32)[:, None]
         for number, (weight, bias) in enumerate(self.layers):
             hidden = (np.maximum(hidden, 0.0) if number else hidden) @ weight + bias
         least, most = np.asarray(low, np.float32), np.asarray(high, np.float32)

@@ -110,9 +110,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 def mcnemar_p_value(only_first: ArrayLike, only_second: ArrayLike) -> NDArray[np.float64]:
     """The p-value of :func:`mcnemar` from its two counts, of any shape: twice the smaller tail of a fair coin."""
     fewer, discordant = np.minimum(only_first, only_second), np.add(only_first, only_second)
-    return np.minimum(
-        1.0, 2 * scipy.special.bdtr(fewer, discordant, 0.5)
-    )  # of the binomial distribution, without its checks
+    # The binomial distribution's own function, without the checks of scipy.stats.
+    return np.minimum(1.0, 2 * scipy.special.bdtr(fewer, discordant, 0.5))
 
 
 def seeds_test(first: np.ndarray, second: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dopr_robot.optim import make_optimizer, missing_package, optimizer_options, schedule_free
-from dopr_robot.optim.library import LIBRARY
+from dopr_robot.optim.packaged import PACKAGED
 
 
 def least_squares() -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
@@ -67,12 +67,12 @@ def test_a_package_that_is_not_there_is_named_with_the_call_that_brings_it(name,
         ValueError, match=r"pytorch_optimizer's, which is not installed: pip install 'pytorch_optimizer>="
     ):
         make_optimizer(name, nn.Linear(3, 2))
-    monkeypatch.setattr("dopr_robot.optim.library.find_spec", lambda package: None)
+    monkeypatch.setattr("dopr_robot.optim.packaged.find_spec", lambda package: None)
     assert (missing_package(name), missing_package("adamw")) == ("pytorch_optimizer", None)
     assert optimizer_options(name)["precondition_frequency"] == 10  # listed all the same
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize("name", PACKAGED)
 def test_the_options_of_the_library_s_are_options_that_it_knows(name):
     """Nothing is lost in the ``**kwargs`` that its constructors swallow."""
     optimizer = make_optimizer(name, nn.Linear(3, 2))

@@ -99,7 +99,7 @@ def schedulefree_adamw(
     return _made("ScheduleFreeAdamW", params, **_without(locals(), "params"))
 
 
-LIBRARY: dict[str, Callable[..., Optimizer]] = {
+PACKAGED: dict[str, Callable[..., Optimizer]] = {
     "soap": soap,
     "shampoo": shampoo,
     "schedulefree_adamw": schedulefree_adamw,
@@ -108,7 +108,7 @@ LIBRARY: dict[str, Callable[..., Optimizer]] = {
 
 def missing_package(name: str) -> str | None:
     """The package that ``make_optimizer(name, ...)`` would not find; None where it needs none or has it."""
-    needed = name.removeprefix("dopr_") in LIBRARY
+    needed = name.removeprefix("dopr_") in PACKAGED
     return PACKAGE if needed and find_spec(PACKAGE) is None else None
 
 

@@ -1,0 +1,25 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dopr_robot import collect
+
+
+@pytest.fixture(scope="module")
+def make_study(tmp_path_factory) -> Callable[[str], Path]:
+    """``make_study(yaml)``: the file of a study of two optimizers on QuadrotorTrack, and what ``yaml`` adds."""
+
+    def make(added: str) -> Path:
+        folder = tmp_path_factory.mktemp("study")
+        collect("QuadrotorTrack", 3, folder / "q.zarr")
+        (folder / "study.yaml").write_text(f"""
+tasks: [{{task: QuadrotorTrack, store: {folder / "q.zarr"}, horizons: [10, 30]}}]
+policies: [{{name: regression_mlp, network: {{dim: 16, blocks: 1}}}}]
+optimizers: [adamw, dopr_adamw]
+learning_rates: [1e-3, 3e-3]
+{added}
+""")
+        return folder / "study.yaml"
+
+    return make
