@@ -14,6 +14,7 @@ import copy
 import gc
 import itertools
 import json
+import math
 import statistics
 import time
 import warnings
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dopr_robot.optim import DoPr
+from dopr_robot.optim import DoPr, make_optimizer
 from dopr_robot.policies import PolicySpec, make_policy
 from dopr_robot.policies.spec import ArraySpec
 
@@ -93,6 +94,14 @@ def soap(model: nn.Module) -> Optimizer:
     return SOAP(model.parameters(), lr=1e-4)
 
 
+def muon(model: nn.Module) -> Optimizer:
+    return make_optimizer("muon", model, lr=1e-4)
+
+
+def dopr_muon(model: nn.Module) -> Optimizer:
+    return make_optimizer("dopr_muon", model, lr=1e-4)
+
+
 def singd(model: nn.Module) -> Optimizer:
     from singd.optim.optimizer import SINGD
 
@@ -116,6 +125,8 @@ ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
         f"DoPr-AdamW, {form}": lambda model, form=form: DoPr(adamw(model), model, form=form)
         for form in ("auto", "average", "low_rank")
     },
+    "Muon": muon,
+    "DoPr-Muon": dopr_muon,
     "SOAP": soap,
     "SINGD": singd,
     "HeavyBall SOAP": heavyball,
@@ -200,11 +211,20 @@ def build(make: Callable[[], tuple[nn.Module, Any]], names: list[str], device: t
 
 
 def measure(
-    arms: list[Arm], batch: Any, steps: int, device: torch.device, precision: str, clock: Callable[[], float]
+    arms: list[Arm],
+    batch: Any,
+    steps: int,
+    device: torch.device,
+    precision: str,
+    clock: Callable[[], float],
+    seconds: float = math.inf,
 ) -> None:
-    """``steps`` rounds beyond ``WARM``; a round is one step of every arm."""
+    """``steps`` rounds beyond ``WARM``, fewer where they take longer than ``seconds``; a round is one step of every arm."""
     gc.disable()
+    begun = time.perf_counter()
     for number in range(WARM + steps):
+        if number > WARM and time.perf_counter() - begun > seconds:
+            break
         for offset in range(len(arms)):
             arms[(number + offset) % len(arms)].step(batch, device, precision, clock)
     gc.enable()

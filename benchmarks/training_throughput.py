@@ -1,9 +1,10 @@
-"""How many windows a second training takes, beside a plain loop around Diffusion Policy's own U-Net.
+"""How many windows a second training takes, beside a plain loop around Diffusion Policy's own networks.
 
-Peer: their ``ConditionalUnet1D`` from a checkout of github.com/real-stanford/diffusion_policy, with the DDPM loss, clipping, AdamW and
-an average of the weights, in the shortest loop that does that, over tensors that lie in memory. Ours: ``training.train`` as a user
-runs it, with the same network sizes, batch, loss and threads. They take turns in one process; a figure is the median over turns.
-Further rows have our default policies, bf16, ``torch.compile`` and DoPr beside our plain AdamW run (``ratio``: that over this).
+Peers: their ``ConditionalUnet1D`` and ``TransformerForDiffusion`` from a checkout of github.com/real-stanford/diffusion_policy, with the
+DDPM loss, clipping, AdamW and an average of the weights, in the shortest loop that does that, over tensors that lie in memory. Ours:
+``training.train`` as a user runs it, with the same network sizes, batch, loss and threads. They take turns in one process; a figure is
+the median over turns. Further rows have our default policies, bf16, ``torch.compile`` and DoPr beside our plain AdamW run (``ratio``:
+that over this).
 
     git clone https://github.com/real-stanford/diffusion_policy
     python benchmarks/training_throughput.py --diffusion-policy diffusion_policy --json throughput.json
@@ -16,11 +17,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dopr_robot.datasets import Attributes, Store
@@ -68,21 +71,51 @@ def ours(config: RunConfig, warm: int) -> float:
     return (steps - warm) * config.training.batch_size / (clock[steps] - clock[warm])
 
 
-def peer(args: argparse.Namespace) -> tuple[float, int]:
+def unet(channels: list[int]) -> dict[str, Any]:
+    """Our policy of the published U-Net's sizes."""
+    network = {"channels": channels, "kernel_size": 5, "time_dim": 256}
+    return {"name": "diffusion_unet", "n_obs_steps": TO, "horizon": H, "n_action_steps": TA, "network": network}
+
+
+def transformer() -> dict[str, Any]:
+    """Our policy of the published transformer's sizes."""
+    network = {"dim": 256, "layers": 8, "heads": 4, "observation_layers": 0, "causal": True, "dropout": 0.01}
+    steps = {"n_obs_steps": TO, "horizon": H, "n_action_steps": TA}
+    return {"name": "diffusion_cross_transformer", **steps, "network": network}
+
+
+def published(name: str, channels: list[int]) -> tuple[nn.Module, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """The authors' network, and its call on noisy actions ``[B, H, A]``, steps ``[B]`` and observations ``[B, To, O]``."""
+    network: nn.Module
+    if name == "unet":
+        from diffusion_policy.model.diffusion.conditional_unet1d import ConditionalUnet1D
+
+        network = ConditionalUnet1D(
+            ACTION, global_cond_dim=TO * STATE, diffusion_step_embed_dim=256, down_dims=channels, kernel_size=5, n_groups=8,
+            cond_predict_scale=True,
+        )  # fmt: skip
+        return network, lambda noisy, steps, state: network(noisy, steps, global_cond=state.flatten(1))
+    from diffusion_policy.model.diffusion.transformer_for_diffusion import TransformerForDiffusion
+
+    network = TransformerForDiffusion(
+        ACTION, ACTION, H, TO, STATE, n_layer=8, n_head=4, n_emb=256, p_drop_emb=0.0, p_drop_attn=0.01, causal_attn=True,
+        obs_as_cond=True,
+    )  # fmt: skip
+    return network, network
+
+
+def peer(args: argparse.Namespace, name: str = "unet") -> tuple[float, int]:
     """Windows a second of the plain loop after its first ``args.warm`` steps, and the network's parameters."""
     from diffusers import DDPMScheduler
-    from diffusion_policy.model.diffusion.conditional_unet1d import ConditionalUnet1D
 
     torch.manual_seed(0)
-    network = ConditionalUnet1D(
-        ACTION, global_cond_dim=TO * STATE, diffusion_step_embed_dim=256, down_dims=args.channels, kernel_size=5, n_groups=8,
-        cond_predict_scale=True,
-    ).to(args.device)  # fmt: skip
+    network, call = published(name, args.channels)
+    network.to(args.device)
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     schedule = DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2")
     state, action = (
-        torch.randn(6000, TO * STATE, device=args.device),
+        torch.randn(6000, TO, STATE, device=args.device),
         torch.rand(6000, H, ACTION, device=args.device) * 2 - 1,
     )
     clock = 0.0
@@ -93,7 +126,7 @@ def peer(args: argparse.Namespace) -> tuple[float, int]:
         noise = torch.randn(args.batch, H, ACTION, device=args.device)
         steps = torch.randint(100, (args.batch,), device=args.device)
         noisy = schedule.add_noise(action[chosen], noise, steps)
-        loss = F.mse_loss(network(noisy, steps, global_cond=state[chosen]), noise)
+        loss = F.mse_loss(call(noisy, steps, state[chosen]), noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -125,26 +158,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "random.zarr"
         write_store(store)
-        unet = {
-            "name": "diffusion_unet", "n_obs_steps": TO, "horizon": H, "n_action_steps": TA,
-            "network": {"channels": args.channels, "kernel_size": 5, "time_dim": 256},
-        }  # fmt: skip
-        plain = settings(store, args, unet)
-        sides: dict[str, list[float]] = {"ours": [], "peer": []}
-        for _ in range(args.turns):
-            sides["ours"].append(ours(plain, args.warm))
-            rate, parameters = peer(args)
-            sides["peer"].append(rate)
-        with tempfile.TemporaryDirectory() as run:
-            own = sum(p.numel() for p in load_policy(train(plain, Path(run))).parameters())
-        print(f"U-Net {args.channels}: {own:,} parameters, Diffusion Policy's {parameters:,}")
-        results.append(row("training_throughput/unet_vs_diffusion_policy", sides["ours"], sides["peer"]))
+        plain = settings(store, args, unet(args.channels))
+        for name, config in (("unet", plain), ("transformer", settings(store, args, transformer()))):
+            sides: dict[str, list[float]] = {"ours": [], "peer": []}
+            for _ in range(args.turns):
+                sides["ours"].append(ours(config, args.warm))
+                rate, parameters = peer(args, name)
+                sides["peer"].append(rate)
+            with tempfile.TemporaryDirectory() as run:
+                own = sum(p.numel() for p in load_policy(train(config, Path(run))).parameters())
+            print(f"{name}: {own:,} parameters, Diffusion Policy's {parameters:,}")
+            results.append(row(f"training_throughput/{name}_vs_diffusion_policy", sides["ours"], sides["peer"]))
         variants = {
-            "unet_bf16": settings(store, args, unet, precision="bf16"),
-            "unet_dopr_adamw": settings(store, args, unet, "dopr_adamw"),
+            "unet_bf16": settings(store, args, unet(args.channels), precision="bf16"),
+            "unet_dopr_adamw": settings(store, args, unet(args.channels), "dopr_adamw"),
         }
         if args.compile:
-            variants["unet_compile"] = settings(store, args, unet, compile=True)
+            variants["unet_compile"] = settings(store, args, unet(args.channels), compile=True)
         for name, config in variants.items():
             pairs = [(ours(config, args.warm), ours(plain, args.warm)) for _ in range(args.turns)]
             results.append(row(f"training_throughput/{name}_vs_plain", *map(list, zip(*pairs, strict=True))))
