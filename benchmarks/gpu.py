@@ -230,7 +230,7 @@ def pusht(args: argparse.Namespace) -> list[Row]:
         checkpoint = train(compose_config("pusht_state", [*words, f"training.steps={steps}"]), Path(folder) / "run")
         spent = time.perf_counter() - begun
         begun = time.perf_counter()
-        results = evaluate(load_policy(checkpoint, args.device), episodes=episodes, out=Path(folder) / "eval")
+        results = evaluate(load_policy(checkpoint, args.device), episodes=episodes, video=0, out=Path(folder) / "eval")
         rolled = time.perf_counter() - begun
         figure = results.content["metrics"]["coverage"]
     low, high = figure["ci95"] or (0.0, 1.0)
