@@ -11,6 +11,7 @@ convolutions in TF32, matrix products whole.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -20,13 +21,16 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dopr_robot.errors import DoprError
+from dopr_robot.optim import ActivationPreconditioner
 from dopr_robot.training import compose_config, read_metrics, train
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -71,6 +75,51 @@ def machine(args: argparse.Namespace) -> list[Row]:
     ]
 
 
+@contextmanager
+def drawn_alike() -> Iterator[None]:
+    """Random numbers are drawn on the CPU in float64, wherever and as whatever they are wanted."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(like: torch.Tensor) -> torch.Tensor:
+        return torch.empty(like.shape, dtype=torch.float64).normal_(generator=generator).to(like)
+
+    def uniform(*size: int, device: Any = None, dtype: Any = None) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.float64).uniform_(generator=generator).to(device, dtype)
+
+    kept = torch.randn_like, torch.rand
+    torch.randn_like, torch.rand = normal, uniform  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.randn_like, torch.rand = kept
+
+
+def exactness(args: argparse.Namespace) -> list[Row]:
+    """How far the card's preconditioned gradients are from those in float64 on the CPU: of the weight that is farthest, over its norm."""
+
+    def gradients(policy: nn.Module, batch: Any, form: str, device: str, amp: bool) -> list[torch.Tensor]:
+        made = ActivationPreconditioner(policy, form=form)
+        with drawn_alike(), torch.autocast(device, torch.bfloat16, enabled=amp):
+            loss, _ = policy(batch)
+        loss.backward()
+        made.precondition_(wait=True)
+        return [p.grad.double().cpu() for p in policy.parameters() if p.grad is not None]
+
+    rows = []
+    for model in ["mlp"] if args.small else ["mlp", "transformer", "unet"]:
+        torch.manual_seed(0)
+        policy, batch = overhead.MODELS[model]()
+        for form in ("batch", "average"):  # a subspace begins elsewhere in each dtype
+            whole = gradients(copy.deepcopy(policy).double(), overhead.moved(batch, torch.float64), form, "cpu", False)
+            for told, amp in (("float32", False), ("bf16", True)):
+                mine = copy.deepcopy(policy).to(args.device)
+                found = gradients(mine, overhead.moved(batch, torch.device(args.device)), form, args.device, amp)
+                far = [float((a - b).norm() / b.norm()) for a, b in zip(found, whole, strict=True) if b.norm() > 0]
+                note = f"median weight {statistics.median(far):.1e}"
+                rows.append(row(f"{model}, {form}, {told}", max(far), None, "relative error", note))
+    return rows
+
+
 ARMS = {
     "DoPr-AdamW": "DoPr-AdamW, as it is by default (batch form)",
     "DoPr-AdamW, average": "DoPr-AdamW, average, whole inverse, ten steps old",
@@ -98,7 +147,9 @@ def optimizer(args: argparse.Namespace) -> list[Row]:
                     note += f", peak of a step {arm.peak / 2**20:.0f} MiB (AdamW's {arms[0].peak / 2**20:.0f})"
                     note += f", waits for the device {waits} times in {overhead.CYCLE} steps"
                 name = f"{model} {millions:.1f} M, {precision}: {ARMS[arm.name]}"
-                rows.append(row(name, found["median_ms"], 1e3 * statistics.median(arms[0].times[overhead.WARM :]), "ms"))
+                rows.append(
+                    row(name, found["median_ms"], 1e3 * statistics.median(arms[0].times[overhead.WARM :]), "ms")
+                )
                 rows[-1] |= {"ratio": found["ratio"], "note": note}
             del arms
             if device.type == "cuda":
@@ -109,7 +160,9 @@ def optimizer(args: argparse.Namespace) -> list[Row]:
 def training(args: argparse.Namespace) -> list[Row]:
     """Windows a second of training as a user runs it, beside the authors' networks in the shortest loop."""
     size = {"batch": 8, "steps": 4, "warm": 1} if args.small else {"batch": 256, "steps": 50, "warm": 15}
-    options = argparse.Namespace(device=args.device, threads=None, channels=[16, 32] if args.small else [256, 512, 1024], **size)
+    options = argparse.Namespace(
+        device=args.device, threads=None, channels=[16, 32] if args.small else [256, 512, 1024], **size
+    )
     cuda = args.device == "cuda"
     variants: list[tuple[str, str, dict[str, Any]]] = [
         ("float32", "adamw", {}),
@@ -175,7 +228,13 @@ def plan(args: argparse.Namespace) -> list[Row]:
         calls = {"ours": ours} | ({"theirs": theirs} if theirs else {})
         times = {key: 1e3 * statistics.median(each) for key, each in latency.measure(calls, rounds).items()}
         rows.append(
-            row("published U-Net, one call, the authors' beside it", times["ours"], times.get("theirs"), "ms", faster=True)
+            row(
+                "published U-Net, one call, the authors' beside it",
+                times["ours"],
+                times.get("theirs"),
+                "ms",
+                faster=True,
+            )
         )
     return rows
 
@@ -187,7 +246,9 @@ def frames(args: argparse.Namespace) -> list[Row]:
     from dopr_robot.envs import make
 
     rows = []
-    for task, camera in [("PickPlace", "overview")] if args.small else [("PickPlace", "overview"), ("PickPlace", "wrist")]:
+    for task, camera in (
+        [("PickPlace", "overview")] if args.small else [("PickPlace", "overview"), ("PickPlace", "wrist")]
+    ):
         try:
             env: Any = make(task, cameras=[camera], camera_size=84, max_steps=10**9)
             env.reset(seed=0)
@@ -199,7 +260,9 @@ def frames(args: argparse.Namespace) -> list[Row]:
             env.step(action)
             seconds.append(time.perf_counter() - begun)
         env.close()
-        rows.append(row(f"{task} {camera}, a control step and its picture", 1 / statistics.median(seconds), None, "frames/s"))
+        rows.append(
+            row(f"{task} {camera}, a control step and its picture", 1 / statistics.median(seconds), None, "frames/s")
+        )
     return rows
 
 
@@ -241,6 +304,7 @@ def pusht(args: argparse.Namespace) -> list[Row]:
 Part = Callable[[argparse.Namespace], list[Row]]
 PARTS: dict[str, tuple[Part, float]] = {
     "machine": (machine, 10),
+    "exactness": (exactness, 40),
     "optimizer": (optimizer, 110),
     "training": (training, 120),
     "waits": (waits, 20),
@@ -276,13 +340,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         record["parts"][part] = found | {"seconds": round(time.perf_counter() - clock, 1)}
         earlier.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (args.out / "gpu.md").write_text(tables(record), encoding="utf-8")
-        print(f"{part}: {found.get('skipped') or found.get('failed') or 'done'}, {time.perf_counter() - clock:.0f} s", flush=True)
+        print(
+            f"{part}: {found.get('skipped') or found.get('failed') or 'done'}, {time.perf_counter() - clock:.0f} s",
+            flush=True,
+        )
     return record
 
 
 def tables(record: dict[str, Any]) -> str:
     """The record as Markdown."""
-    lines = [f"{record['device']}, torch {record['torch']}" + (f", CUDA {record['cuda']}." if record["cuda"] else "."), ""]
+    lines = [
+        f"{record['device']}, torch {record['torch']}" + (f", CUDA {record['cuda']}." if record["cuda"] else "."),
+        "",
+    ]
     for part, found in record["parts"].items():
         lines += [f"## {part.capitalize()}", "", found["about"], ""]
         if "rows" not in found:
@@ -314,7 +384,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--small", action="store_true", help="tiny sizes: whether it runs")
     parser.add_argument("--minutes", type=float, default=12.0, help="no part is begun that would go beyond")
-    parser.add_argument("--diffusion-policy", type=Path, metavar="CHECKOUT", help="of the authors' code, to stand beside ours")
+    parser.add_argument(
+        "--diffusion-policy", type=Path, metavar="CHECKOUT", help="of the authors' code, to stand beside ours"
+    )
     parser.add_argument("--pusht", type=Path, metavar="STORE", help="the human demonstrations of PushT")
     parser.add_argument("--pusht-minutes", type=float, default=4.0)
     parser.add_argument("--pusht-settings", nargs="*", default=[], metavar="KEY=VALUE")

@@ -161,12 +161,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def moved(data: Any, device: torch.device) -> Any:
+def moved(data: Any, where: torch.device | torch.dtype) -> Any:
     if isinstance(data, Tensor):
-        return data.to(device)
+        return data.to(where)
     if isinstance(data, dict):
-        return {key: moved(value, device) for key, value in data.items()}
-    return tuple(moved(value, device) for value in data)
+        return {key: moved(value, where) for key, value in data.items()}
+    return tuple(moved(value, where) for value in data)
 
 
 def state_bytes(arm: Arm) -> int:

@@ -1,18 +1,19 @@
 """The damped inverse of one step's own second moment, by whichever of S and the inputs' Gram matrix is cheaper to factorise."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dopr_robot.optim.factors import Factor
-from dopr_robot.optim.inverses import damped_cholesky
+from dopr_robot.optim.inverses import damped_cholesky, is_sure
 from dopr_robot.optim.products import gram
 
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
 
-Factorised = dict[Any, tuple[Tensor, ...]]  # what layers of the same inputs share: query, key and value; gate and up
+_AT_ONCE = 1 << 26  # entries of matrices that are factorised together on a GPU
 
 
 class BatchInverse:
@@ -48,53 +49,33 @@ class BatchInverse:
         length = sum(z.shape[1] for z, _ in rows)
         known = all(d is not None for _, d in rows)
         if rows and dual_cost(length, self.dim, out, known) < primal_cost(length, self.dim, out):
-            self.z: Tensor | None = rows[0].z if len(rows) == 1 else torch.cat([z for z, _ in rows], 1)
+            given = rows[0].z if len(rows) == 1 else torch.cat([z for z, _ in rows], 1)
+            self.z: Tensor | None = given.to(factor.dtype)
             if known:
                 self.d = rows[0].d if len(rows) == 1 else torch.cat([d for _, d in rows if d is not None], 1)
             self.dual = True
             # The trace is that of K, which is formed here so that a bad input is seen before anything is factorised.
-            where = (self.z.data_ptr(), self.z.shape, self.z.stride())
+            where = (given.data_ptr(), given.shape, given.stride())
             grams = {} if grams is None else grams
-            self.matrix = grams[where] if where in grams else grams.setdefault(where, gram(self.z))
+            self.matrix = grams[where] if where in grams else grams.setdefault(where, gram(given))
         else:
             self.z, self.dual = None, False
             self.matrix, divided = factor.products()
             self.n = torch.ones_like(self.n) if divided else self.n
         self.trace = factor.pooled(self.matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / self.n)
 
-    def factorise(self, damping: float, done: Factorised | None = None) -> Tensor:
-        """Get ready to multiply, once. Returns, as a bool tensor [groups], whether the damping had to be raised.
-
-        ``done``: what was factorised in this step so far.
-        """
-        if self.raised is not None:
-            return self.raised
-        # On a CPU a product is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays,
-        # and that of the large one where the gradient has more rows than it.
-        self.inverted = self.dual or self.tall
-        done, key = {} if done is None else done, (self.matrix.data_ptr(), self.matrix.shape, damping)
-        if key not in done:
-            mean = self.trace / self.dim
-            strength = damping * torch.where(mean > 0, mean, 1.0)
-            triangle, strength, raised = damped_cholesky(self.matrix, self.n * strength)
-            done[key] = triangle, strength / self.n, raised
-        triangle, self.strength, self.raised = done[key]
-        if (*key, self.inverted) not in done:
-            done[*key, self.inverted] = (self._solver(triangle),)
-        (self.solver,) = done[*key, self.inverted]
-        return self.raised
-
-    def _solver(self, triangle: Tensor) -> Tensor:
-        """``(K + n strength I)^-1``; of the primal form ``(S + strength I)^-1``, or the factor of what is inverted there."""
-        if self.dual:
-            return torch.cholesky_inverse(triangle)
-        scale = self.n.view(-1, 1, 1)
-        return torch.cholesky_inverse(triangle).mul_(scale) if self.inverted else triangle / scale.sqrt()
+    @property
+    def kind(self) -> str:
+        """What is made of the Cholesky factor L of ``K + n strength I`` or ``S + strength I``: the inverse, L^-1, or L itself."""
+        # On a GPU L^-1 takes half the time of the inverse, and L's own solves take as long as that for every gradient. On a CPU a product
+        # is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays, and that of the
+        # large one where the gradient has more rows than it.
+        return "half" if self.matrix.is_cuda else "inverse" if self.dual or self.tall else "factor"
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """``gradient`` [groups, rows, d] times the inverse; in place in the dual forms."""
-        if self.z is None and self.inverted:
-            return gradient @ self.solver
+        if self.z is None and self.kind != "factor":
+            return self._solved(gradient)
         if self.z is None:
             half = torch.linalg.solve_triangular(self.solver.mT, gradient, upper=True, left=False)
             return torch.linalg.solve_triangular(self.solver, half, upper=False, left=False)
@@ -105,8 +86,12 @@ class BatchInverse:
             if self.d.shape[2] < self.z.shape[2]:
                 return torch.bmm((self.solver @ (factor * self.d)).mT, self.z, out=gradient)
             return torch.bmm(self.d.mT, self.solver @ (factor * self.z), out=gradient)
-        inner = gradient @ self.z.mT @ self.solver
+        inner = self._solved(gradient @ self.z.mT)
         return gradient.baddbmm_(inner, self.z, alpha=-1).div_(self.strength.view(-1, 1, 1))
+
+    def _solved(self, rows: Tensor) -> Tensor:
+        """``rows`` times the inverse of the matrix that was factorised."""
+        return rows @ self.solver.mT @ self.solver if self.kind == "half" else rows @ self.solver
 
     def _scale_of(self, gradient: Tensor) -> float | None:
         """The number c with ``gradient = c D^T Z``, or None where there is none: looked at along one direction, of no special kind."""
@@ -134,6 +119,61 @@ class BatchInverse:
     def nbytes(self) -> int:
         """Bytes held after :meth:`release`."""
         return self.matrix.nbytes
+
+
+def factorise(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> None:
+    """Get ``solves`` ready to multiply, each with its damping.
+
+    What layers of the same inputs share (query, key and value; gate and up) is factorised once, and on a GPU, where the number of
+    operations takes the time, what is of one size together.
+    """
+    same: dict[Any, list[BatchInverse]] = {}
+    for solve, damping in zip(solves, dampings, strict=True):
+        same.setdefault((solve.matrix.data_ptr(), solve.matrix.shape, damping), []).append(solve)
+    sizes: dict[Any, list[list[BatchInverse]]] = {}
+    for key, sharing in same.items():
+        matrix, damping = sharing[0].matrix, key[-1]
+        together = (matrix.device, matrix.dtype, matrix.shape[1:], damping) if matrix.is_cuda else key
+        sizes.setdefault(together, []).append(sharing)
+    for (*_, damping), members in sizes.items():
+        at_once = max(1, _AT_ONCE // members[0][0].matrix.numel())
+        for start in range(0, len(members), at_once):
+            _factorise(members[start : start + at_once], damping)
+
+
+def _factorise(members: Sequence[Sequence[BatchInverse]], damping: float) -> None:
+    """Of matrices of one size, each with those that share it."""
+    firsts = [sharing[0] for sharing in members]
+    matrix, n = _joined([first.matrix for first in firsts]), _joined([first.n for first in firsts])
+    mean = _joined([first.trace / first.dim for first in firsts])
+    strength = damping * torch.where(mean > 0, mean, 1.0)
+    sure = is_sure(damping, max(first.dim for first in firsts))
+    triangle, strength, raised = damped_cholesky(matrix, n * strength, sure=sure)
+    strength = strength / n
+    groups = [first.matrix.shape[0] for first in firsts]
+    made: dict[tuple[str, bool], Sequence[Tensor]] = {}
+    for index, sharing in enumerate(members):
+        for solve in sharing:
+            key = (solve.kind, solve.dual)
+            if key not in made:
+                made[key] = _solver(triangle, n.view(-1, 1, 1), *key).split(groups)
+            solve.solver = made[key][index]
+            solve.strength, solve.raised = (each.split(groups)[index] for each in (strength, raised))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _solver(triangle: Tensor, n: Tensor, kind: str, dual: bool) -> Tensor:
+    """:attr:`BatchInverse.kind` of a Cholesky factor; in the primal form of S and not of Z^T Z, which is n times as much."""
+    if kind == "inverse":
+        return torch.cholesky_inverse(triangle) if dual else torch.cholesky_inverse(triangle).mul_(n)
+    if kind == "factor":
+        return triangle / n.sqrt()
+    eye = torch.eye(triangle.shape[-1], dtype=triangle.dtype, device=triangle.device)
+    half = torch.linalg.solve_triangular(triangle, eye.expand_as(triangle), upper=False)
+    return half if dual else half.mul_(n.sqrt())
 
 
 @functools.lru_cache(maxsize=256)

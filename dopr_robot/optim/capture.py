@@ -70,6 +70,7 @@ class Call:
         streams: the inputs, batch first, with their padding masks.
         whole: whether the streams are all that the layer saw and the output is all that it made of them, row by row, so that the weight's
             gradient is made of them alone.
+        rounded: what ``torch.autocast`` rounds the streams to on a GPU before the layer multiplies them, or None.
     """
 
     def __init__(self, layer: Layer, streams: Sequence[Stream], factor: Factor, whole: bool) -> None:
@@ -77,6 +78,9 @@ class Call:
         self.streams = streams
         self.factor = factor
         self.whole = whole
+        device = streams[0][0].device.type
+        casts = device == "cuda" and torch.is_autocast_enabled(device)
+        self.rounded = torch.get_autocast_dtype(device) if casts else None
 
     def __call__(self, gradient: Tensor) -> None:
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
@@ -172,8 +176,10 @@ class Recorder(Hook):
 
 def _spread(total: int, number: int, device: torch.device) -> Tensor:
     """``number`` of ``total`` places, one in each of as many equal parts, at no fixed distance, which might be that of one position."""
-    places = torch.arange(number, dtype=torch.float64)
-    return ((places + (places * 0.6180339887498949) % 1) * (total / number)).long().clamp_max(total - 1).to(device)
+    places = torch.arange(
+        number, dtype=torch.float64, device=device
+    )  # made there: what is copied to a GPU is waited for
+    return ((places + (places * 0.6180339887498949) % 1) * (total / number)).long().clamp_max(total - 1)
 
 
 def made_as(output: Tensor) -> Tensor:

@@ -218,6 +218,8 @@ class Factor:
         if layer.diagonal:
             self._add("diagonal", z.to(self.dtype), n)
             return
+        if call.rounded is not None and not self.sketched:
+            z = z.to(call.rounded)  # as the layer has it: their products, added up in float32, cost a tenth
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
             d = layer.output_rows(gradient) if not self.sketched and call.whole and not z.is_cuda else None
@@ -273,7 +275,7 @@ class Factor:
             z = torch.cat([z for z, _ in self.rows], 1)
             rows[:, : z.shape[1]] = z
         self.rows = [Rows(rows, None)]
-        self.counts = {"matrix": torch.as_tensor(self.counts.get("matrix", 0.0), **options).expand(groups).clone()}
+        self.counts = {"matrix": self._count("matrix", groups).clone()}
 
     def fill(self, groups: int) -> None:
         """Make sums and counts tensors of full shape, zeros where nothing was recorded, to be added over ranks."""
@@ -289,14 +291,20 @@ class Factor:
         if self.diagonal is not None:
             self.sums.setdefault("diagonal", torch.zeros(self.diagonal.dim, **options))
         for key in self.sums:
-            self.counts[key] = (
-                torch.as_tensor(self.counts.get(key, 0.0), **options).expand(groups if key == "matrix" else 1).clone()
-            )
+            self.counts[key] = self._count(key, groups if key == "matrix" else 1).clone()
 
     def inputs_seen(self) -> Tensor:
         """How many inputs were recorded since the last step [groups], at least 1 where a mask left none."""
-        count = torch.as_tensor(self.counts["matrix"], dtype=self.dtype, device=self.weight.device)
-        return count.clamp_min(1).expand(self.groups)
+        return self._count("matrix", self.groups).clamp_min(1)
+
+    def _count(self, key: str, length: int) -> Tensor:
+        """How many inputs were recorded since the last step, as a tensor [length]."""
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.weight.device}
+        count = self.counts.get(key, 0.0)
+        # A number is filled in on the device: one that is copied there is waited for.
+        return (
+            count.to(**options).expand(length) if isinstance(count, Tensor) else torch.full((length,), count, **options)
+        )
 
     def products(self) -> tuple[Tensor, bool]:
         """``Z^T Z`` [groups, d, d] of the inputs recorded since the last step, and whether it was divided by their number already."""
@@ -308,8 +316,11 @@ class Factor:
         self.fold()
         if not self._divided:
             for key, total in self.sums.items():
-                count = torch.as_tensor(self.counts[key], dtype=total.dtype, device=total.device).clamp_min(1)
-                self.sums[key] = total / (count.view(-1, 1, 1) if key == "matrix" else count)
+                count = self.counts[key]
+                if isinstance(count, Tensor):
+                    count = count.to(total).clamp_min(1)
+                    count = count.view(-1, 1, 1) if key == "matrix" else count
+                self.sums[key] = total / (count if isinstance(count, Tensor) else max(count, 1))
             self._divided = True
         return dict(self.sums)
 

@@ -40,7 +40,7 @@ def _form_together(group: list[Factor], damping: float, kept: int | None) -> lis
     strength = torch.cat([damping * factor.trace_mean() for factor in group])
     sizes = [factor.state["matrix"].shape[0] for factor in group]
     if kept is None:
-        inverses, failed = damped_inverse(moments, strength)
+        inverses, failed = damped_inverse(moments, strength, sure=is_sure(damping, moments.shape[-1]))
         parts = {"inverse": inverses}
     else:
         parts, failed = _leading_inverse(moments, strength, _start(group, kept))
@@ -52,21 +52,34 @@ def _form_together(group: list[Factor], damping: float, kept: int | None) -> lis
     return list(zip(group, failed.split(sizes), strict=True))
 
 
-def damped_inverse(moment: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+def damped_inverse(moment: Tensor, damping: Tensor, *, sure: bool = False) -> tuple[Tensor, Tensor]:
     """``(S + damping I)^-1`` of a batch ``[n, d, d]`` of second moments, with ``damping`` [n].
 
     Returns:
         The inverses, and for each whether its damping was raised, see :func:`damped_cholesky`.
     """
-    triangle, _, raised = damped_cholesky(moment, damping)
+    triangle, _, raised = damped_cholesky(moment, damping, sure=sure)
     return torch.cholesky_inverse(triangle), raised
 
 
-def damped_cholesky(moment: Tensor, damping: Tensor, attempts: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+def is_sure(damping: float, dim: int) -> bool:
+    """Whether ``damping``, in mean eigenvalues of a moment of size ``dim``, is far above what float32 leaves uncertain of its largest one,
+    which is ``dim`` mean ones at most; where products are rounded to 10 bits (TF32) none is.
+    """
+    return damping / dim >= 1e-5 and torch.get_float32_matmul_precision() == "highest"
+
+
+def damped_cholesky(
+    moment: Tensor, damping: Tensor, attempts: int = 12, *, sure: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The Cholesky factors of ``S + damping I`` for a batch ``[n, d, d]`` of positive semidefinite matrices, with ``damping`` [n].
 
-    Where the factorisation fails it is tried again with ten times the damping. On CUDA the answer would have to be waited for, so a
-    second strength, a hundredth of the mean eigenvalue, is computed at once, and one of the two is chosen there.
+    Where the factorisation fails it is tried again with ten times the damping. On CUDA the answer would have to be waited for: where the
+    damping is ``sure`` to do, what fails all the same is replaced by a multiple of the identity; else a second strength, a hundredth of
+    the mean eigenvalue, is computed at once, and one of the two is chosen there.
+
+    Args:
+        sure: see :func:`is_sure`.
 
     Returns:
         The lower factors, the damping that each has, and whether it was raised.
@@ -75,6 +88,10 @@ def damped_cholesky(moment: Tensor, damping: Tensor, attempts: int = 12) -> tupl
         RuntimeError: where no damping helped.
     """
     triangle, failed = _cholesky(moment, damping)
+    if moment.is_cuda and sure:
+        mean = (_trace(moment) / moment.shape[-1] + damping).view(-1, 1, 1)
+        eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+        return torch.where(failed.view(-1, 1, 1), mean.sqrt() * eye, triangle), damping, failed
     if moment.is_cuda:
         more = damping + 0.01 * _trace(moment) / moment.shape[-1]
         stronger, _ = _cholesky(moment, more)

@@ -219,7 +219,7 @@ class PackedProjection(Layer):
             return z.expand(self.groups, -1, -1), n
         longest = max(z.shape[1] for z, _ in parts)
         z = torch.cat([F.pad(z, (0, 0, 0, longest - z.shape[1])) for z, _ in parts])
-        return z, torch.stack([torch.as_tensor(n, dtype=z.dtype, device=z.device) for _, n in parts])
+        return z, torch.stack([n.to(z.dtype) if isinstance(n, Tensor) else z.new_full((), n) for _, n in parts])
 
     def view(self, gradient: Tensor) -> Tensor:
         return gradient.reshape(self.groups, -1, gradient.shape[1])

@@ -4,12 +4,16 @@ import torch
 from torch import Tensor
 
 _STRIP = 128
+_WIDENS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)  # whether torch gives 16-bit products in float32
 
 
 def gram(rows: Tensor) -> Tensor:
     """``rows rows^T`` [groups, n, n] of rows [groups, n, d]. On a CPU, of one group of many rows, by strips up to the diagonal, three
-    quarters of the time of the whole product; the other triangle is the mirror image.
+    quarters of the time of the whole product; the other triangle is the mirror image. Of 16-bit rows, which a GPU alone gives, it is
+    added up and given in float32: the products are exact there.
     """
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        return torch.bmm(rows, rows.mT, out_dtype=torch.float32) if _WIDENS else gram(rows.float())
     groups, n, _ = rows.shape
     if groups > 1 or n < 4 * _STRIP or not rows.is_cpu:
         return rows @ rows.mT

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.batch import BatchInverse, Factorised
+from dopr_robot.optim.batch import BatchInverse, factorise
 from dopr_robot.optim.checks import WarnOnce
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
@@ -52,8 +52,8 @@ class Refresh:
 
         for factor, parts in zip(self.kept, self.moments, strict=True):
             self._take(factor, factor.average(parts, self.stat_decay))
-        done: Factorised = {}
-        raised = [(factor, solve.factorise(damping(factor), done)) for factor, solve in self.solves.items()]
+        factorise(list(self.solves.values()), [damping(factor) for factor in self.solves])
+        raised = [(factor, solve.raised) for factor, solve in self.solves.items() if solve.raised is not None]
         for strength, part in groupby(sorted(self.kept, key=damping), damping):
             raised += form_inverses(list(part), strength, self.rank)
         for sketch in self.sketches:
@@ -93,7 +93,7 @@ class Refresh:
                 factor.compare, exact = False, BatchInverse(factor) if solve is None else None
                 factor.cosine = torch.ones(())
                 if exact is not None:
-                    exact.factorise(self.groups.damping(factor.weight))
+                    factorise([exact], [self.groups.damping(factor.weight)])
             precondition_(factor, solve, measure=looked_at, exact=exact)
             if solve is not None:
                 solve.release()

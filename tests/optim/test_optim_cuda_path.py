@@ -33,6 +33,20 @@ def backward_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backward, "running", classmethod(lambda cls: cls()))
 
 
+@pytest.fixture(autouse=True)
+def nothing_copied_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that becomes a tensor on the device is copied there, and that is waited for; one that is filled in there is not."""
+    for name in ("tensor", "as_tensor"):
+        made = getattr(torch, name)
+
+        def refuse(data, *args, made=made, **options):
+            there = isinstance(data, torch.Tensor) or torch.device(options.get("device") or "cpu").type == "cpu"
+            assert there, f"{data} is copied to the device"
+            return made(data, *args, **options)
+
+        monkeypatch.setattr(torch, name, refuse)
+
+
 def to_fake_cuda(module: nn.Module) -> None:
     for each in module.modules():
         for tensors in (each._parameters, each._buffers):
