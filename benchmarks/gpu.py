@@ -163,14 +163,16 @@ def training(args: argparse.Namespace) -> list[Row]:
     options = argparse.Namespace(
         device=args.device, threads=None, channels=[16, 32] if args.small else [256, 512, 1024], **size
     )
-    cuda = args.device == "cuda"
     variants: list[tuple[str, str, dict[str, Any]]] = [
         ("float32", "adamw", {}),
         ("bf16", "adamw", {"precision": "bf16"}),
-        *([("fp16 with a scaler", "adamw", {"precision": "fp16"}), ("bf16, compiled", "adamw", {"precision": "bf16", "compile": True})] if cuda else []),
+        ("fp16 with a scaler", "adamw", {"precision": "fp16"}),
+        ("bf16, compiled", "adamw", {"precision": "bf16", "compile": True}),
         ("float32, DoPr-AdamW", "dopr_adamw", {}),
         ("bf16, DoPr-AdamW", "dopr_adamw", {"precision": "bf16"}),
-    ]  # fmt: skip
+    ]
+    if args.small:
+        variants = variants[::4]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "random.zarr"
@@ -216,6 +218,7 @@ def plan(args: argparse.Namespace) -> list[Row]:
     modes: list[str | None] = [None] if args.small else [None, "default", "reduce-overhead"]
     rounds, rows = 3 if args.small else 40, []
     for name in ["flow_mlp"] if args.small else ["flow_transformer", "flow_unet", "diffusion_unet"]:
+        eager = 0.0
         for mode in modes if name == "flow_transformer" else [modes[0], modes[-1]][: len(modes)]:
             call, _ = latency.planner(name, args.device, mode)
             times = latency.measure({"call": call}, rounds)["call"]
@@ -270,8 +273,8 @@ def pusht(args: argparse.Namespace) -> list[Row]:
     """Coverage on PushT from keypoints after four minutes of training, or ``--pusht-minutes``."""
     if args.pusht is None:
         raise Skipped("no --pusht STORE: the authors' pusht_cchi_v7_replay.zarr is asked for")
-    from dopr_robot.envs import get_task
     from dopr_robot import evaluate
+    from dopr_robot.envs import get_task
     from dopr_robot.policies import load_policy
 
     get_task("gym_pusht/PushT-v0").check_installed()
@@ -370,6 +373,20 @@ def tables(record: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join([*cells, *([each['note']] if noted else [])])} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def page(record: dict[str, Any]) -> str:
+    """docs/gpu.md."""
+    return f"""# On a GPU
+
+What one card gives, as `benchmarks/gpu.py` found it; the record is [benchmarks/gpu.json](../benchmarks/gpu.json). A smaller ratio is the
+better one for the optimizer, a larger one everywhere else. Float32 is torch's default: convolutions in TF32, matrix products whole.
+
+```
+python benchmarks/gpu.py --out gpu --diffusion-policy CHECKOUT --pusht pusht_cchi_v7_replay.zarr      # at most 12 minutes
+```
+
+{tables(record)}"""
 
 
 def number(value: float) -> str:

@@ -259,30 +259,33 @@ class ActivationPreconditioner:
         Raises:
             RuntimeError: without a forward or a backward since the last call, and after ``max_nonfinite`` bad steps in a row.
         """
+        device = next(iter(self._named)).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):  # a step inside of autocast would be rounded
+            return self._precondition(wait)
+
+    def _precondition(self, wait: bool) -> bool:
         self.groups.advance(self.step)
         active = [factor for factor in self.factors if self.groups.of(factor.weight)["precondition"]]
         with_gradient = [p for p in self._named if p.grad is not None]
-        with torch.no_grad():
-            gradients = [local(p.grad) for p in with_gradient if p.grad is not None]
+        gradients = [local(p.grad) for p in with_gradient if p.grad is not None]
         if not check_order(self, active, gradients):
             return True
-        with torch.no_grad():
-            if self._grows:
-                same_on_all_ranks(active, self.process_group)
-            due = average_over_ranks(active, [factor for factor in active if factor.seen], self.process_group)
-            refresh = Refresh(due, self.groups, self.finite, stat_decay=self.stat_decay, rank=self.rank)
-            bad = self.finite.bad([*gradients, *refresh.statistics], gradients[0].device)
-            bad = agree(bad, with_gradient, self.process_group)
-            # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
-            self.finite.found_inf = bad if bad.is_cuda and not wait and not refresh.waits else None
-            if self.found_inf is None and bool(bad):
-                self._begin_step(self.step)
-                self.finite.skip()
-                return False
-            refresh.commit(self.step, self.warn)
-            if self.step >= self.warmup_steps:
-                finish(refresh.multiply(active, self.step), self.max_update_norm)
-            self.finite.count(gradients, self.step)
+        if self._grows:
+            same_on_all_ranks(active, self.process_group)
+        due = average_over_ranks(active, [factor for factor in active if factor.seen], self.process_group)
+        refresh = Refresh(due, self.groups, self.finite, stat_decay=self.stat_decay, rank=self.rank)
+        bad = self.finite.bad([*gradients, *refresh.statistics], gradients[0].device)
+        bad = agree(bad, with_gradient, self.process_group)
+        # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
+        self.finite.found_inf = bad if bad.is_cuda and not wait and not refresh.waits else None
+        if self.found_inf is None and bool(bad):
+            self._begin_step(self.step)
+            self.finite.skip()
+            return False
+        refresh.commit(self.step, self.warn)
+        if self.step >= self.warmup_steps:
+            finish(refresh.multiply(active, self.step), self.max_update_norm)
+        self.finite.count(gradients, self.step)
         self._begin_step(self.step + 1)
         return True
 

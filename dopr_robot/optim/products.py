@@ -13,7 +13,8 @@ def gram(rows: Tensor) -> Tensor:
     added up and given in float32: the products are exact there.
     """
     if rows.dtype in (torch.bfloat16, torch.float16):
-        return torch.bmm(rows, rows.mT, out_dtype=torch.float32) if _WIDENS else gram(rows.float())
+        wide = _WIDENS and rows.is_cuda
+        return torch.bmm(rows, rows.mT, out_dtype=torch.float32) if wide else gram(rows.float())
     groups, n, _ = rows.shape
     if groups > 1 or n < 4 * _STRIP or not rows.is_cpu:
         return rows @ rows.mT

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
-from dopr_robot.optim.batch import BatchInverse, dual_cost, primal_cost
+from dopr_robot.optim.batch import BatchInverse, _factorise, dual_cost, factorise, primal_cost
 from dopr_robot.optim.budget import rows_within
+from dopr_robot.optim.products import gram
 from dopr_robot.optim.step import Refresh
 
 DAMPING = 0.1
@@ -45,6 +46,54 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(BatchInverse, "__call__", call)
     monkeypatch.setattr(BatchInverse, "_scale_of", scale)
     return ways
+
+
+@pytest.mark.parametrize(("n", "d", "out"), SIZES)
+def test_half_the_inverse_which_a_gpu_takes(n, d, out, monkeypatch):
+    monkeypatch.setattr(BatchInverse, "kind", "half")
+    monkeypatch.setattr("dopr_robot.optim.layers.Layer.output_rows", lambda self, gradient: None)
+    torch.manual_seed(0)
+    layer = nn.Linear(d, out, dtype=torch.float64)
+    preconditioner = ActivationPreconditioner(layer, form="batch", damping=DAMPING)
+    x = torch.randn(n, d, dtype=torch.float64)
+    layer(x).sin().sum().backward()
+    before = layer.weight.grad.clone()
+    preconditioner.precondition_()
+    assert relative(layer.weight.grad, dense(before, x)) < 1e-11
+
+
+def test_what_is_factorised_together_is_as_if_alone():
+    torch.manual_seed(0)
+    model = nn.ModuleList(nn.Linear(8, 3, bias=False) for _ in range(3))
+    preconditioner = ActivationPreconditioner(model, form="batch")
+    for layer, n in zip(model, (20, 30, 40), strict=True):
+        layer(torch.randn(n, 8)).square().sum().backward()
+    alone, together = ([BatchInverse(factor) for factor in preconditioner.factors] for _ in range(2))
+    factorise(alone, [DAMPING] * 3)
+    _factorise([[solve] for solve in together], DAMPING)
+    rows = torch.randn(1, 3, 8)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one(rows.clone()), other(rows.clone()))
+
+
+def test_products_of_16_bits_are_added_up_in_float32():
+    rows = torch.randn(1, 700, 5).bfloat16()
+    assert gram(rows.mT).dtype == torch.float32
+    torch.testing.assert_close(gram(rows.mT), rows.float().mT @ rows.float())
+
+
+@pytest.mark.parametrize("form", ["batch", "average", "low_rank"])
+def test_a_step_inside_of_autocast_is_not_rounded(form):
+    torch.manual_seed(0)
+    layers = [nn.Linear(160, 8)]
+    layers.append(copy.deepcopy(layers[0]))
+    x = torch.randn(300, 160)
+    for layer, inside in zip(layers, (False, True), strict=True):
+        preconditioner = ActivationPreconditioner(layer, form=form)
+        layer(x).square().sum().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            preconditioner.precondition_()
+    assert torch.equal(layers[0].weight.grad, layers[1].weight.grad)
 
 
 @pytest.mark.parametrize("include_bias", [False, True])
