@@ -1,7 +1,7 @@
 """What one GPU gives: the optimizer's step, training, plans, drawing, and PushT trained for four minutes.
 
-One card, at most 12 minutes, nothing but the package and its extras. Each part writes its rows into ``OUT/gpu.json`` and ``OUT/gpu.md`` as
-soon as it is done; a part that can not run, or for which no time is left, is there with the reason. Float32 is torch's default:
+One card, at most 12 minutes, nothing but the package and its extras. Each row is written into ``OUT/gpu.json`` and ``OUT/gpu.md`` as
+soon as it is there; a part that can not run, or for which no time is left, is there with the reason. Float32 is torch's default:
 convolutions in TF32, matrix products whole.
 
     python benchmarks/gpu.py --out gpu --diffusion-policy diffusion_policy --pusht pusht_cchi_v7_replay.zarr
@@ -53,13 +53,14 @@ def row(name: str, ours: float, peer: float | None, unit: str, note: str = "", *
     return {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "note": note}
 
 
-def machine(args: argparse.Namespace) -> list[Row]:
+def machine(args: argparse.Namespace) -> Iterator[Row]:
     """What the card does at its best."""
     if args.device == "cpu":
         found = [("float32", product_rate(torch.float32, 3)), ("bfloat16", product_rate(torch.bfloat16, 1))]
-        return [row(f"matrix product, {name}", rate / 1e12, None, "TFLOP/s") for name, rate in found] + [
-            row("copy of memory, read and written", copy_rate(3) / 1e9, None, "GB/s")
-        ]
+        for name, rate in found:
+            yield row(f"matrix product, {name}", rate / 1e12, None, "TFLOP/s")
+        yield row("copy of memory, read and written", copy_rate(3) / 1e9, None, "GB/s")
+        return
 
     def product(n: int, dtype: torch.dtype) -> float:
         a, b = torch.randn(n, n, device="cuda").to(dtype), torch.randn(n, n, device="cuda").to(dtype)
@@ -68,11 +69,9 @@ def machine(args: argparse.Namespace) -> list[Row]:
     source = torch.ones(1 << 29, device="cuda")
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / best(lambda: (target.copy_(source), torch.cuda.synchronize()), 10)
-    return [
-        row("matrix product of 8,192, float32", product(8192, torch.float32) / 1e12, None, "TFLOP/s"),
-        row("matrix product of 8,192, bfloat16", product(8192, torch.bfloat16) / 1e12, None, "TFLOP/s"),
-        row("copy of memory, read and written", copied / 1e9, None, "GB/s"),
-    ]
+    yield row("matrix product of 8,192, float32", product(8192, torch.float32) / 1e12, None, "TFLOP/s")
+    yield row("matrix product of 8,192, bfloat16", product(8192, torch.bfloat16) / 1e12, None, "TFLOP/s")
+    yield row("copy of memory, read and written", copied / 1e9, None, "GB/s")
 
 
 @contextmanager
@@ -94,7 +93,7 @@ def drawn_alike() -> Iterator[None]:
         torch.randn_like, torch.rand = kept
 
 
-def exactness(args: argparse.Namespace) -> list[Row]:
+def exactness(args: argparse.Namespace) -> Iterator[Row]:
     """How far the card's preconditioned gradients are from those in float64 on the CPU: of the weight that is farthest, over its norm."""
 
     def gradients(policy: nn.Module, batch: Any, form: str, device: str, amp: bool) -> list[torch.Tensor]:
@@ -105,7 +104,6 @@ def exactness(args: argparse.Namespace) -> list[Row]:
         made.precondition_(wait=True)
         return [p.grad.double().cpu() for p in policy.parameters() if p.grad is not None]
 
-    rows = []
     for model in ["mlp"] if args.small else ["mlp", "transformer", "unet"]:
         torch.manual_seed(0)
         policy, batch = overhead.MODELS[model]()
@@ -116,8 +114,7 @@ def exactness(args: argparse.Namespace) -> list[Row]:
                 found = gradients(mine, overhead.moved(batch, torch.device(args.device)), form, args.device, amp)
                 far = [float((a - b).norm() / b.norm()) for a, b in zip(found, whole, strict=True) if b.norm() > 0]
                 note = f"median weight {statistics.median(far):.1e}"
-                rows.append(row(f"{model}, {form}, {told}", max(far), None, "relative error", note))
-    return rows
+                yield row(f"{model}, {form}, {told}", max(far), None, "relative error", note)
 
 
 ARMS = {
@@ -130,11 +127,11 @@ ARMS = {
 }
 
 
-def optimizer(args: argparse.Namespace) -> list[Row]:
+def optimizer(args: argparse.Namespace) -> Iterator[Row]:
     """A training step under each optimizer over one under fused AdamW, at the published sizes."""
-    rows, device = [], torch.device(args.device)
+    device = torch.device(args.device)
     models = overhead.MODELS if args.small else overhead.PUBLISHED
-    for precision in ("float32", "bf16"):
+    for precision in ("float32",) if args.small else ("float32", "bf16"):
         for model in ["mlp"] if args.small else ["unet", "transformer"]:
             arms, batch = overhead.build(models[model], ["AdamW", *ARMS], device)
             overhead.measure(arms, batch, 2 if args.small else 30, device, precision, time.perf_counter, 25.0)
@@ -147,17 +144,14 @@ def optimizer(args: argparse.Namespace) -> list[Row]:
                     note += f", peak of a step {arm.peak / 2**20:.0f} MiB (AdamW's {arms[0].peak / 2**20:.0f})"
                     note += f", waits for the device {waits} times in {overhead.CYCLE} steps"
                 name = f"{model} {millions:.1f} M, {precision}: {ARMS[arm.name]}"
-                rows.append(
-                    row(name, found["median_ms"], 1e3 * statistics.median(arms[0].times[overhead.WARM :]), "ms")
-                )
-                rows[-1] |= {"ratio": found["ratio"], "note": note}
+                bare = 1e3 * statistics.median(arms[0].times[overhead.WARM :])
+                yield row(name, found["median_ms"], bare, "ms", note) | {"ratio": found["ratio"]}
             del arms
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-    return rows
 
 
-def training(args: argparse.Namespace) -> list[Row]:
+def training(args: argparse.Namespace) -> Iterator[Row]:
     """Windows a second of training as a user runs it, beside the authors' networks in the shortest loop."""
     size = {"batch": 8, "steps": 4, "warm": 1} if args.small else {"batch": 256, "steps": 50, "warm": 15}
     options = argparse.Namespace(
@@ -173,7 +167,6 @@ def training(args: argparse.Namespace) -> list[Row]:
     ]
     if args.small:
         variants = variants[::4]
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "random.zarr"
         throughput.write_store(store)
@@ -181,13 +174,11 @@ def training(args: argparse.Namespace) -> list[Row]:
             peer = throughput.peer(options, name)[0] if args.diffusion_policy else None
             for variant, base, more in variants:
                 rate = throughput.ours(throughput.settings(store, options, policy, base, **more), options.warm)
-                rows.append(row(f"{name}, batch {options.batch}: {variant}", rate, peer, "windows/s"))
-    if peer is None:
-        rows[0]["note"] = "no --diffusion-policy CHECKOUT, so nothing beside it"
-    return rows
+                note = "" if args.diffusion_policy else "no --diffusion-policy CHECKOUT, so nothing beside it"
+                yield row(f"{name}, batch {options.batch}: {variant}", rate, peer, "windows/s", note)
 
 
-def waits(args: argparse.Namespace) -> list[Row]:
+def waits(args: argparse.Namespace) -> Iterator[Row]:
     """How often a step of training waits for the device."""
     if args.device == "cpu":
         raise Skipped("a CPU is not waited for")
@@ -204,19 +195,17 @@ def waits(args: argparse.Namespace) -> list[Row]:
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchroniz" in str(entry.message) for entry in caught)
 
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         throughput.write_store(Path(folder) / "random.zarr")
         for base in ("adamw", "dopr_adamw"):
             few, many = (counted(base, steps, Path(folder)) for steps in (20, 60))
-            rows.append(row(f"a training step under {base}", (many - few) / 40, None, "waits"))
-    return rows
+            yield row(f"a training step under {base}", (many - few) / 40, None, "waits")
 
 
-def plan(args: argparse.Namespace) -> list[Row]:
+def plan(args: argparse.Namespace) -> Iterator[Row]:
     """Milliseconds of a plan at batch 1: eager, compiled, and as a CUDA graph."""
     modes: list[str | None] = [None] if args.small else [None, "default", "reduce-overhead"]
-    rounds, rows = 3 if args.small else 40, []
+    rounds = 3 if args.small else 40
     for name in ["flow_mlp"] if args.small else ["flow_transformer", "flow_unet", "diffusion_unet"]:
         eager = 0.0
         for mode in modes if name == "flow_transformer" else [modes[0], modes[-1]][: len(modes)]:
@@ -225,35 +214,24 @@ def plan(args: argparse.Namespace) -> list[Row]:
             told = {None: "eager", "default": "compiled", "reduce-overhead": "CUDA graph"}[mode]
             eager = 1e3 * statistics.median(times) if mode is None else eager
             note = f"99th percentile {1e3 * sorted(times)[int(0.99 * len(times))]:.2f} ms"
-            rows.append(row(f"{name}, {told}", 1e3 * statistics.median(times), eager, "ms", note, faster=True))
+            yield row(f"{name}, {told}", 1e3 * statistics.median(times), eager, "ms", note, faster=True)
     if not args.small:
         ours, theirs = latency.published_unet(args.diffusion_policy, args.device)
         calls = {"ours": ours} | ({"theirs": theirs} if theirs else {})
         times = {key: 1e3 * statistics.median(each) for key, each in latency.measure(calls, rounds).items()}
-        rows.append(
-            row(
-                "published U-Net, one call, the authors' beside it",
-                times["ours"],
-                times.get("theirs"),
-                "ms",
-                faster=True,
-            )
-        )
-    return rows
+        name = "published U-Net, one call, the authors' beside it"
+        yield row(name, times["ours"], times.get("theirs"), "ms", faster=True)
 
 
-def frames(args: argparse.Namespace) -> list[Row]:
+def frames(args: argparse.Namespace) -> Iterator[Row]:
     """Frames a second that MuJoCo draws at 84 x 84, the scene moved by a step between two."""
     if args.device == "cuda":
         os.environ.setdefault("MUJOCO_GL", "egl")
     from dopr_robot.envs import make
 
-    rows = []
-    for task, camera in (
-        [("PickPlace", "overview")] if args.small else [("PickPlace", "overview"), ("PickPlace", "wrist")]
-    ):
+    for camera in ["overview"] if args.small else ["overview", "wrist"]:
         try:
-            env: Any = make(task, cameras=[camera], camera_size=84, max_steps=10**9)
+            env: Any = make("PickPlace", cameras=[camera], camera_size=84, max_steps=10**9)
             env.reset(seed=0)
         except Exception as error:  # whatever a machine without OpenGL says
             raise Skipped(f"no OpenGL: {' '.join(str(error).split())[:120]}") from None
@@ -263,13 +241,11 @@ def frames(args: argparse.Namespace) -> list[Row]:
             env.step(action)
             seconds.append(time.perf_counter() - begun)
         env.close()
-        rows.append(
-            row(f"{task} {camera}, a control step and its picture", 1 / statistics.median(seconds), None, "frames/s")
-        )
-    return rows
+        rate = 1 / statistics.median(seconds)
+        yield row(f"PickPlace {camera}, a control step and its picture", rate, None, "frames/s")
 
 
-def pusht(args: argparse.Namespace) -> list[Row]:
+def pusht(args: argparse.Namespace) -> Iterator[Row]:
     """Coverage on PushT from keypoints after four minutes of training, or ``--pusht-minutes``."""
     if args.pusht is None:
         raise Skipped("no --pusht STORE: the authors' pusht_cchi_v7_replay.zarr is asked for")
@@ -289,6 +265,12 @@ def pusht(args: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         tried = 20 if args.small else 200
         train(compose_config("pusht_state", [*words, f"training.steps={tried}"]), Path(folder) / "try")
+        evaluate(
+            load_policy(Path(folder) / "try" / "checkpoints" / str(tried), args.device),
+            episodes=2,
+            video=0,
+            out=Path(folder) / "look",
+        )
         clock = {line["step"]: line["seconds"] for line in read_metrics(Path(folder) / "try") if "loss" in line}
         rate = (tried - tried // 2) / (clock[tried] - clock[tried // 2])
         steps = max(int(rate * seconds), 1)
@@ -301,10 +283,10 @@ def pusht(args: argparse.Namespace) -> list[Row]:
         figure = results.content["metrics"]["coverage"]
     low, high = figure["ci95"] or (0.0, 1.0)
     how = f"{steps:,} steps of {batch} in {spent:.0f} s, {rate:.0f} steps/s; {episodes} episodes in {rolled:.0f} s"
-    return [row("largest coverage, mean (95 %)", figure["mean"], None, "of 1", f"{low:.3f} to {high:.3f}; {how}")]
+    yield row("largest coverage, mean (95 %)", figure["mean"], None, "of 1", f"{low:.3f} to {high:.3f}; {how}")
 
 
-Part = Callable[[argparse.Namespace], list[Row]]
+Part = Callable[[argparse.Namespace], Iterator[Row]]
 PARTS: dict[str, tuple[Part, float]] = {
     "machine": (machine, 10),
     "exactness": (exactness, 40),
@@ -319,7 +301,7 @@ PARTS: dict[str, tuple[Part, float]] = {
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The record, written after every part."""
+    """The record, written after every row."""
     begun = time.perf_counter()
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     record: dict[str, Any] = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "parts": {}}
@@ -334,20 +316,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         try:
             if not args.small and needs > 60 * args.minutes - spent:
                 raise Skipped(f"of {args.minutes:g} minutes {spent / 60:.1f} were over")
-            found["rows"] = function(args)
+            for each in function(args):
+                found.setdefault("rows", []).append(each)
+                write(args.out, record, part, found, clock)
         except (Skipped, DoprError, ImportError) as reason:
             found["skipped"] = str(reason)
         except Exception as error:  # the other parts are worth having
             traceback.print_exc()
             found["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        record["parts"][part] = found | {"seconds": round(time.perf_counter() - clock, 1)}
-        earlier.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (args.out / "gpu.md").write_text(tables(record), encoding="utf-8")
-        print(
-            f"{part}: {found.get('skipped') or found.get('failed') or 'done'}, {time.perf_counter() - clock:.0f} s",
-            flush=True,
-        )
+        write(args.out, record, part, found, clock)
+        print(f"{part}: {broken(found) or 'done'}, {time.perf_counter() - clock:.0f} s", flush=True)
     return record
+
+
+def write(out: Path, record: dict[str, Any], part: str, found: Row, begun: float) -> None:
+    """What a part has found so far, into the record and its files."""
+    record["parts"][part] = found | {"seconds": round(time.perf_counter() - begun, 1)}
+    (out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (out / "gpu.md").write_text(tables(record), encoding="utf-8")
+
+
+def broken(found: Row) -> str:
+    """Why a part was left out or broke off; empty where it did neither."""
+    return str(found.get("skipped") or found.get("failed") or "")
 
 
 def tables(record: dict[str, Any]) -> str:
@@ -358,8 +349,9 @@ def tables(record: dict[str, Any]) -> str:
     ]
     for part, found in record["parts"].items():
         lines += [f"## {part.capitalize()}", "", found["about"], ""]
+        if broken(found):
+            lines += [f"{'Broke off' if 'rows' in found else 'Not measured'}: {broken(found)}.", ""]
         if "rows" not in found:
-            lines += [f"Not measured: {found.get('skipped') or found.get('failed')}.", ""]
             continue
         beside, noted = any(each["peer"] for each in found["rows"]), any(each["note"] for each in found["rows"])
         unit = found["rows"][0]["unit"]
@@ -408,9 +400,12 @@ def main() -> None:
     parser.add_argument("--pusht-minutes", type=float, default=4.0)
     parser.add_argument("--pusht-settings", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--page", type=Path, metavar="RECORD", help="write docs/gpu.md of a record, measure nothing")
+    parser.add_argument(
+        "--to", type=Path, default=PAGE, metavar="FILE", help="where --page writes (default docs/gpu.md)"
+    )
     args = parser.parse_args()
     if args.page:
-        PAGE.write_text(page(json.loads(args.page.read_text(encoding="utf-8"))), encoding="utf-8")
+        args.to.write_text(page(json.loads(args.page.read_text(encoding="utf-8"))), encoding="utf-8")
         return
     if args.diffusion_policy:
         sys.path.insert(0, str(args.diffusion_policy.resolve()))

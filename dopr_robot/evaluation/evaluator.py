@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +226,16 @@ def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the records."""
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("dopr-robot", "torch", "mujoco", "gymnasium", "numpy")
-    }
+    """Versions of what decides the records; a checkout that is run without being installed has none."""
+
+    def found(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    names = ("dopr-robot", "torch", "mujoco", "gymnasium", "numpy")
+    return {"python": platform.python_version()} | {name: found(name) for name in names}
 
 
 def earlier(evaluation: Evaluation, out: Path, resume: bool) -> tuple[dict[int, EpisodeRecord], dict[str, Any]]:

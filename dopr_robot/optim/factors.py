@@ -295,16 +295,17 @@ class Factor:
 
     def inputs_seen(self) -> Tensor:
         """How many inputs were recorded since the last step [groups], at least 1 where a mask left none."""
-        return self._count("matrix", self.groups).clamp_min(1)
+        return self._count("matrix", self.groups, 1)
 
-    def _count(self, key: str, length: int) -> Tensor:
-        """How many inputs were recorded since the last step, as a tensor [length]."""
+    def _count(self, key: str, length: int, least: float = 0) -> Tensor:
+        """How many inputs were recorded since the last step, but at least ``least``, as a tensor [length]."""
         options: dict[str, Any] = {"dtype": self.dtype, "device": self.weight.device}
         count = self.counts.get(key, 0.0)
-        # A number is filled in on the device: one that is copied there is waited for.
-        return (
-            count.to(**options).expand(length) if isinstance(count, Tensor) else torch.full((length,), count, **options)
-        )
+        if isinstance(count, Tensor):
+            return count.to(**options).clamp_min(least).expand(length)
+        return torch.full(
+            (length,), max(count, least), **options
+        )  # filled in there: a number that is copied is waited for
 
     def products(self) -> tuple[Tensor, bool]:
         """``Z^T Z`` [groups, d, d] of the inputs recorded since the last step, and whether it was divided by their number already."""
