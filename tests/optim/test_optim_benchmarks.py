@@ -30,7 +30,7 @@ def test_overhead_of_every_arm_on_the_perceptron(tmp_path):
     assert done.returncode == 0, done.stderr
     records = {record["name"]: record for record in json.loads(out.read_text())}
     forms = ("auto", "average", "low_rank")
-    arms = ["DoPr-AdamW", *(f"DoPr-AdamW, {form}" for form in forms), "SOAP", "SINGD"]
+    arms = ["DoPr-AdamW", *(f"DoPr-AdamW, {form}" for form in forms), "Muon", "DoPr-Muon", "SOAP", "SINGD"]
     assert list(records) == [f"mlp: {arm} / AdamW" for arm in arms]
     assert all(record["ours"] > 0 and record["peer"] > 0 and record["ratio"] > 0 for record in records.values())
     weights = 170_864 * 4 / 2**20  # MiB
