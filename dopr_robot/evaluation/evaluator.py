@@ -164,15 +164,17 @@ def _write(
     if lengths:
         by_length = {length: read_records(folder / RECORDS) for length, folder in lengths.items()}
         by_length[evaluation.length or 1] = list(records)
-        results = results | {"lengths": statistics.by_length(by_length, spec.kind, evaluation.horizon)}
+        found = statistics.by_length(by_length, spec.kind, evaluation.horizon, returned=bool(spec.reward))
+        results = results | {"lengths": found}
         against = plots.lengths_figure(by_length, results["lengths"], spec)
         plots.save(against, out / LENGTHS)
     if perturbed:
         under = [read_records(folder / RECORDS) for _, folder in perturbed]
         arms = [(options, those) for (options, _), those in zip(perturbed, under, strict=True)]
-        found = statistics.perturbed(records, arms, spec.kind, evaluation.horizons or [])
+        horizons = evaluation.horizons or []
+        found = statistics.perturbed(records, arms, spec.kind, horizons, returned=bool(spec.reward))
         results = results | {"perturbed": found}
-        strength = strength_figure(records, results["curve"][-1], found, under, spec)
+        strength = strength_figure(records, results, found, under, spec)
         plots.save(strength, out / PERTURBED)
     write_json(out / RESULTS, results)
     curve = figure(evaluation, records) if records else None
