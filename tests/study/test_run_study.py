@@ -2,15 +2,20 @@
 
 import csv
 import json
+import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dopr_robot import collect
 from dopr_robot.cli import main
+from dopr_robot.envs import TASKS
 from dopr_robot.errors import UserError
+from dopr_robot.evaluation import read_records
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.run import StudyResult, finished
 from dopr_robot.study.workers import Workers
@@ -123,6 +128,36 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
     assert (result.folder / "arms.jsonl").read_bytes() == before
 
 
+def test_return_is_told_where_the_reward_says_more(path, tmp_path, monkeypatch):
+    """Success ties here, as it does for good on HalfCheetah: return tells the arms apart and chooses the checkpoint."""
+    spec = replace(TASKS["dopr_robot/QuadrotorTrack-v0"], reward="nearness")
+    monkeypatch.setitem(TASKS._entries, spec.id, spec)
+    study = load_study(path, ["seeds=[0, 1]", "learning_rates=[3e-3]", "evaluation.test_episodes=3"])
+    out = run_study(study, out=tmp_path / "out", workers=1).folder
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    returns = {
+        (row["optimizer"], row["horizon"]): np.array(
+            [
+                [record.return_at(int(row["horizon"])) for record in read_records(folder / "episodes.jsonl")]
+                for folder in sorted((out / "test").glob(f"*-{row['optimizer']}-*"))
+            ]
+        )
+        for row in rows
+    }
+    for row in rows:
+        own = returns[row["optimizer"], row["horizon"]]
+        assert own.shape == (2, 3) and float(row["return"]) == pytest.approx(own.mean())
+        assert float(row["return_low"]) < float(row["return"]) < float(row["return_high"])
+        if row["reference"]:
+            other = returns[row["reference"], row["horizon"]]
+            assert float(row["return_difference"]) == pytest.approx(own.mean() - other.mean())
+    assert "return" in str(StudyResult(out, study)).splitlines()[0]
+    assert "earns a larger return" in (out / "report.html").read_text() and list(out.glob("returns-*.png"))
+    for arm in records(out):
+        looks = {point["step"]: (point["success_rate"], point["return"], point["step"]) for point in arm["curve"]}
+        assert arm["best_step"] == max(looks.values())[2]
+
+
 def test_a_task_option_that_is_none_is_said_before_anything_is_trained(path, tmp_path):
     store = load_study(path).tasks[0].store
     with pytest.raises(UserError, match="unknown option of dopr_robot/QuadrotorTrack-v0: 'wind'"):
@@ -147,6 +182,23 @@ def test_the_command_runs_a_study_in_a_pool_with_the_same_records(path, out, tmp
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "pool")
     own = finished(load_study(path).arms(), out)
     assert records(tmp_path / "pool") == [arm for arm in records(out) if arm["optimizer"] != "sgd"] and len(own) == 4
+
+
+def test_an_arm_whose_test_is_shared_out_has_the_same_records(path, out, tmp_path, monkeypatch):
+    """As it is where more jobs can run at once than there are arms; parts may come back in any order."""
+    copy = shutil.copytree(out, tmp_path / "copy")
+    shutil.rmtree(copy / "test")
+    monkeypatch.setattr("dopr_robot.study.run.INFERENCE_BATCH", 2)
+    monkeypatch.setattr(Workers, "at_once", 4)
+    answers = Workers.answers
+    asked = []
+    monkeypatch.setattr(
+        Workers, "answers", lambda crew, jobs: (asked.extend(jobs), reversed(list(answers(crew, jobs))))[1]
+    )
+    run_study(load_study(path), out=copy, workers=1)
+    assert [job.part for job in asked] == [(0, 2), (2, 4)] * 2
+    for folder in (copy / "test").iterdir():
+        assert (folder / "episodes.jsonl").read_bytes() == (out / "test" / folder.name / "episodes.jsonl").read_bytes()
 
 
 def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(path, out, tmp_path):
