@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", type=lambda text: text.split(","), metavar="A,B", help="what the methods are called, in their order"
     )
-    parser.add_argument("--ray", metavar="ADDRESS", help="run a study on a Ray cluster (auto, or head:6379) instead")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="on a Ray cluster (auto, or head:6379) instead of this machine"
+    )
     parser.add_argument(
         "--sequential", action="store_true", help="block by block, until an anytime-valid test has decided every pair"
     )
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         options=option_values(args.option),
         labels=args.labels,
         num_envs=args.num_envs,
+        ray=args.ray,
         sequential=args.sequential,
         on=args.on,
         margin=args.margin / 100,

@@ -13,6 +13,7 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place --perturb observation_noise=0.01,0.02,0.05
   dopr eval runs/act --acting ensemble=true                # otherwise than the checkpoint says: temporal ensembling
   dopr eval runs/pick_place --acting delay=2               # plans that are two steps late
+  dopr eval runs/pick_place --episodes 5000 --ray auto     # spread over the machines of a Ray cluster
 
 With --feedback, every checkpoint of the run is rolled out from initial states for selection: validation loss beside success, how far
 the policy strays from the demonstrations, and how far its plans are from what it does. Keep checkpoints for it when training
@@ -62,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="W", help="threads (default: one a core)")
     parser.add_argument(
+        "--ray", metavar="ADDRESS", help="on a Ray cluster (auto, or head:6379) instead of this machine"
+    )
+    parser.add_argument(
         "--video", type=int, metavar="K", help="episodes in the video; 0: none (default: the run's evaluation.video)"
     )
     parser.add_argument(
@@ -89,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         return _feedback(args, ways)
     from dopr_robot import evaluate
 
-    more = {"lengths": args.lengths, "video": args.video, "perturb": option_lists(args.perturb)}
+    more = {"lengths": args.lengths, "video": args.video, "perturb": option_lists(args.perturb), "ray": args.ray}
     results = evaluate(args.run, acting=parse_words(args.acting), **more, **ways)
     show(results, args, results.folder)
     return 0
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 def _feedback(args: argparse.Namespace, ways: dict[str, Any]) -> int:
     from dopr_robot import feedback
 
-    for option in ("lengths", "video", "acting", "perturb"):
+    for option in ("lengths", "video", "acting", "perturb", "ray"):
         if getattr(args, option):
             raise UserError(f"--feedback goes without --{option}")
     found = feedback(args.run, **ways)

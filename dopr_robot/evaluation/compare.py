@@ -149,6 +149,7 @@ def compare(
     labels: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
+    ray: str | None = None,
     sequential: bool = False,
     on: str = "success",
     margin: float = 0.05,
@@ -167,6 +168,7 @@ def compare(
         options: of the task, over those that the runs were trained for; runs of different options are refused.
         labels: what the methods are called, in their order.
         num_envs: copies of the environment.
+        ray: address of a Ray cluster that evaluates, see :func:`~dopr_robot.evaluation.evaluate.evaluate`.
         sequential: at most eight runs, ``block`` episodes between two looks, until an anytime-valid test has decided every pair.
         on: what that test compares: ``success``, ``time``, ``stages``, a figure of the task's, see
             :func:`~dopr_robot.evaluation.sequential.figure`.
@@ -183,7 +185,7 @@ def compare(
         if not (path / RESULTS).is_file():
             find_checkpoint(path)
     named = method_labels(paths, labels)
-    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs, "options": options}
+    ways: dict[str, Any] = {"horizons": horizons, "seed": seed, "num_envs": num_envs, "ray": ray, "options": options}
     decision: dict[str, Any] | None = None
     if sequential:
         labels = [label for label, _ in named]

@@ -111,7 +111,8 @@ def compare_evaluated(runs: Sequence[Evaluated], horizons: Sequence[int] | None 
         "episodes": len(common),
         "horizons": asked,
         "methods": [
-            _describe(method, kind, asked) | {"returns": _describe_returns(method, earning)} for method in methods
+            _describe(method, kind, asked) | {"returns": statistics.returns_of_seeds(method.returns, earning)}
+            for method in methods
         ],
         "pairs": pairs,
         "about": _about(methods),
@@ -233,21 +234,6 @@ def _pair(first: Method, second: Method, horizons: Sequence[int]) -> dict[str, A
         "discordant": discordant,
         "episodes_needed": {str(size): statistics.episodes_needed(size, discordant) for size in SIZES},
     }
-
-
-def _describe_returns(method: Method, horizons: Sequence[int]) -> list[dict[str, Any]]:
-    """The mean return at each horizon, with its interval: of one run Student's t, of several training seeds the bootstrap's."""
-    if not horizons:
-        return []
-    own = statistics.difference_curve(method.returns, np.zeros_like(method.returns), rates=False)
-    points = []
-    for h, horizon in enumerate(horizons):
-        if len(method.runs) == 1:
-            point = statistics.mean_with_interval(method.returns[0, :, h])
-        else:
-            point = {"mean": float(own.difference[h]), "ci95": [float(own.low[h]), float(own.high[h])]}
-        points.append({"horizon": horizon, "episodes": method.returns[:, :, h].size, **point})
-    return points
 
 
 def _pair_of_returns(first: Method, second: Method, horizons: Sequence[int]) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ def evaluate(
     acting: Mapping[str, Any] | None = None,
     num_envs: int | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     video: int | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -59,6 +60,8 @@ def evaluate(
             the same initial states as the unperturbed task.
         acting: how plans become actions, over the checkpoint's (``{"ensemble": True}``).
         num_envs: copies of the environment, and ``workers``: threads; the records depend on neither.
+        ray: address of a Ray cluster that runs the episodes instead, see :class:`~dopr_robot.cluster.Cluster`; ``num_envs`` is then of
+            each group of episodes.
         video: episodes in the video; 0: none.
         out: the evaluation's folder; None: ``RUN/eval/<step>-seed<seed>``, of a policy in memory
             ``eval/<task>-seed<seed>``, of one on the hub ``eval/<name>-seed<seed>``.
@@ -97,6 +100,7 @@ def evaluate(
     more: dict[str, Any] = {
         "num_envs": num_envs,
         "workers": workers,
+        "ray": ray,
         "video": config.evaluation.video if video is None else video,
         "validation_loss": _validation_loss(policy, config),
         "resume": resume,
@@ -119,6 +123,7 @@ def evaluated(
     horizons: Sequence[int] | None = None,
     seed: int = 0,
     num_envs: int | None = None,
+    ray: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """The evaluation folder of a run, a checkpoint or itself: one that is there with what is asked for, or a new one."""
@@ -138,7 +143,7 @@ def evaluated(
         if same and use and reach and not found["partial"] and found["episodes"] >= episodes:
             return folder
     return evaluate(
-        path, episodes=episodes, horizons=horizons, seed=seed, num_envs=num_envs, options=options, video=0
+        path, episodes=episodes, horizons=horizons, seed=seed, num_envs=num_envs, ray=ray, options=options, video=0
     ).folder
 
 

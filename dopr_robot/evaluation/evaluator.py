@@ -25,6 +25,7 @@ from dopr_robot.evaluation.rollouts.records import (
     read_results,
 )
 from dopr_robot.evaluation.rollouts.rollout import group_sizes
+from dopr_robot.evaluation.rollouts.spread import spread
 from dopr_robot.files import shown, write_json
 from dopr_robot.progress import progress
 
@@ -40,6 +41,7 @@ def run_evaluation(
     *,
     num_envs: int | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     video: int = 9,
     validation_loss: float | None = None,
     resume: bool = False,
@@ -57,10 +59,11 @@ def run_evaluation(
         out: the evaluation's folder.
         num_envs: copies of the environment; the records do not depend on it.
         workers: threads; the records do not depend on it.
+        ray: address of a Ray cluster that runs the episodes, in groups of ``num_envs`` and one CPU each; the records do not depend on it.
         video: how many episodes ``rollouts.mp4`` shows; 0: none is made.
         validation_loss: goes into ``results.json``.
         resume: go on with what ``out`` holds of the same evaluation.
-        observer: sees every reset and step of the episodes that are run.
+        observer: sees every reset and step of the episodes that are run, in this process alone.
         lengths: folders of evaluations of the task at shorter lengths, for results, report and ``lengths.png``; see
             :func:`~dopr_robot.evaluation.lengths.evaluate_lengths`, which makes them.
         perturbed: options and folders of evaluations under perturbations, for results, report and ``perturbed.png``; see
@@ -75,6 +78,8 @@ def run_evaluation(
         Exception: whatever stopped the work, KeyboardInterrupt included; ``results.json`` then says ``"partial": true``.
     """
     out = Path(out)
+    if ray is not None and (workers is not None or observer is not None):
+        raise UserError("workers and an observer are of this process: ray goes without them")
     done, before = earlier(evaluation, out, resume)
     sizes = group_sizes(num_envs, workers, evaluation.episodes, evaluation.copies)
     if video:
@@ -127,7 +132,10 @@ def run_evaluation(
                 meter.advance(note=f"{good} succeeded")
 
             try:
-                faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
+                if ray is None:
+                    faults += evaluation.rollout(observer).run(jobs, keep, num_envs, workers)
+                else:
+                    faults += spread(evaluation, jobs, keep, ray, num_envs)
             except BaseException as stop:
                 with contextlib.suppress(Exception):  # what stopped the work is what is to be told
                     _write(evaluation, out, results(), list(done.values()))
@@ -164,15 +172,17 @@ def _write(
     if lengths:
         by_length = {length: read_records(folder / RECORDS) for length, folder in lengths.items()}
         by_length[evaluation.length or 1] = list(records)
-        results = results | {"lengths": statistics.by_length(by_length, spec.kind, evaluation.horizon)}
+        found = statistics.by_length(by_length, spec.kind, evaluation.horizon, returned=bool(spec.reward))
+        results = results | {"lengths": found}
         against = plots.lengths_figure(by_length, results["lengths"], spec)
         plots.save(against, out / LENGTHS)
     if perturbed:
         under = [read_records(folder / RECORDS) for _, folder in perturbed]
         arms = [(options, those) for (options, _), those in zip(perturbed, under, strict=True)]
-        found = statistics.perturbed(records, arms, spec.kind, evaluation.horizons or [])
+        horizons = evaluation.horizons or []
+        found = statistics.perturbed(records, arms, spec.kind, horizons, returned=bool(spec.reward))
         results = results | {"perturbed": found}
-        strength = strength_figure(records, results["curve"][-1], found, under, spec)
+        strength = strength_figure(records, results, found, under, spec)
         plots.save(strength, out / PERTURBED)
     write_json(out / RESULTS, results)
     curve = figure(evaluation, records) if records else None

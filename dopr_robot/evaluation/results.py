@@ -178,11 +178,20 @@ class Results(InFolder):
                     for point in content["lengths"]
                 ],
             )
+            if earned := [(point["length"], point["return"]) for point in content["lengths"] if point.get("return")]:
+                yield Table(
+                    ["length", "mean return", "95 % interval"],
+                    [[length, f"{point['mean']:.1f}", spread(point)] for length, point in earned],
+                )
         if content.get("perturbed"):
             yield Table(
                 ["under", "success", "95 % interval", "points", f"95 % interval, at {content['horizons'][-1]} steps"],
                 [_perturbed(arm) for arm in content["perturbed"]],
             )
+            if earned := [arm for arm in content["perturbed"] if arm.get("returns")]:
+                yield Table(
+                    ["under", "mean return", "95 % interval", "more", "95 % interval"], [_earned(arm) for arm in earned]
+                )
         ends = [f"{count} {name}" for name, count in content["outcomes"].items() if count]
         ends += [f"{count} x {cause}" for cause, count in (content.get("causes") or {}).items()]
         yield "ended by: " + ", ".join(ends)
@@ -213,9 +222,25 @@ def _perturbed(arm: Mapping[str, Any]) -> list[str]:
     """A perturbed arm's row: its success, and the difference to the unperturbed one in points."""
     last, difference = arm["curve"][-1], arm["difference"]
     return [
-        " ".join(f"{name}={value:g}" for name, value in arm["options"].items()),
+        _under(arm),
         f"{last['success_rate']:.1%}",
         interval(last["ci95"]),
         f"{100 * difference['mean']:+.1f}",
         interval([100 * bound for bound in difference["ci95"]], "{:+.1f}"),
     ]
+
+
+def _earned(arm: Mapping[str, Any]) -> list[str]:
+    """Likewise of its return at the longest horizon."""
+    last, difference = arm["returns"][-1], arm["return_differences"][-1]
+    return [
+        _under(arm),
+        f"{last['mean']:.1f}",
+        spread(last),
+        f"{difference['mean']:+.1f}",
+        interval(difference["ci95"], "{:+.1f}"),
+    ]
+
+
+def _under(arm: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in arm["options"].items())

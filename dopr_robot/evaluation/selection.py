@@ -46,15 +46,22 @@ class SelectionRollout:
 
 
 def rolled_out(
-    policy: Policy, task: Task, episodes: int, horizons: Sequence[int], use: str, num_envs: int | None = None
+    policy: Policy,
+    task: Task,
+    episodes: int,
+    horizons: Sequence[int],
+    use: str,
+    num_envs: int | None = None,
+    part: slice = slice(None),
 ) -> list[EpisodeRecord]:
-    """Records of a policy's episodes in one thread, in the order of the episodes; the policy is left in the mode it was in."""
+    """Records of a policy's episodes, or of a part of them, in one thread, in the order of the episodes; the policy is left in the mode
+    it was in."""
     training = policy.training
     policy.eval()
     evaluation = Evaluation(policy, task, episodes=episodes, horizons=horizons, use=use)
     records: list[EpisodeRecord] = []
     try:
-        evaluation.rollout().run(evaluation.jobs, records.append, num_envs, workers=1)
+        evaluation.rollout().run(evaluation.jobs[part], records.append, num_envs, workers=1)
     finally:
         policy.train(training)
     return sorted(records, key=lambda record: record.episode)

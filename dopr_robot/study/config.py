@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -28,7 +28,8 @@ class TaskEntry:
     """A task of a study: its name, its demonstrations, its options (null: those of the store), which of the store's keys are observed
     (null: as the store says), and horizons in control steps of its own.
 
-    A pattern over tasks or a group (``metaworld/easy``) with the folder of their stores stands for an entry a task.
+    A pattern over tasks or a group (``metaworld/easy``) with the folder of their stores stands for an entry a task; among the tasks that
+    are tested it leaves out those of ``tune``.
     """
 
     task: str = ""
@@ -43,14 +44,16 @@ class TaskEntry:
         return " ".join([self.task, *words(self.options or {})])
 
 
-def _each(entries: list[TaskEntry]) -> list[TaskEntry]:
-    """An entry for each task of a pattern or group. Raises UserError where one has no store: none is left out of a mean unseen."""
+def _each(entries: list[TaskEntry], without: Collection[str] = ()) -> list[TaskEntry]:
+    """An entry for each task of a pattern or group but those ``without`` which it is meant, by id. Raises UserError where one has no store:
+    none is left out of a mean unseen."""
     found = []
     for entry in entries:
         if not names_several(entry.task):
             found.append(entry)
             continue
-        places = store_places(matching_tasks(entry.task), Path(entry.store))
+        specs = [spec for spec in matching_tasks(entry.task) if spec.id not in without]
+        places = store_places(specs, Path(entry.store))
         if missing := [str(place) for place in places.values() if not place.exists()]:
             raise UserError(
                 f"{entry.task}: {len(missing)} of {len(places)} tasks have no store in {entry.store} ({missing[0]}): "
@@ -135,9 +138,9 @@ class Study:
     evaluation: StudyEvaluation = field(default_factory=StudyEvaluation)
 
     def __post_init__(self) -> None:
-        self.tasks = _each(self.tasks)
         if self.tune is not None:
             self.tune.tasks = _each(self.tune.tasks)
+        self.tasks = _each(self.tasks, {get_task(entry.task).id for entry in self.tune.tasks} if self.tune else ())
         for name in ("tasks", "policies", "optimizers", "seeds", "budgets"):
             if not getattr(self, name):
                 raise UserError(f"a study needs {name}: {name}=[...]")

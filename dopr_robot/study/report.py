@@ -9,6 +9,8 @@ from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.pages import svg, write_page
 from dopr_robot.evaluation.reports.provenance import store_text
+from dopr_robot.evaluation.reports.returns import returns_figure
+from dopr_robot.evaluation.statistics import returns_of_seeds
 from dopr_robot.files import replacing
 from dopr_robot.study import budgets
 from dopr_robot.study.choice import Record
@@ -16,7 +18,7 @@ from dopr_robot.study.config import Arm, Study, task_of
 from dopr_robot.study.figures import budgets_figure, curves_figure, tasks_figure
 from dopr_robot.study.naming import file_name, label, short_labels
 from dopr_robot.study.over_tasks import FILE, over_tasks, sentences, to_json
-from dopr_robot.study.table import TABLE, Method, answers, methods, rows, summary, to_csv
+from dopr_robot.study.table import TABLE, Method, answers, methods, return_answers, rows, summary, to_csv
 
 DRAWN = 12
 """Curves of more tasks and policies than these are left to the records: nobody looks at 90 pictures, and a page of them is slow."""
@@ -31,7 +33,8 @@ def write_report(
     horizons: Mapping[str, Sequence[int]],
     out: Path,
 ) -> None:
-    """Write ``table.csv``, ``curves-<task>-<policy>.png`` and ``report.html``; from three tasks on ``over_tasks.json`` and its pictures;
+    """Write ``table.csv``, ``curves-<task>-<policy>.png``, where the reward says more than success ``returns-<task>-<policy>.png``, and
+    ``report.html``; from three tasks on ``over_tasks.json`` and its pictures;
     for several budgets ``budgets-<task>-<policy>.png``, and curves of each.
 
     ``tests`` and ``best``: episodes on test seeds of last and best checkpoints, by the arm's name.
@@ -58,12 +61,20 @@ def write_report(
         figure = curves_figure(group, max(horizons[task]), said) if len(settings) <= DRAWN else None
         if figure is not None:
             plots.save(figure, out / f"curves-{_place(task, said[policy])}{_suffix(budget)}.png")
+        earned = [
+            (said[method.optimizer], returns_of_seeds(method.returns, horizons[task]))
+            for method in group
+            if method.returns is not None
+        ]
+        returns = returns_figure(earned, task_of(task), f"{task}, {said[policy]}") if earned else None
+        if returns is not None:
+            plots.save(returns, out / f"returns-{_place(task, said[policy])}{_suffix(budget)}.png")
         last = [row | {"own": json.loads(row["figures"] or "{}")} for row in summary(whole)]
         figures = list(dict.fromkeys(name for row in last for name in row["own"]))
         panels.append(
             {
                 "task": task, "policy": policy, "after": _after(study, budget), "last": last, "rows": whole, "figures": figures,
-                "svg": svg(figure), "steps": study.steps(budget),
+                "svg": svg(figure), "steps": study.steps(budget), "returns_svg": svg(returns), "reward": task_of(task).reward,
             }
         )  # fmt: skip
     write_page(
@@ -73,7 +84,12 @@ def write_report(
         panels=panels,
         study=study,
         said=said,
-        answers=[*sentences(across, said), *budgets.sentences(summary(table), said), *answers(table, said)],
+        answers=[
+            *sentences(across, said),
+            *budgets.sentences(summary(table), said),
+            *answers(table, said),
+            *return_answers(table, said),
+        ],
         across=across,
         pictures={name: svg(figure) for name, figure in pictures.items()},
         budgets=_budgets(study, every, table, said, out) if len(study.budgets) > 1 else [],

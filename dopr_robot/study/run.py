@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from dopr_robot.envs import get_task
 from dopr_robot.envs.workers import cores
 from dopr_robot.errors import DamagedError, UserError
 from dopr_robot.evaluation import EpisodeRecord, read_records
+from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH
 from dopr_robot.evaluation.rollouts.horizons import check_horizons, default_horizons
 from dopr_robot.files import naming, replacing, write_json
 from dopr_robot.locks import held
@@ -39,6 +41,7 @@ _POINT = {
     "validation_loss": float | None,
     "validation_loss_without_ema": float | None,
     "success_rate": float | None,
+    "return": float | None,
 }
 FORM = {
     "task": str, "policy": str, "optimizer": str, "learning_rate": float, "hyperparameters": Maybe(dict), "budget": Maybe(float),
@@ -278,6 +281,7 @@ def _test(
         for arm in arms
     }  # fmt: skip
     missing = [arm for arm in arms if _tested(out / use / arm.name / "test.json") != identities[arm.name]]
+    parts = _parts(episodes, crew.at_once // len(missing)) if missing else []
     policies = {arm.name: out / "policies" / arm.name / (BEST if use == BEST else "") for arm in missing}
     jobs = [
         TestJob(
@@ -285,20 +289,39 @@ def _test(
             {name: (policies[arm.name] / name).read_bytes() for name in POLICY_FILES},
             arm.entry.task,
             episodes,
+            part,
             horizons[arm.entry.label],
             crew.threads,
         )
         for arm in missing
+        for part in parts
     ]
+    found: dict[str, list[str]] = {arm.name: [] for arm in missing}
     with progress(use, len(arms), "arms", done=len(arms) - len(missing)) as meter:
-        for position, lines in crew.answers(jobs):
-            arm = missing[position]
+        for position, answer in crew.answers(jobs):
+            arm = missing[position // len(parts)]
+            lines = found[arm.name]
+            lines += answer
+            if len(lines) < episodes:
+                continue
+            lines.sort(key=lambda line: json.loads(line)["episode"])
             with replacing(out / use / arm.name) as beside:
                 beside.mkdir()
                 (beside / "episodes.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
                 write_json(beside / "test.json", identities[arm.name])
             meter.advance(note=arm.name)
     return {arm.name: read_records(out / use / arm.name / "episodes.jsonl") for arm in arms}
+
+
+def _parts(episodes: int, count: int) -> list[tuple[int, int]]:
+    """Episodes in at most so many parts of full inference batches, ``[(first, after the last)]``: where more jobs can run at once than
+    there are arms to test, an arm's episodes are shared out.
+
+    >>> _parts(50, 1), _parts(50, 3), _parts(20, 8)
+    ([(0, 50)], [(0, 32), (32, 50)], [(0, 16), (16, 20)])
+    """
+    size = math.ceil(episodes / max(1, count) / INFERENCE_BATCH) * INFERENCE_BATCH
+    return [(first, min(first + size, episodes)) for first in range(0, episodes, size)]
 
 
 def _tested(path: Path) -> Record | None:

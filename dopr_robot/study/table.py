@@ -12,7 +12,7 @@ import numpy as np
 
 from dopr_robot.envs.task import words
 from dopr_robot.evaluation import EpisodeRecord, statistics
-from dopr_robot.evaluation.statistics import metrics, success_matrix, wilson
+from dopr_robot.evaluation.statistics import known_horizons, metrics, return_matrix, success_matrix, wilson
 from dopr_robot.study.budgets import at_equal_time, budget_text, seconds_of, training_seconds
 from dopr_robot.study.choice import Record, last_successes
 from dopr_robot.study.config import Arm, Study, task_of
@@ -32,6 +32,8 @@ class Method:
         tests: their episodes on test seeds, one list a seed; empty where a run diverged.
         success: bool ``[seeds, episodes, horizons]``, of last checkpoints; a run that diverged has none.
         best: the same of the checkpoints that were best on selection states; None where they were not tested.
+        returns, best_returns: sums of rewards likewise; None where the task's reward says no more than success, a record does not say them
+            at every horizon, or a run diverged.
         tried: success on selection seeds of everything from which it was chosen, ``{learning rate: [one a seed]}``.
     """
 
@@ -47,6 +49,8 @@ class Method:
     tests: tuple[Sequence[EpisodeRecord], ...]
     success: np.ndarray
     best: np.ndarray | None
+    returns: np.ndarray | None
+    best_returns: np.ndarray | None
     tried: Mapping[float, list[float]]
 
     @property
@@ -97,15 +101,23 @@ def methods(
         ) -> np.ndarray:
             return success_matrix(records, kind, horizons[task]) if records else np.zeros(none, bool)
 
+        def returns_of(every: Sequence[Sequence[EpisodeRecord]], task: str = task) -> np.ndarray | None:
+            asked = list(horizons[task])
+            if not task_of(task).reward or not all(known_horizons(each, asked) == asked and each for each in every):
+                return None
+            return np.stack([return_matrix(each, asked) for each in every])
+
         records = tuple(done[arm.name] for arm in arms)
         episodes = tuple(tests.get(arm.name, ()) for arm in arms)
         known = study.evaluation.best and all(each.get("best_step") is not None or each["error"] for each in records)
+        of_best = [best.get(arm.name, ()) for arm in arms]
         made.append(
             Method(
                 task, policy, optimizer, budget, study.steps(budget), arms[0].learning_rate, arms[0].hyperparameters,
                 tuple(sorted(tried[arms[0].choice])), records, episodes,
                 np.stack([success_of(each) for each in episodes]),
-                np.stack([success_of(best.get(arm.name, ())) for arm in arms]) if known else None,
+                np.stack([success_of(each) for each in of_best]) if known else None,
+                returns_of(episodes), returns_of(of_best) if known else None,
                 tried[arms[0].choice],
             )
         )  # fmt: skip
@@ -133,7 +145,8 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
     ``p_holm`` corrects over all differences of the study. ``equal_time_difference``: from what the other reaches in the same training
     time (see :func:`~dopr_robot.study.budgets.at_equal_time`). ``equal_loss_difference``: in success on selection states at equal
     validation loss, a pair a seed (see :func:`~dopr_robot.evaluation.statistics.at_equal_loss`). ``seconds``: of training. ``figures``:
-    the task's own, as JSON ``{name: {mean, min, max}}``.
+    the task's own, as JSON ``{name: {mean, min, max}}``. ``return``: of a task whose reward says more than success, with its paired
+    difference (see :func:`~dopr_robot.evaluation.statistics.returns_of_seeds`).
     """
     by_name = {(*m.setting, m.optimizer): m for m in all_methods}
     against, clock = references(study), training_seconds(all_methods)
@@ -147,6 +160,13 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
             best_pair = statistics.difference_curve(method.best, reference.best)
         timed = at_equal_time(method, all_methods, clock, reference.optimizer) if reference else None
         equal = statistics.at_equal_loss(method.curves, reference.curves) if reference else None
+        returns, best_returns = (
+            _returns(method.returns, method, horizons),
+            _returns(method.best_returns, method, horizons),
+        )
+        more = None
+        if reference and method.returns is not None and reference.returns is not None:
+            more = statistics.difference_curve(method.returns, reference.returns, rates=False)
         equal_low, equal_high = equal.ci95 if equal and equal.ci95 else (None, None)
         figures = _figures(method.tests)
         losses = [record["validation_loss"] for record in method.records]
@@ -187,6 +207,11 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                     "best_difference": float(best_pair.difference[h]) if best_pair else None,
                     "best_difference_low": float(best_pair.low[h]) if best_pair else None,
                     "best_difference_high": float(best_pair.high[h]) if best_pair else None,
+                    **_with_bounds("return", returns[h] if returns else None),
+                    "return_difference": float(more.difference[h]) if more else None,
+                    "return_difference_low": float(more.low[h]) if more else None,
+                    "return_difference_high": float(more.high[h]) if more else None,
+                    **_with_bounds("best_return", best_returns[h] if best_returns else None),
                     "equal_time_difference": float(timed.difference[h]) if timed else None,
                     "equal_time_low": float(timed.low[h]) if timed else None,
                     "equal_time_high": float(timed.high[h]) if timed else None,
@@ -214,6 +239,18 @@ def _figures(tests: Sequence[Sequence[EpisodeRecord]]) -> dict[str, dict[str, fl
         values = [means[name] for means in by_seed if name in means]
         found[name] = {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
     return found
+
+
+def _returns(
+    returns: np.ndarray | None, method: Method, horizons: Mapping[str, Sequence[int]]
+) -> list[dict[str, Any]] | None:
+    return None if returns is None else statistics.returns_of_seeds(returns, horizons[method.task])
+
+
+def _with_bounds(name: str, point: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """A mean and its interval as cells; none of a single episode."""
+    mean, (low, high) = (None, (None, None)) if point is None else (point["mean"], point["ci95"] or (None, None))
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def _alone(success: np.ndarray) -> statistics.Difference:
@@ -280,6 +317,26 @@ def answers(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list
     return sentences
 
 
+def return_answers(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list[str]:
+    """Likewise of returns, at the largest budget of each two optimizers, from the rows that have them."""
+    pairs: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in summary(table):
+        if row["return_difference"] is not None:
+            pairs.setdefault((row["optimizer"], row["reference"]), {})[row["task"], row["policy"]] = row
+    sentences = []
+    for (optimizer, reference), rows in pairs.items():
+        differences = [row["return_difference"] for row in rows.values()]
+        apart = sum(row["return_difference_low"] > 0 or row["return_difference_high"] < 0 for row in rows.values())
+        span = (
+            f"{min(differences):+.1f} to {max(differences):+.1f}" if len(differences) > 1 else f"{differences[0]:+.1f}"
+        )
+        sentences.append(
+            f"{said[optimizer]} earns a larger return than {said[reference]} in {sum(d > 0 for d in differences)} of "
+            f"{len(differences)} settings ({span}); the 95 % interval leaves out 0 in {apart}."
+        )
+    return sentences
+
+
 def read_table(out: Path) -> list[dict[str, str]]:
     """The rows of a finished study's ``table.csv``; its values are texts."""
     with (out / TABLE).open(encoding="utf-8", newline="") as file:
@@ -295,6 +352,7 @@ def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
         return f"{100 * float(row[key]):.1f}"
 
     several, best, made = len({budget_of(row) for row in rows}) > 1, any(row.get("best_success") for row in rows), []
+    earning = any(row.get("return") for row in rows)
     for row in rows:
         against = ["", "", "", ""]
         if row["reference"]:
@@ -308,7 +366,11 @@ def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
         rate = f"{float(row['learning_rate']):g}" + (" (edge)" if row["at_edge"] == "True" else "")
         rate += f" {row['hyperparameters']}" if row.get("hyperparameters") else ""
         chosen = [percent(row, "best_success") if row.get("best_success") else "-"] if best else []
-        made.append([*name, rate, loss, row["horizon"], percent(row, "success"), interval, *chosen, *against])
+        earned = []
+        if earning:
+            more = f"{float(row['return_difference']):+.1f}" if row.get("return_difference") else ""
+            earned = [f"{float(row['return']):.1f}", more] if row.get("return") else ["", ""]
+        made.append([*name, rate, loss, row["horizon"], percent(row, "success"), interval, *chosen, *against, *earned])
     head = [
         "task",
         "policy",
@@ -324,6 +386,7 @@ def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
         "points",
         "95 %",
         "p (Holm)",
+        *(["return", "more"] if earning else []),
     ]
     return head, made
 

@@ -60,7 +60,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TestJob:
-    """An arm to test, from its policy's files."""
+    """An arm to test, from its policy's files; ``part``: from which to before which of the ``episodes``."""
 
     __test__ = False  # no test of pytest's
 
@@ -68,6 +68,7 @@ class TestJob:
     files: dict[str, bytes]
     task: str
     episodes: int
+    part: tuple[int, int]
     horizons: tuple[int, ...]
     threads: int
 
@@ -159,13 +160,14 @@ def _best(last: Path) -> tuple[int, dict[str, bytes]]:
 
 
 def test_arm(job: TestJob) -> list[str]:
-    """Lines of ``episodes.jsonl`` of an arm on test seeds."""
+    """Lines of ``episodes.jsonl`` of an arm on test seeds, or on a part of them."""
     torch.set_num_threads(job.threads)
     with tempfile.TemporaryDirectory() as folder:
         for name, content in job.files.items():
             (Path(folder) / name).write_bytes(content)
         policy = load_policy(folder)
-        records = rolled_out(policy, Task(job.task, policy.task_options), job.episodes, job.horizons, "final")
+        task = Task(job.task, policy.task_options)
+        records = rolled_out(policy, task, job.episodes, job.horizons, "final", part=slice(*job.part))
     return [record.to_json() for record in records]
 
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 from uuid import uuid4
 
-from dopr_robot.errors import DoprError, MissingExtraError, UserError
+from dopr_robot.cluster import Cluster
+from dopr_robot.errors import DoprError
 from dopr_robot.study.work import forget_stores, work
 from dopr_robot.training.signals import deferred_signals
 
@@ -23,7 +24,7 @@ class Workers:
 
     Args:
         workers: processes on this machine; 1: this one.
-        ray: address of a Ray cluster (``auto``: the one this machine is in; ``local``: one for this study); None: no Ray.
+        ray: address of a Ray cluster, see :class:`~dopr_robot.cluster.Cluster`; None: no Ray.
         threads: CPU threads of a job.
 
     Attributes:
@@ -35,7 +36,7 @@ class Workers:
         self.study = uuid4().hex
         self._pool: ProcessPoolExecutor | None = None
         self._before: set[Any] = set()
-        self._cluster: Any = None
+        self._cluster: Cluster | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -50,26 +51,36 @@ class Workers:
                 child.terminate()
             self._pool = None
         if self._cluster is not None:
-            self._cluster.shutdown()
+            self._cluster.close()
         forget_stores()
+
+    @property
+    def at_once(self) -> int:
+        """Jobs that run side by side."""
+        return self.workers if self.ray is None else max(1, self._joined(self.ray).cpus // self.threads)
 
     def answers(self, jobs: Jobs) -> Iterator[tuple[int, Any]]:
         """Position and answer of every job (see :func:`dopr_robot.study.work.work`), in the order in which they are done.
 
         Raises:
-            MissingExtraError: Ray is asked for and not installed.
+            MissingExtraError, UserError: Ray is asked for and not installed, or no cluster answers.
             DoprError: a worker process died.
             Exception: whatever a job raised.
         """
         if not jobs:
             return
         if self.ray is not None:
-            yield from self._on_ray(jobs, self.ray)
+            yield from self._joined(self.ray).answers(work, [(job,) for job in jobs], self.threads)
         elif self.workers == 1:
             for position, job in enumerate(jobs):
                 yield position, work(job)
         else:
             yield from self._in_pool(jobs)
+
+    def _joined(self, address: str) -> Cluster:
+        if self._cluster is None:
+            self._cluster = Cluster(address)
+        return self._cluster
 
     def _in_pool(self, jobs: Jobs) -> Iterator[tuple[int, Any]]:
         if self._pool is None:
@@ -94,31 +105,6 @@ class Workers:
             raise DoprError(
                 f"a worker process died (killed, or out of memory with {self.workers} workers): the same call goes on with what is left"
             ) from None
-
-    def _on_ray(self, jobs: Jobs, address: str) -> Iterator[tuple[int, Any]]:
-        try:
-            import ray
-        except ModuleNotFoundError:
-            raise MissingExtraError("--ray", "ray") from None
-        if not ray.is_initialized():
-            try:
-                local = None if address == "local" else address
-                ray.init(address=local, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"--ray {address}: no cluster answers there ({error}); ray start --head starts one"
-                ) from None
-            self._cluster = ray
-        # A job whose node is lost runs again on another one, however often; one that raises is not tried again.
-        task: Any = ray.remote(num_cpus=self.threads, max_retries=-1, retry_exceptions=False)(work)
-        waiting = {task.remote(job): position for position, job in enumerate(jobs)}
-        while waiting:
-            done, _ = ray.wait(list(waiting), num_returns=1)
-            for reference in done:
-                try:
-                    yield waiting.pop(reference), ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
 
 
 def _say_as_much(level: int) -> None:

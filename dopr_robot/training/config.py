@@ -116,7 +116,8 @@ class TrainingConfig:
         validation_windows: at most so many held-out windows are looked at.
         rollout_every: in steps; 0: no rollouts while training. They begin in states of the range that selection has.
         rollout_episodes: how many.
-        keep_best: so many checkpoints of the highest success in these rollouts are kept as well; ``checkpoints/best`` is the best.
+        keep_best: so many checkpoints of the highest success in these rollouts are kept as well (of equal ones the largest mean return,
+            where the task's reward says more than success, then the later); ``checkpoints/best`` is the best.
         early_stop: ``validation_loss`` or ``success_rate``: stop where it has not improved ``patience`` times; null: never.
         max_hours: stop with the state saved after so long in one call; null: no limit.
         max_bad_steps: a step whose loss or gradient is NaN, inf or a spike is left out; give up after so many in a row.

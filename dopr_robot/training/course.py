@@ -19,7 +19,7 @@ class Course:
         losses: the last :data:`WINDOW` of accepted steps.
         unlogged: those since the last line of the log.
         skipped: steps left out, and how many of them just now in a row.
-        success: success rate of the rollouts, by step.
+        success: success rate of the rollouts, by step; ``returns``: their mean return, of a task whose reward says more than success.
         best, looks: best value of what early stopping watches, and how many looks ago that was.
     """
 
@@ -29,6 +29,7 @@ class Course:
     skipped: int = 0
     skipped_in_a_row: int = 0
     success: dict[int, float] = field(default_factory=dict)
+    returns: dict[int, float] = field(default_factory=dict)
     best: float | None = None
     looks: int = 0
 
@@ -67,8 +68,19 @@ class Course:
             self.looks += 1
 
     def best_steps(self, count: int) -> list[int]:
-        """The steps of the highest success rates, best first; of equal ones the later."""
-        return sorted(self.success, key=lambda step: (-self.success[step], -step))[:count]
+        """The steps of the best rollouts, best first: the highest success rate, of equal ones the largest mean return where the task has
+        one, of equal ones the later."""
+        return sorted(self.success, key=lambda step: (self._rank(step), step), reverse=True)[:count]
+
+    @property
+    def rollouts_since_best(self) -> int:
+        """How many rollouts have not improved on the best one."""
+        first = max(self.success, key=lambda step: (self._rank(step), -step))
+        return sum(step > first for step in self.success)
+
+    def _rank(self, step: int) -> tuple[float, float]:
+        # Success can tie for good: HalfCheetah can not fail, and a walker that no longer falls may still get faster.
+        return self.success[step], self.returns.get(step, -math.inf)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Course":
@@ -81,11 +93,11 @@ class Course:
             "best": numbers | None,
             "looks": int,
         }
-        lists: list[Any] = [*course.losses, *course.unlogged, *course.success.values()]
+        lists: list[Any] = [*course.losses, *course.unlogged, *course.success.values(), *course.returns.values()]
         if not all(isinstance(getattr(course, name), kind) for name, kind in kinds.items()):
             raise ValueError(f"its course is {state}")
         if not all(isinstance(each, numbers) for each in lists) or not all(
-            isinstance(each, int) for each in course.success
+            isinstance(each, int) for each in (*course.success, *course.returns)
         ):
             raise ValueError(f"its course is {state}")
         return course

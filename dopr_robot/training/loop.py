@@ -41,7 +41,7 @@ from dopr_robot.training.signals import Interrupted, deferred_signals
 LOG = logging.getLogger(__name__)
 FUSED = ("adam", "adamw", "dopr_adam", "dopr_adamw")
 Rollout = Callable[[Policy], Mapping[str, float]]
-"""Rolls the policy out and returns figures, ``success_rate`` among them."""
+"""Rolls the policy out and returns figures, ``success_rate`` among them, and ``return`` where the task's reward says more."""
 
 
 def train(
@@ -248,16 +248,19 @@ def _train(
                 if options.early_stop == "validation_loss":
                     course.look(shared(accelerator, averages))
             if rollout is not None and due(options.rollout_every):
-                rate: float | None = None
+                figures: Mapping[str, float] | None = None
                 if log is not None:
                     with average.applied():
                         figures = rollout(policy)
-                    rate = figures["success_rate"]
                     log.write(step, figures, course.seconds)
-                    note = f"{rate:.0%} succeeded"
-                course.success[step] = shared(accelerator, rate)
+                figures = shared(accelerator, figures)
+                course.success[step] = figures["success_rate"]
+                note = f"{course.success[step]:.0%} succeeded"
+                if "return" in figures:
+                    course.returns[step] = figures["return"]
+                    note += f", return {figures['return']:.0f}"
                 if options.early_stop == "success_rate":
-                    course.look(-course.success[step])
+                    course.looks = course.rollouts_since_best
 
             stop = _exhausted(course, config)
             if late and step < options.steps:

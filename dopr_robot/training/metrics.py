@@ -14,7 +14,7 @@ from dopr_robot.files import naming, replacing
 from dopr_robot.reading import parse_json, read_bytes, read_json_lines, require
 
 PROJECT = "dopr_robot"
-FIGURES = ("validation_loss", "validation_loss_without_ema", "success_rate")
+FIGURES = ("validation_loss", "validation_loss_without_ema", "success_rate", "return")
 """What studies read of the log."""
 
 

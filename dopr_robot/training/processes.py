@@ -55,7 +55,7 @@ def agree(accelerator: Accelerator, loss: torch.Tensor, signum: int, late: bool)
     return float(every[:, 0].mean()), int(every[:, 1].max()), bool(every[:, 2].max())
 
 
-def shared(accelerator: Accelerator, value: float | None) -> float:
+def shared(accelerator: Accelerator, value: T | None) -> T:
     """The first process's value, in all of them; the others give None."""
     told = [value]
     if accelerator.num_processes > 1:

@@ -11,9 +11,17 @@ from dopr_robot.envs import TASKS
 from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
 from dopr_robot.evaluation.compare import Comparison
 from dopr_robot.evaluation.comparison import compare_evaluated, load_evaluated, write_comparison
+from dopr_robot.evaluation.perturbed import evaluate_perturbed
 from dopr_robot.evaluation.results import Results
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord
-from dopr_robot.evaluation.statistics import difference_curve, known_horizons, return_curve, return_matrix
+from dopr_robot.evaluation.statistics import (
+    by_length,
+    difference_curve,
+    known_horizons,
+    perturbed,
+    return_curve,
+    return_matrix,
+)
 
 HORIZONS = [10, 20, 40]
 
@@ -21,7 +29,7 @@ HORIZONS = [10, 20, 40]
 @pytest.fixture
 def earning(point_tasks, monkeypatch):
     """The task of staying, whose reward is reported."""
-    spec = replace(TASKS[point_tasks[1]], reward="nearness")
+    spec = replace(TASKS[point_tasks[1]], reward="nearness", options={"observation_noise": "on the position"})
     monkeypatch.setitem(TASKS._entries, spec.id, spec)
     return spec.id
 
@@ -85,6 +93,38 @@ def test_an_evaluation_of_before_goes_on(policy, earning, tmp_path):
     more = Evaluation(policy, earning, episodes=14, horizons=HORIZONS)
     results = run_evaluation(more, tmp_path / "e", num_envs=2, video=0, resume=True)
     assert 40 in [point["horizon"] for point in results["returns"]]
+
+
+def test_what_a_perturbation_costs_in_return(policy, earning, tmp_path):
+    """Paired by seed, as success is, though nothing fails under it."""
+    asked = Evaluation(policy, earning, episodes=12, horizons=HORIZONS)
+    found = evaluate_perturbed(asked, tmp_path / "e", {"observation_noise": [0.3]}, video=0)
+    (arm,) = found["perturbed"]
+    under, plain = (
+        return_matrix(read_records(tmp_path / "e" / place / "episodes.jsonl"), HORIZONS)
+        for place in ("perturbed/observation_noise=0.3", "")
+    )
+    assert [point["mean"] for point in arm["returns"]] == pytest.approx(under.mean(0).tolist())
+    difference = difference_curve(under[None], plain[None], rates=False)
+    assert [point["mean"] for point in arm["return_differences"]] == pytest.approx((under - plain).mean(0).tolist())
+    assert [point["ci95"] for point in arm["return_differences"]] == np.stack(
+        [difference.low, difference.high], 1
+    ).tolist()
+    assert arm["return_differences"][-1]["mean"] != 0
+    assert "more than unperturbed" in (tmp_path / "e" / "report.html").read_text()
+    assert f"{arm['return_differences'][-1]['mean']:+.1f}" in str(Results(tmp_path / "e"))
+
+
+def test_return_by_length_and_under_perturbations_only_where_it_is_reported_and_known():
+    short = [record(i, {"10": float(i)}, 40, 2.0 * i) for i in range(3)]
+    assert [point["return"]["mean"] for point in by_length({1: short}, "sustain", 10, returned=True)] == [1.0]
+    assert by_length({1: short}, "sustain", 10)[0]["return"] is None
+    old = [replace(each, returns={}) for each in short]
+    assert by_length({1: old}, "sustain", 10, returned=True)[0]["return"] is None
+    (arm,) = perturbed(old, [({"noise": 1.0}, short)], "sustain", [10, 40], returned=True)
+    assert [point["horizon"] for point in arm["return_differences"]] == [40] and len(arm["differences"]) == 2
+    (arm,) = perturbed(short, [({"noise": 1.0}, short)], "sustain", [10, 40])
+    assert arm["returns"] == arm["return_differences"] == []
 
 
 def test_the_band_holds_the_whole_curve():

@@ -272,6 +272,18 @@ def test_a_setting_that_came_later_is_its_default_and_any_other_is_a_change(path
     assert told.startswith("training.ema_power is 0.5, and was ")
 
 
+def test_a_pattern_leaves_out_the_tasks_that_are_tuned_on(path, tmp_path):
+    for name in ("reach", "reach-wall", "push-wall"):
+        (tmp_path / f"{name}.zarr").mkdir()
+    words = [
+        f"tasks=[{{task: 'metaworld/reach*', store: {tmp_path}}}]",
+        f"tune.tasks=[{{task: metaworld/reach-v3, store: {tmp_path / 'reach.zarr'}}}]",
+    ]
+    assert [entry.task for entry in load_study(path, words).tasks] == ["metaworld/reach-wall-v3"]
+    with pytest.raises(UserError, match="a task of the study"):
+        load_study(path, [words[0].replace("reach*", "reach-v3"), words[1]])
+
+
 def test_a_pattern_with_a_folder_is_an_entry_a_task(path, tmp_path):
     folder = tmp_path / "data"
     tasks = f"tasks=[{{task: '[CQ]*', store: {folder}/, horizons: [5]}}]"

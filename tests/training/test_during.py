@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dopr_robot.errors import MissingExtraError, UserError
 from dopr_robot.training import compose_config, read_metrics, train
+from dopr_robot.training.course import Course
 from dopr_robot.training.noise import PartOfBatch
 
 
@@ -63,6 +64,33 @@ def test_the_best_checkpoints_by_success_are_kept_beside_the_newest(store, confi
     assert kept == [6, 10, 12]  # 10 is as good as 4 and later; 12 is the last
     assert (tmp_path / "checkpoints" / "best").readlink().name == "6"
     assert [line["coverage"] for line in read_metrics(tmp_path) if "success_rate" in line] == [0.5] * 6
+
+
+def test_where_success_can_not_tell_the_mean_return_does(store, config, tmp_path):
+    """As on HalfCheetah, which can not fail: of equal success the larger return is the best, and what early stopping waits for."""
+    earned = iter([10.0, 40.0, 90.0, 20.0, 90.0, 30.0, 20.0, 10.0])
+    rates = iter([1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0])
+    options = ["training.rollout_every=2", "training.keep_best=2", "training.checkpoint_every=100", "training.steps=16"]
+    options += ["training.early_stop=success_rate", "training.patience=4"]
+    train(
+        config(store, *options),
+        tmp_path,
+        rollout=lambda policy: {"success_rate": next(rates), "return": next(earned)},
+    )
+    kept = sorted(int(each.name) for each in (tmp_path / "checkpoints").iterdir() if not each.is_symlink())
+    assert kept == [4, 6, 14]  # 10 earned as much as 6 with less success; four looks after 6 without a better one
+    assert (tmp_path / "checkpoints" / "best").readlink().name == "6"
+
+
+def test_a_course_from_before_there_were_returns_goes_on():
+    state = Course(success={2: 1.0, 4: 1.0}, best=-1.0, looks=1).to_state()
+    del state["returns"]
+    course = Course.from_state(state)
+    assert course.best_steps(2) == [4, 2] and course.rollouts_since_best == 1
+    course.success[6], course.returns[6] = 1.0, -5.0
+    assert course.best_steps(1) == [6] and course.rollouts_since_best == 0
+    with pytest.raises(ValueError, match="its course is"):
+        Course.from_state({**state, "returns": {2: "much"}})
 
 
 def test_training_stops_where_success_does_not_improve_and_does_not_go_on_when_asked_again(

@@ -1,10 +1,11 @@
-"""Success versus the strength of a perturbation as a picture."""
+"""Success and return versus the strength of a perturbation as a picture."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dopr_robot.envs import TaskSpec
@@ -21,39 +22,32 @@ def strength_figure(
     records: Sequence[Sequence[EpisodeRecord]],
     spec: TaskSpec,
 ) -> Figure:
-    """Left: success at the longest horizon against the strength of the first option, with Wilson intervals, a line for each combination
-    of the others; the unperturbed task across it. Right: every arm's curve.
+    """Left: success at the longest horizon against the strength of the first option, with 95 % intervals, a line for each combination
+    of the others; the unperturbed task across it. Middle: every arm's curve. Right, where the reward says more than success: the mean
+    return as on the left.
 
     Args:
         before: records of the unperturbed arm.
-        unperturbed: its point at the longest horizon.
+        unperturbed: its ``results.json``.
         arms: of :func:`~dopr_robot.evaluation.statistics.perturbed`.
         records: of each arm.
         spec: the task.
     """
+    earning = bool(unperturbed["returns"]) and all(arm["returns"] for arm in arms)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.0), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
-        name, horizon = next(iter(arms[0]["options"])), unperturbed["horizon"]
-        left.axhspan(*unperturbed["ci95"], color="0.9", zorder=0)
-        left.axhline(unperturbed["success_rate"], color="0.4", linewidth=1, label="unperturbed")
-        lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
-        for arm in arms:
-            others = " ".join(words({key: value for key, value in arm["options"].items() if key != name}))
-            lines.setdefault(others, []).append((arm["options"][name], arm["curve"][-1]))
-        for (others, points), (colour, dashes) in zip(lines.items(), looks(len(lines)), strict=True):
-            points.sort(key=lambda point: point[0])
-            strengths = [strength for strength, _ in points]
-            rates = np.array([point["success_rate"] for _, point in points])
-            error = np.abs(np.array([point["ci95"] for _, point in points]).T - rates)
-            left.errorbar(
-                strengths, rates, yerr=error, fmt="o", linestyle=dashes, color=colour, capsize=3, label=others or None
-            )
-        left.set_xlabel(name)
+        figure = Figure(figsize=(9.6 + 3.6 * earning, 4.0), layout="constrained")
+        panels = figure.subplots(1, 2 + earning, width_ratios=(2, 3, 2)[: 2 + earning])
+        left, right = panels[:2]
+        right.sharey(left)
+        right.tick_params(labelleft=False)
+        horizon = unperturbed["curve"][-1]["horizon"]
+        _against_strength(left, arms, [unperturbed["curve"][-1], *(arm["curve"][-1] for arm in arms)], "success_rate")
         left.set_ylabel(f"success at {horizon} steps")
         success_axis(left)
-        left.margins(x=0.1)
-        left.legend(fontsize=9)
+        if earning:
+            points = [unperturbed["returns"][-1], *(arm["returns"][-1] for arm in arms)]
+            _against_strength(panels[2], arms, points, "mean")
+            panels[2].set_ylabel(f"mean return at {points[0]['horizon']} steps")
         drawn = [
             ("unperturbed", before),
             *((" ".join(words(a["options"])), r) for a, r in zip(arms, records, strict=True)),
@@ -68,3 +62,33 @@ def strength_figure(
         right.legend(fontsize=9)
         left.set_title(f"{spec.id}: {len(before)} episodes each", loc="left", fontweight="bold")
     return figure
+
+
+def _against_strength(
+    axes: Axes, arms: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]], key: str
+) -> None:
+    """``points``: the unperturbed one and each arm's; ``key``: what of them is drawn."""
+    name, (unperturbed, *others) = next(iter(arms[0]["options"])), points
+    axes.axhspan(*_interval(unperturbed, key), color="0.9", zorder=0)
+    axes.axhline(unperturbed[key], color="0.4", linewidth=1, label="unperturbed")
+    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+    for arm, point in zip(arms, others, strict=True):
+        rest = " ".join(words({option: value for option, value in arm["options"].items() if option != name}))
+        lines.setdefault(rest, []).append((arm["options"][name], point))
+    for (rest, line), (colour, dashes) in zip(lines.items(), looks(len(lines)), strict=True):
+        line.sort(key=lambda point: point[0])
+        values = np.array([point[key] for _, point in line])
+        error = np.abs(np.array([_interval(point, key) for _, point in line]).T - values)
+        strengths = [strength for strength, _ in line]
+        axes.errorbar(
+            strengths, values, yerr=error, fmt="o", linestyle=dashes, color=colour, capsize=3, label=rest or None
+        )
+    axes.set_xlabel(name)
+    axes.margins(x=0.1)
+    axes.legend(fontsize=9)
+
+
+def _interval(point: Mapping[str, Any], key: str) -> tuple[float, float]:
+    """A mean of a single episode has none."""
+    low, high = point["ci95"] or (point[key], point[key])
+    return low, high

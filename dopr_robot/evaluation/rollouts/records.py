@@ -16,14 +16,18 @@ RECORDS, RESULTS = "episodes.jsonl", "results.json"
 KINDS = ("attain", "sustain")
 _SHARE = {"success_rate": float, "ci95": (float, float)}
 _POINT = {"horizon": range(1, 2**63), "episodes": range(2**63), "successes": range(2**63), **_SHARE}
-_RETURN = {"horizon": range(1, 2**63), "episodes": range(2**63), "mean": float, "ci95": Maybe((float, float))}
+_MEAN = {"mean": float, "ci95": Maybe((float, float))}
+_RETURN = {"horizon": range(1, 2**63), "episodes": range(2**63), **_MEAN}
 RESULTS_FORM = {
     "task": str, "kind": str, "use": str, "seed": int, "episodes": range(2**63), "partial": bool, "env_options": dict,
     "checkpoint": Maybe({"path": str | None, "step": int | None, "sha256": str}), "horizons": [range(1, 2**63)],
-    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT}]),
-    "perturbed": Maybe([{"options": dict, "curve": [_POINT], "difference": {"mean": float, "ci95": (float, float)}}]),
+    "curve": [_POINT], "lengths": Maybe([{"length": int, **_POINT, "return": Maybe(_MEAN)}]),
+    "perturbed": Maybe([{
+        "options": dict, "curve": [_POINT], "difference": {"mean": float, "ci95": (float, float)}, "returns": Maybe([_RETURN]),
+        "return_differences": Maybe([{"horizon": range(1, 2**63), "mean": float, "ci95": (float, float)}]),
+    }]),
     "outcomes": {str: int}, "causes": Maybe({str: int}),
-    "metrics": {str: {"mean": float, "ci95": Maybe((float, float))}}, "returns": Maybe([_RETURN]),
+    "metrics": {str: _MEAN}, "returns": Maybe([_RETURN]),
     "validation_loss": float | None, "faults": Maybe([str]),
 }  # fmt: skip
 """What is read of ``results.json``, see :mod:`dopr_robot.reading`."""

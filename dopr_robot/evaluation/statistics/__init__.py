@@ -41,7 +41,7 @@ from dopr_robot.evaluation.statistics.paired import (
     seeds_test,
 )
 from dopr_robot.evaluation.statistics.perturbed import perturbed
-from dopr_robot.evaluation.statistics.returns import known_horizons, return_curve, return_matrix
+from dopr_robot.evaluation.statistics.returns import known_horizons, return_curve, return_matrix, returns_of_seeds
 
 __all__ = [
     "Aggregate",
@@ -78,6 +78,7 @@ __all__ = [
     "restricted_mean",
     "return_curve",
     "return_matrix",
+    "returns_of_seeds",
     "seeds_test",
     "sign_flip_p_value",
     "stages",

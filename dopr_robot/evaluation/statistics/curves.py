@@ -164,15 +164,24 @@ def stages(records: Sequence[EpisodeRecord], horizon: int, names: Sequence[str])
     return shares
 
 
-def by_length(records: Mapping[int, Sequence[EpisodeRecord]], kind: str, horizon: int) -> list[dict[str, Any]]:
-    """Success by ``horizon`` against the task's length, the shortest first, from ``{length: records}``; none of them empty."""
+def by_length(
+    records: Mapping[int, Sequence[EpisodeRecord]], kind: str, horizon: int, *, returned: bool = False
+) -> list[dict[str, Any]]:
+    """Success by ``horizon`` against the task's length, the shortest first, from ``{length: records}``; none of them empty.
+
+    ``return``: mean with interval, where the task's reward says more than success (``returned``) and all records go to the horizon; else
+    None."""
     points = []
     for length, those in sorted(records.items()):
         (point,) = curve(those, kind, [horizon])
         more = {
             "median_steps": median_steps(those, kind),
             "restricted_mean_steps": restricted_mean(those, kind, horizon),
+            "return": None,
         }
+        earned = [record.return_at(horizon) for record in those]
+        if returned and None not in earned:
+            more["return"] = mean_with_interval(np.array(earned, np.float64))
         points.append({"length": length, **point, **more})
     return points
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 from dopr_robot.evaluation.statistics.curves import CONFIDENCE, mean_with_interval
+from dopr_robot.evaluation.statistics.paired import difference_curve
 
 DRAWS = 4000
 
@@ -43,6 +44,21 @@ def return_curve(records: Sequence[EpisodeRecord], horizons: Sequence[int]) -> l
         margin = None if point["ci95"] is None else wider * (point["ci95"][1] - point["mean"])
         band = None if margin is None else [point["mean"] - margin, point["mean"] + margin]
         points.append({"horizon": horizon, "episodes": len(records), **point, "band95": band})
+    return points
+
+
+def returns_of_seeds(returns: NDArray[np.float64], horizons: Sequence[int]) -> list[dict[str, Any]]:
+    """``[{horizon, episodes, mean, ci95}]`` of returns ``[training seeds, episodes, horizons]``: the interval is Student's t over
+    episodes for one training seed, the bootstrap's over seeds and episodes for several."""
+    own = difference_curve(returns, np.zeros_like(returns), rates=False) if len(horizons) else None
+    points = []
+    for h, horizon in enumerate(horizons):
+        assert own is not None
+        if len(returns) == 1:
+            point = mean_with_interval(returns[0, :, h])
+        else:
+            point = {"mean": float(own.difference[h]), "ci95": [float(own.low[h]), float(own.high[h])]}
+        points.append({"horizon": horizon, "episodes": returns[:, :, h].size, **point})
     return points
 
 
