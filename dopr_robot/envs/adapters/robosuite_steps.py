@@ -1,9 +1,10 @@
 """robosuite's control step, with the same result to the bit in a fraction of the time.
 
 In the 25 physics steps of a control step robosuite looks names up, asks for its action's bounds and reads every sensor each time: MuJoCo
-has a sixth of the time. The first physics step, which sets the goals, stays the package's. In those after it the goals stand and a gripper's
-command with them, so what is left is the arms' operational space control on the state as it is now: the package's own compiled
-functions on the same numbers.
+has a sixth of the time. The first physics step, which sets the goals, stays the package's. In those after it the goals stand, and a
+gripper's command with them, so what is left is the arms' operational space control on the state as it is now: the package's own compiled
+functions on the same numbers. Sensors are not read in between: what robosuite computes from its cache (an object's place relative to the
+hand, from where the object was when it was read last) is one control step behind, as in robomimic's files.
 """
 
 from collections.abc import Callable
@@ -114,15 +115,11 @@ class _Arm:
         turn = orientation_error(orientation, data.site_xmat[self.site].reshape(3, 3))
         force = error * own.kp[:3] + -np.dot(linear, velocities) * own.kd[:3]
         torque = turn * own.kp[3:6] + -np.dot(angular, velocities) * own.kd[3:6]
-        whole, of_position, of_orientation, nullspace = opspace_matrices(
-            mass, self.full, self.full[:3], self.full[3:]
-        )
+        whole, of_position, of_orientation, nullspace = opspace_matrices(mass, self.full, self.full[:3], self.full[3:])
         if own.uncoupling:
             wrench = np.concatenate([np.dot(of_position, force), np.dot(of_orientation, torque)])
         else:
             wrench = np.dot(whole, np.concatenate([force, torque]))
         torques = np.dot(self.full.T, wrench) + data.qfrc_bias[joints]
-        torques += nullspace_torques(
-            mass, nullspace, own.initial_joint, data.qpos[own.qpos_index], velocities[joints]
-        )
+        torques += nullspace_torques(mass, nullspace, own.initial_joint, data.qpos[own.qpos_index], velocities[joints])
         data.ctrl[self.actuators] = np.clip(torques, self.low, self.high)
