@@ -29,7 +29,7 @@ test-lowest:  ## the main job on the oldest versions that pyproject.toml allows;
 	uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e .
 	cd $$(mktemp -d) && $(CURDIR)/.venv-lowest/bin/python -P $(CURDIR)/.ci/trial.py
 
-bench: setup  ## the CPU benchmarks in short form, against the last line of benchmarks/history.jsonl
+bench: setup  ## the CPU benchmarks in short form, against the last lines of benchmarks/history.jsonl
 	$(BIN)/python -P benchmarks/bench.py
 
 build: setup  ## wheel and sdist into dist/, each installed alone in an empty environment and tried

@@ -2,7 +2,8 @@
 
 Each is run with few rounds; what its --json calls `ratio` (how many times better than its peer ours is) goes into one line of
 benchmarks/history.jsonl, `{commit, ratios: {"benchmark: name": ratio}}`. Ratios alone, since they hardly depend on the machine. What
-fell by more than 15 % against the last line is named, and the exit code is then 1.
+fell by more than 15 % against the median of the last five lines is named, and the exit code is then 1: one lucky or one fallen run does
+not become the measure of the next.
 
     python benchmarks/bench.py
     python benchmarks/bench.py startup --dry           # one of them, and nothing is written
@@ -10,11 +11,13 @@ fell by more than 15 % against the last line is named, and the exit code is then
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 HISTORY = HERE / "history.jsonl"
@@ -24,7 +27,7 @@ BENCHMARKS = {
     "eval_throughput": ["--episodes", "32", "--copies", "16", "--turns", "1"],
 }
 """Those whose peers need nothing that is not in the package, with the arguments that keep them short."""
-FELL = 0.15
+FELL, LINES = 0.15, 5
 
 
 def ratios(name: str, arguments: list[str]) -> dict[str, float]:
@@ -46,6 +49,19 @@ def fallen(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, f
     return {name: share for name, share in sorted(left.items()) if share < 1 - FELL}
 
 
+def reference(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The median of every ratio over the last :data:`LINES` lines that have it.
+
+    >>> reference([{"ratios": {"a": 9.0}}] + [{"ratios": {"a": value}} for value in (2.0, 2.1, 1.0, 2.2, 2.0)] + [{"ratios": {"b": 3.0}}])
+    {'a': 2.0, 'b': 3.0}
+    """
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for name, ratio in line["ratios"].items():
+            found.setdefault(name, []).append(ratio)
+    return {name: statistics.median(values[-LINES:]) for name, values in found.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
@@ -57,14 +73,14 @@ def main() -> int:
     for name in args.names or BENCHMARKS:
         now |= ratios(name, BENCHMARKS[name])
     lines = HISTORY.read_text(encoding="utf-8").splitlines() if HISTORY.exists() else []
-    before = json.loads(lines[-1]) if lines else {"commit": None, "ratios": {}}
-    worse = fallen(before["ratios"], now)
+    before = reference([json.loads(line) for line in lines])
+    worse = fallen(before, now)
     for name, ratio in now.items():
-        was = f"  (was {before['ratios'][name]:.2f})" if name in before["ratios"] else ""
+        was = f"  (was {before[name]:.2f})" if name in before else ""
         print(f"{ratio:7.2f}  {name}{was}{'  fell' if name in worse else ''}")
     if not args.dry:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
-        line = {"commit": commit.stdout.strip() or None, "ratios": before["ratios"] | now}
+        line = {"commit": commit.stdout.strip() or None, "ratios": now}
         HISTORY.write_text("\n".join([*lines, json.dumps(line)]) + "\n", encoding="utf-8")
     return 1 if worse else 0
 

@@ -10,6 +10,7 @@ import os
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -221,6 +222,7 @@ def like(default: Any, value: Any, where: str) -> Any:
     return plain(value)
 
 
+@cache
 def _hints(schema: type[Any]) -> dict[str, Any]:
     try:
         return get_type_hints(schema)

@@ -40,4 +40,12 @@ def test_one_benchmark_leaves_the_others_figures_and_a_dry_run_leaves_all(histor
     measured(monkeypatch, {"two": 3.9}, "two")
     measured(monkeypatch, {"one": 9.0, "two": 9.0}, "--dry")
     last = json.loads(history.read_text().splitlines()[-1])
-    assert last["ratios"] == {"one: x": 2.0, "two: x": 3.9}
+    assert last["ratios"] == {"two: x": 3.9}
+
+
+def test_a_run_that_fell_is_not_the_measure_of_the_next(history, monkeypatch):
+    for ratio in (2.0, 2.1, 1.0):
+        fell = measured(monkeypatch, {"one": ratio, "two": 4.0})
+    assert fell == 1
+    assert measured(monkeypatch, {"one": 1.0, "two": 4.0}) == 1
+    assert measured(monkeypatch, {"one": 1.9, "two": 4.0}) == 0

@@ -360,6 +360,8 @@ class Arm:
         from dopr_robot.training import config_from
 
         now = self.decides()
+        if now == then:  # before the defaults are composed: a study has a thousand arms
+            return []
         names = {"policy": entry_name(self.policy_entry), "optimizer": entry_name(self.optimizer_entry)}
         defaults = _flat(config_from({**names, "task": {"name": get_task(self.entry.task).id}}))
         gone = object()
