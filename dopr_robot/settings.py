@@ -200,7 +200,7 @@ def typed(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
 def typed_part(schema: type[Any], values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The given values alone, by the types of a dataclass's fields. Raises as :func:`typed`."""
     known = [each.name for each in dataclasses.fields(schema) if each.init]
-    hints = _hints(schema)
+    hints = _hints(schema)  # type: ignore[arg-type]
     found = {}
     for key, value in values.items():
         if key not in known:

@@ -178,10 +178,10 @@ class Results(InFolder):
                     for point in content["lengths"]
                 ],
             )
-            if earned := [(point["length"], point["return"]) for point in content["lengths"] if point.get("return")]:
+            if by_length := [(point["length"], point["return"]) for point in content["lengths"] if point.get("return")]:
                 yield Table(
                     ["length", "mean return", "95 % interval"],
-                    [[length, f"{point['mean']:.1f}", spread(point)] for length, point in earned],
+                    [[length, f"{point['mean']:.1f}", spread(point)] for length, point in by_length],
                 )
         if content.get("perturbed"):
             yield Table(

@@ -38,6 +38,9 @@ class BatchInverse:
         n: what the matrix that is factorised, K or Z^T Z, is to be divided by [groups]: how many inputs there are.
     """
 
+    solver: Tensor
+    strength: Tensor
+
     def __init__(self, factor: Factor, grams: dict[Any, Tensor] | None = None) -> None:
         assert factor.matrix is not None
         self.dim = factor.dim
