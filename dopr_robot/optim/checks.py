@@ -32,6 +32,7 @@ def check_preconditioning(
     max_dim: Any,
     max_cost: Any,
     state_dtype: Any,
+    owned: Any,
     max_update_norm: Any,
 ) -> None:
     """Raise ValueError, naming the value, for an option of ``ActivationPreconditioner`` that is out of range or of the wrong type."""
@@ -51,6 +52,8 @@ def check_preconditioning(
         )
     if state_dtype not in (None, "bfloat16", torch.bfloat16, torch.float32):
         raise ValueError(f"state_dtype={state_dtype!r} must be 'bfloat16' or None")
+    if owned not in ("moments", "inverses"):
+        raise ValueError(f"owned={owned!r} must be 'moments' or 'inverses'")
     if rank is None:
         raise ValueError("rank=None, the whole inverse, is form='average'")
     if max_update_norm is not None and not (is_number(max_update_norm) and 0 < max_update_norm < math.inf):

@@ -1,17 +1,50 @@
 """Statistics under data parallelism."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dopr_robot.optim.factors import Factor, Rows
+
+_MESSAGE = 1 << 25  # bytes: small tensors go together, so that latency is paid once, without a copy of all of them
 
 
 def ranks(group: Any) -> int:
     """How many ranks statistics are averaged over; ``group`` as ``process_group`` of the preconditioner."""
     return dist.get_world_size(group) if group is not False and dist.is_available() and dist.is_initialized() else 1
+
+
+def exchange(tensors: Sequence[Tensor], send: Callable[[Tensor], Any]) -> None:
+    """Call ``send``, which works in place on every rank, on all tensors: those of one type in messages of bounded size."""
+    waiting: dict[torch.dtype, list[Tensor]] = {}
+    size: Counter[torch.dtype] = Counter()
+
+    def flush(dtype: torch.dtype) -> None:
+        parts, size[dtype] = waiting.pop(dtype), 0
+        if len(parts) == 1 and parts[0].is_contiguous():
+            send(parts[0])
+            return
+        message = torch.cat([part.reshape(-1) for part in parts])
+        send(message)
+        for part, total in zip(parts, message.split([part.numel() for part in parts]), strict=True):
+            part.copy_(total.view_as(part))
+
+    for tensor in tensors:
+        if size[tensor.dtype] and size[tensor.dtype] + tensor.nbytes > _MESSAGE:
+            flush(tensor.dtype)
+        waiting.setdefault(tensor.dtype, []).append(tensor)
+        size[tensor.dtype] += tensor.nbytes
+    for dtype in list(waiting):
+        flush(dtype)
+
+
+def global_rank(group: Any, rank: int) -> int:
+    """Of a rank of ``group``, the one that torch's collectives are told."""
+    return rank if group is None or group is False else dist.get_global_rank(group, rank)
 
 
 def same_on_all_ranks(factors: Sequence[Factor], group: Any) -> None:
@@ -32,7 +65,7 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
     """Bring the inputs of all ranks together: sums and counts added, kept rows side by side.
 
     Rows are sent where all ranks' together are fewer than the layer's inputs d, so that a layer costs at most ``min(n, d) x d`` numbers a
-    step. Returns the factors that any rank has inputs for.
+    step. What an owner keeps alone is sent to it alone. Returns the factors that any rank has inputs for.
     """
     if not factors or ranks(group) == 1:
         return due
@@ -54,13 +87,19 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
         parts = [torch.empty_like(factor.rows[0].z) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, factor.rows[0].z, group=group)
         factor.rows = [Rows(torch.cat(parts, 1), None)]
-    tensors = [
-        tensor for factor in due for tensor in (*factor.sums.values(), *map(torch.as_tensor, factor.counts.values()))
-    ]
-    for dtype in {tensor.dtype for tensor in tensors}:
-        parts = [tensor for tensor in tensors if tensor.dtype == dtype]
-        message = torch.cat([part.reshape(-1) for part in parts])
-        dist.all_reduce(message, group=group)
-        for part, total in zip(parts, message.split([part.numel() for part in parts]), strict=True):
-            part.copy_(total.view_as(part))
+    # What a comparison with this step's own S needs, every rank does.
+    to = {factor: None if factor.compare else factor.owner for factor in due}
+    exchange(
+        _parts(factor for factor in due if to[factor] is None), lambda message: dist.all_reduce(message, group=group)
+    )
+    for owner in range(dist.get_world_size(group)):
+        theirs, rank = [factor for factor in due if to[factor] == owner], global_rank(group, owner)
+        exchange(_parts(theirs), lambda message, rank=rank: dist.reduce(message, rank, group=group))
+        for factor in theirs:
+            if not factor.mine:
+                factor.sums = {}
     return due
+
+
+def _parts(factors: Iterable[Factor]) -> list[Tensor]:
+    return [t for factor in factors for t in (*factor.sums.values(), *map(torch.as_tensor, factor.counts.values()))]

@@ -169,6 +169,14 @@ class DoPr(Optimizer):
             if KEY in self.state.get(factor.weight, {}):
                 self.state[factor.weight][KEY].update(pack(factor, counters))
         state = self.base.state_dict()
+        if owned := {factor.weight: factor for factor in self.preconditioner.factors if factor.owner is not None}:
+            places = [place for group in state["param_groups"] for place in group["params"]]
+            for place, (_, parameter) in zip(places, named(self.param_groups), strict=True):
+                part = state["state"].get(place, {})
+                if (
+                    parameter in owned and KEY in part
+                ):  # a dict of its own, since that in the state is what we work with
+                    state["state"][place] = {**part, KEY: self.preconditioner.shared(part[KEY], owned[parameter])}
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state)
             state = state if changed is None else changed

@@ -77,6 +77,9 @@ class Factor:
         compare: whether ``cosine`` is to be formed at the next refresh.
         cosine: between the preconditioned gradient and what this step's own S would have made of it, where that was asked for.
         turned: share of the preconditioned gradient's squared length that is not along the gradient, when it was last looked at.
+        owner: the rank that alone keeps the averaged moments and forms the inverse; None: every rank does.
+        mine: whether this rank is it, or there is none.
+        lent: whether the owner keeps the inverse alone too, and lends it at every step.
     """
 
     def __init__(self, name: str, layers: Sequence[Layer], form: str = "average") -> None:
@@ -94,6 +97,8 @@ class Factor:
         self.phase = 0
         self.cosine: Tensor | None = None
         self.compare = False
+        self.owner: int | None = None
+        self.mine, self.lent = True, False
         self.forget(form)
         self.clear()
 
@@ -143,6 +148,11 @@ class Factor:
         return self.refreshed >= 0 and not self.solved
 
     @property
+    def averaged(self) -> bool:
+        """Whether there is an average of matrices, which has to be inverted."""
+        return self.form in ("average", "low_rank") and self.matrix is not None
+
+    @property
     def cost(self) -> int:
         """Multiplications of a refresh, to an order of magnitude."""
         return self.matrix.groups * self.matrix.dim**3 if self.matrix is not None else self.layers[0].dim
@@ -156,7 +166,20 @@ class Factor:
         if value.dim() < 3 or self.diagonal is not None:
             return value
         away = self.offload and key in ("matrix", "inside")
-        return value.to("cpu" if away else self.weight.device, self.state_dtype or self.dtype)
+        return value.to("cpu" if away else self.weight.device, self.kept_dtype(value.dim()))
+
+    def kept_dtype(self, dims: int) -> torch.dtype:
+        """What a part of the state of so many dimensions is kept in."""
+        return self.dtype if dims < 3 or self.diagonal is not None else self.state_dtype or self.dtype
+
+    def alone(self, key: str) -> bool:
+        """Whether a part of the state is the owner's alone."""
+        return self.owner is not None and (self.lent or key in ("matrix", "diagonal"))
+
+    def leave_to_owner(self) -> None:
+        """Let go of what another rank keeps alone."""
+        if not self.mine:
+            self.state = {key: value for key, value in self.state.items() if not self.alone(key)}
 
     def keep(self) -> None:
         """Put a newly formed state where and as it is kept."""
@@ -172,7 +195,7 @@ class Factor:
 
     def extend(self, other: "Factor") -> None:
         """Take over the uses of ``other``, which is of the same weight, and what it has loaded; inputs recorded so far stay."""
-        passing = ("seen", "sums", "rows", "counts", "due", "_divided", "_calls", "_backward")
+        passing = ("seen", "sums", "rows", "counts", "due", "owner", "mine", "lent", "_divided", "_calls", "_backward")
         self.__dict__.update({key: value for key, value in other.__dict__.items() if key not in passing})
 
     def forget(self, form: str) -> None:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from dopr_robot.optim.budget import rows_within
-from dopr_robot.optim.factors import Factor, rank_of
+from dopr_robot.optim.factors import Factor
+from dopr_robot.optim.state import shapes_of
 
 
 def memory_bytes(factor: Factor) -> int:
@@ -19,34 +20,25 @@ def memory_bytes(factor: Factor) -> int:
 
 
 def planned_bytes(factor: Factor, n: int, rank: int | str, *, at_work: bool) -> int:
-    """Bytes that a factor will hold from step to step, and where it is ``at_work`` in a step of ``n`` input vectors, its inputs too."""
-    itemsize = factor.dtype.itemsize
+    """Bytes that a factor will hold on this rank from step to step; where it is ``at_work`` in a step of ``n`` inputs, with those."""
+    itemsize, groups, d, form = factor.dtype.itemsize, factor.groups, factor.dim, factor.form
     if factor.matrix is None:
-        return 2 * itemsize * factor.dim
-    groups, d = factor.groups, factor.dim
-    form = factor.form
-    if form == "batch" and factor.max_cost is not None and n:
-        n = rows_within(factor.max_cost, n, d, factor.out)
-    kept = (factor.rank or rank_of(d, rank)) if form in ("low_rank", "sketch", "average_sketch") else None
-    directions = 2 * d * kept + kept * kept if kept is not None else 0
-    held = (
-        {"batch": 0, "low_rank": d * d + directions}.get(form, 2 * d * d)
-        if kept is None or form == "low_rank"
-        else directions
+        return 2 * itemsize * d
+    held = sum(
+        factor.kept_dtype(len(shape)).itemsize * math.prod(shape)
+        for key, shape in shapes_of(factor, rank).items()
+        if factor.mine or not factor.alone(key)
     )
-    if kept is None and form == "sketch":
-        form, held = "batch", 0
+    if form == "batch":
+        if factor.max_cost is not None and n:
+            n = rows_within(factor.max_cost, n, d, factor.out)
+        held = itemsize * groups * min(n, d) ** 2  # for the spectrum
     moving = 0
     if n and (form in ("batch", "sketch") or at_work):
-        rows = n * d if form in ("batch", "sketch", "average_sketch") else d * d
-        moving = min(rows, d * d) if form == "batch" else rows
-        if form == "batch" and n < d:
-            moving = n * (d + factor.out)
-    if form == "batch":
-        held = min(n, d) ** 2  # for the spectrum
-    beside = factor.diagonal.dim if factor.diagonal is not None else 0
-    kept_itemsize = (factor.state_dtype or factor.dtype).itemsize if form != "batch" else itemsize
-    return groups * (kept_itemsize * held + itemsize * moving) + itemsize * beside
+        moving = n * d if form in ("batch", "sketch", "average_sketch") else d * d
+        if form == "batch":
+            moving = n * (d + factor.out) if n < d else d * d
+    return held + itemsize * groups * moving
 
 
 def usage_of(factors: Sequence[Factor], n: int | None, rank: int | str) -> dict[str, int]:

@@ -20,6 +20,7 @@ from dopr_robot.optim.layers import Experts
 from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.memory import usage_of
 from dopr_robot.optim.order import check_order
+from dopr_robot.optim.owners import assign_owners, with_shares
 from dopr_robot.optim.sharding import agree, local, refuse_unknown_sharding
 from dopr_robot.optim.sketch import settle_rank
 from dopr_robot.optim.sources import (
@@ -32,9 +33,9 @@ from dopr_robot.optim.sources import (
     record_inputs,
     watch_modules,
 )
-from dopr_robot.optim.spectrum import Spectrum, spectrum_of, write_spectrum
+from dopr_robot.optim.spectrum import Spectrum, spectra_of, write_spectrum
 from dopr_robot.optim.stacks import UNSEEN, Use
-from dopr_robot.optim.state import VERSION, by_weight, counters_of, is_entry, pack, unpack, unpack_all
+from dopr_robot.optim.state import VERSION, by_weight, counters_of, gathered_entry, is_entry, pack, unpack, unpack_all
 from dopr_robot.optim.step import Refresh, finish
 from dopr_robot.optim.turns import is_due, share_turns
 
@@ -81,6 +82,8 @@ class ActivationPreconditioner:
             scales M by the same factor, but knows nothing of S: where S has small eigenvalues M may be long though G is short.
         state_dtype: ``"bfloat16"``: keep averaged moments and inverses in half the memory; they are computed with in float32.
         offload: keep what only a refresh needs (the averaged moments) in the CPU's memory.
+        owned: of averaged forms, what of a layer whose weight is sharded one rank alone keeps: ``"moments"`` (it forms the inverse, and
+            all hold that) or ``"inverses"`` too, which then are sent at every step, see :mod:`dopr_robot.optim.owners`.
         parameters: the parameters that may be preconditioned, or ``(name, parameter)``; None: all of the model's.
         process_group: the ranks over which statistics are averaged where ``torch.distributed`` is initialised; None: all; False: none.
 
@@ -114,6 +117,7 @@ class ActivationPreconditioner:
         max_cost: float | None = None,
         state_dtype: torch.dtype | str | None = None,
         offload: bool = False,
+        owned: str = "moments",
         parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]] | None = None,
         process_group: Any = None,
     ) -> None:
@@ -129,6 +133,7 @@ class ActivationPreconditioner:
             max_cost=max_cost,
             state_dtype=state_dtype,
             max_update_norm=max_update_norm,
+            owned=owned,
         )
         if model is None and parameters is None:
             raise ValueError("without a model, the parameters that are to be preconditioned have to be given")
@@ -150,6 +155,7 @@ class ActivationPreconditioner:
         self.max_cost = _AUTO_COST if form == "auto" and max_cost is None else max_cost
         self.state_dtype = torch.bfloat16 if isinstance(state_dtype, str) else state_dtype
         self.offload = offload
+        self.owned = owned
         self.process_group = process_group
         self.step = 0
         self.warn = WarnOnce()
@@ -265,6 +271,7 @@ class ActivationPreconditioner:
 
     def _precondition(self, wait: bool) -> bool:
         self.groups.advance(self.step)
+        assign_owners(self.factors, self.owned, self.process_group)
         active = [factor for factor in self.factors if self.groups.of(factor.weight)["precondition"]]
         with_gradient = [p for p in self._named if p.grad is not None]
         gradients = [local(p.grad) for p in with_gradient if p.grad is not None]
@@ -273,7 +280,8 @@ class ActivationPreconditioner:
         if self._grows:
             same_on_all_ranks(active, self.process_group)
         due = average_over_ranks(active, [factor for factor in active if factor.seen], self.process_group)
-        refresh = Refresh(due, self.groups, self.finite, stat_decay=self.stat_decay, rank=self.rank)
+        shared = {"rank": self.rank, "process_group": self.process_group}
+        refresh = Refresh(due, self.groups, self.finite, stat_decay=self.stat_decay, **shared)
         bad = self.finite.bad([*gradients, *refresh.statistics], gradients[0].device)
         bad = agree(bad, with_gradient, self.process_group)
         # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.
@@ -346,10 +354,11 @@ class ActivationPreconditioner:
     def spectrum(self) -> dict[str, Spectrum]:
         """For each layer its condition number, effective rank, the share of the gradient that was turned, and how near its form of S comes
         to this step's own: that costs a solve, at each layer's next refresh after a call, so the first call has None there.
+        Where weights are sharded all ranks call it.
         """
         for factor in self.factors:
             factor.compare = True
-        return {factor.name: spectrum_of(factor) for factor in self.factors if factor.ready or factor.last is not None}
+        return spectra_of([f for f in self.factors if f.ready or f.last is not None], self.process_group)
 
     def log_spectrum(self, writer: Any, step: int | None = None) -> None:
         """Write :meth:`spectrum` to a TensorBoard ``SummaryWriter``, under ``dopr/<figure>/<layer>``."""
@@ -380,14 +389,21 @@ class ActivationPreconditioner:
         entries = {p: entry for p, entry in entries.items() if is_entry(entry)}
         counters = counters_of(entries)
         self.finite.skipped, self.finite.in_a_row = counters["skipped"], counters["skipped_in_a_row"]
-        self._waiting = dict(entries)
+        assign_owners(self.factors, self.owned, self.process_group)
+        here = {factor.weight for factor in self.factors}
+        self._waiting = {p: entry if p in here else gathered_entry(entry) for p, entry in entries.items()}
         unpack_all(self.factors, self._waiting, self.form, self.rank, stacklevel=stacklevel + 1)
         self._begin_step(counters["step"])
 
     def state_dict(self) -> dict[str, Any]:
         """The entries by the weights' names, for a preconditioner that is used alone."""
         counters = self.counters()
-        return {"version": VERSION, "factors": {factor.name: pack(factor, counters) for factor in self.factors}}
+        entries = {factor.name: self.shared(pack(factor, counters), factor) for factor in self.factors}
+        return {"version": VERSION, "factors": entries}
+
+    def shared(self, entry: Mapping[str, Any], factor: Factor) -> dict[str, Any]:
+        """An entry of a state, with what one rank alone keeps shared out among all, who have to call this together."""
+        return with_shares(entry, factor, self.rank, self.process_group)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up where :meth:`state_dict` left, that of former releases included. Raises ValueError where the layers are others."""

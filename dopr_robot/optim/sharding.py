@@ -23,6 +23,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[no-any-return, attr-defined]
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a tensor, gathered where each rank has a part."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[no-any-return, attr-defined]
+
+
 def refuse_unknown_sharding(model: Any, process_group: Any) -> None:
     """Raise ValueError, by name, for a weight of a model whose shards are not rows."""
     sharded = {name: p for name, p in model.named_parameters() if is_sharded(p)}
@@ -95,7 +100,7 @@ def _rows(tensor: Any) -> slice:
 
 
 def agree(bad: Tensor, parameters: list[nn.Parameter], group: Any) -> Tensor:
-    """Whether a step is bad on any rank: where gradients are sharded, each looks at its own."""
+    """Whether a step is bad on any rank: where gradients are sharded, each looks at its own, and at the moments that it owns."""
     if any(is_sharded(parameter) for parameter in parameters):
         dist.all_reduce(bad, op=dist.ReduceOp.MAX, group=group)
     return bad

@@ -1,9 +1,11 @@
 """How anisotropic a layer's inputs are, and so how much preconditioning has to say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from dopr_robot.optim.factors import Factor
 
@@ -25,8 +27,25 @@ class Spectrum(NamedTuple):
 
 
 @torch.no_grad()
-def spectrum_of(factor: Factor) -> Spectrum:
-    """The spectrum of a factor that has, or had at its last turn, an inverse."""
+def spectra_of(factors: Sequence[Factor], group: Any) -> dict[str, Spectrum]:
+    """The spectra of factors that have, or had at their last turn, an inverse. Where moments have owners all ranks call it."""
+    figures = torch.zeros(len(factors), 2, dtype=torch.float64)
+    for place, factor in enumerate(factors):
+        if factor.mine:
+            figures[place] = _condition_and_rank(factor)
+    owned = torch.tensor([factor.owner is not None for factor in factors], dtype=torch.bool)
+    if owned.any():
+        known = figures[owned].to(factors[0].weight.device)
+        dist.all_reduce(known, group=group)
+        figures[owned] = known.cpu()
+    return {
+        factor.name: Spectrum(*row, float(factor.turned), None if factor.cosine is None else float(factor.cosine))
+        for factor, row in zip(factors, figures.tolist(), strict=True)
+    }
+
+
+def _condition_and_rank(factor: Factor) -> Tensor:
+    """Condition number and effective rank [2]."""
     if factor.last is not None:
         eigenvalues = factor.last.eigenvalues()
     elif factor.matrix is not None and "matrix" in factor.state:
@@ -42,12 +61,7 @@ def spectrum_of(factor: Factor) -> Spectrum:
     condition = largest / torch.maximum(eigenvalues[..., 0], largest * 1e-7).clamp_min(1e-300)
     shares = eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(1e-300)
     rank = torch.exp(-torch.special.xlogy(shares, shares).sum(-1))
-    return Spectrum(
-        float(condition.mean()),
-        float(rank.mean()),
-        float(factor.turned),
-        None if factor.cosine is None else float(factor.cosine),
-    )
+    return torch.stack([condition.mean(), rank.mean()]).cpu()
 
 
 def write_spectrum(spectrum: Mapping[str, Spectrum], writer: Any, step: int) -> None:

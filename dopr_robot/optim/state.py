@@ -21,6 +21,7 @@ from dopr_robot.optim.checks import FORMS
 from dopr_robot.optim.coverage import plain_name
 from dopr_robot.optim.factors import Factor, rank_of
 from dopr_robot.optim.layers import PackedProjection
+from dopr_robot.optim.sharding import gathered
 from dopr_robot.optim.sketch import settle_rank
 
 KEY = "activation"
@@ -56,7 +57,7 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
     """
     form, refreshed = FORMS[int(entry["form"])], int(entry["refreshed"])
     held = {} if refreshed < 0 else entry.get("average", {})
-    tensors = {key: value.to(factor.weight.device, factor.dtype, copy=True) for key, value in held.items()}
+    tensors = {key: gathered(value.to(factor.weight.device, factor.dtype, copy=True)) for key, value in held.items()}
     factor.refreshed, factor.turned, factor.state = refreshed, float(entry["turned"]), tensors
     if factor.sketched and factor.form == form and "inside" in tensors:
         factor.rank = tensors["basis"].shape[-1]
@@ -65,7 +66,7 @@ def unpack(factor: Factor, entry: Mapping[str, Any], rank: int | str) -> bool:
         factor.state, factor.refreshed = {}, refreshed if form == "batch" else -1
         return form == "batch"
     if isinstance(factor.matrix, PackedProjection) and tensors:
-        factor.matrix.groups = tensors["basis" if factor.sketched and "basis" in tensors else "matrix"].shape[0]
+        factor.matrix.groups = next(tensor.shape[0] for tensor in tensors.values() if tensor.dim() == 3)
     if refreshed < 0:
         return True
     if factor.sketched:
@@ -96,14 +97,21 @@ def unpack_all(
         if entry is None:
             factor.forget(form)
             settle_rank(factor, rank)
-        elif not unpack(factor, entry, rank):
+            continue
+        if not unpack(factor, entry, rank):
             anew.append(factor.name)
+        factor.leave_to_owner()
     if anew:
         warnings.warn(
             f"the state was saved under other options (form, rank, conv or include_bias): {len(anew)} layers "
             f"({', '.join(anew[:3])}) form their inverse anew at the next step",
             stacklevel=stacklevel,
         )
+
+
+def gathered_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with all of what ranks hold parts of."""
+    return {**entry, "average": {key: gathered(value) for key, value in entry.get("average", {}).items()}}
 
 
 def counters_of(entries: Mapping[Any, Mapping[str, Any]]) -> Counters:
@@ -143,8 +151,19 @@ def _from_names(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def room(factor: Factor, rank: int | str) -> dict[str, Tensor]:
-    """Zeros of the shapes that :attr:`Factor.state` will have, for a loader that fills what is there in place. Nothing where the form
-    is not known yet, or keeps nothing."""
+    """Zeros of the shapes that :attr:`Factor.state` will have on this rank, for a loader that fills what is there in place. Nothing where
+    the form is not known yet, or keeps nothing."""
+    options: dict[str, Any] = {"dtype": factor.dtype, "device": factor.weight.device}
+    shapes = shapes_of(factor, rank)
+    return {
+        key: factor.kept(key, torch.zeros(shape, **options))
+        for key, shape in shapes.items()
+        if not factor.alone(key) or factor.mine
+    }
+
+
+def shapes_of(factor: Factor, rank: int | str) -> dict[str, tuple[int, ...]]:
+    """The shapes that :attr:`Factor.state` will have on all ranks together, always in the same order."""
     if factor.form == "batch":
         return {}
     groups, d = factor.groups, factor.dim
@@ -164,5 +183,4 @@ def room(factor: Factor, rank: int | str) -> dict[str, Tensor]:
         shapes |= {"matrix": (groups, d, d), "inverse": (groups, d, d)}
     else:
         shapes |= {"matrix": (groups, d, d), "basis": (groups, d, kept), "left": (groups, d, kept), "scale": (groups,)}
-    options: dict[str, Any] = {"dtype": factor.dtype, "device": factor.weight.device}
-    return {key: factor.kept(key, torch.zeros(shape, **options)) for key, shape in shapes.items()}
+    return shapes

@@ -15,6 +15,7 @@ from dopr_robot.optim.groups import Groups
 from dopr_robot.optim.inverses import form_inverses
 from dopr_robot.optim.multiply import precondition_
 from dopr_robot.optim.order import is_preconditioned, mark_preconditioned
+from dopr_robot.optim.owners import borrowed, hand_out
 from dopr_robot.optim.sketch import Sketch
 from dopr_robot.optim.turns import has_turn
 
@@ -24,7 +25,7 @@ class Refresh:
 
     Args:
         due: factors that have inputs.
-        stat_decay, rank: the preconditioner's.
+        stat_decay, rank, process_group: the preconditioner's.
 
     Attributes:
         statistics: what has to be finite.
@@ -32,16 +33,24 @@ class Refresh:
     """
 
     def __init__(
-        self, due: Sequence[Factor], groups: Groups, finite: FiniteCheck, *, stat_decay: float, rank: int | str
+        self,
+        due: Sequence[Factor],
+        groups: Groups,
+        finite: FiniteCheck,
+        *,
+        stat_decay: float,
+        rank: int | str,
+        process_group: Any,
     ) -> None:
         self.groups, self.finite, self.stat_decay, self.rank = groups, finite, stat_decay, rank
+        self.process_group = process_group
         self.sketches = [Sketch(f, 0.0 if f.form == "sketch" else stat_decay) for f in due if f.sketched]
         grams: dict[Any, Tensor] = {}
         self.solves = {factor: BatchInverse(factor, grams) for factor in due if factor.solved}
         self.kept = [factor for factor in due if not factor.solved and not factor.sketched]
-        self.moments = [factor.batch_moments() for factor in self.kept]
+        self.moments = {factor: factor.batch_moments() for factor in self.kept if factor.mine}
         traces = [solve.trace for solve in self.solves.values()] + [sketch.trace for sketch in self.sketches]
-        self.statistics = [*traces, *(moment for parts in self.moments for moment in parts.values())]
+        self.statistics = [*traces, *(moment for parts in self.moments.values() for moment in parts.values())]
         self.waits = any(not factor.ready for factor in due if not factor.solved)
 
     def commit(self, step: int, warn: WarnOnce) -> None:
@@ -50,11 +59,11 @@ class Refresh:
         def damping(factor: Factor) -> float:
             return self.groups.damping(factor.weight)
 
-        for factor, parts in zip(self.kept, self.moments, strict=True):
+        for factor, parts in self.moments.items():
             self._take(factor, factor.average(parts, self.stat_decay))
         factorise(list(self.solves.values()), [damping(factor) for factor in self.solves])
         raised = [(factor, solve.raised) for factor, solve in self.solves.items() if solve.raised is not None]
-        for strength, part in groupby(sorted(self.kept, key=damping), damping):
+        for strength, part in groupby(sorted(self.moments, key=damping), damping):
             raised += form_inverses(list(part), strength, self.rank)
         for sketch in self.sketches:
             formed, more = sketch.form(damping(sketch.factor))
@@ -68,6 +77,7 @@ class Refresh:
         formed_anew = [*self.kept, *(sketch.factor for sketch in self.sketches)]
         for factor in formed_anew:
             factor.keep()
+        hand_out(self.kept, self.rank, self.process_group)
         for factor in (*formed_anew, *self.solves):
             factor.refreshed = step
 
@@ -94,7 +104,8 @@ class Refresh:
                 factor.cosine = torch.ones(())
                 if exact is not None:
                     factorise([exact], [self.groups.damping(factor.weight)])
-            precondition_(factor, solve, measure=looked_at, exact=exact)
+            with borrowed(factor, self.rank, self.process_group):
+                precondition_(factor, solve, measure=looked_at, exact=exact)
             if solve is not None:
                 solve.release()
             turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
