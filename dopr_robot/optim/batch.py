@@ -1,8 +1,8 @@
 """The damped inverse of one step's own second moment, by whichever of S and the inputs' Gram matrix is cheaper to factorise."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,8 +124,28 @@ class BatchInverse:
         return self.matrix.nbytes
 
 
+class Part(NamedTuple):
+    """Matrices of one size that are factorised together, each with those that share it."""
+
+    members: Sequence[Sequence[BatchInverse]]
+    damping: float
+
+    def solves(self) -> list[BatchInverse]:
+        return [solve for sharing in self.members for solve in sharing]
+
+    def factorise(self) -> None:
+        """Get all of them ready to multiply."""
+        _factorise(self.members, self.damping)
+
+
 def factorise(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> None:
-    """Get ``solves`` ready to multiply, each with its damping.
+    """Get ``solves`` ready to multiply, each with its damping."""
+    for part in parts_of(solves, dampings):
+        part.factorise()
+
+
+def parts_of(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> Iterator[Part]:
+    """What of ``solves`` is to be factorised together, each with its damping.
 
     What layers of the same inputs share (query, key and value; gate and up) is factorised once, and on a GPU, where the number of
     operations takes the time, what is of one size together.
@@ -141,7 +161,7 @@ def factorise(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> None
     for (*_, damping), members in sizes.items():
         at_once = max(1, _AT_ONCE // members[0][0].matrix.numel())
         for start in range(0, len(members), at_once):
-            _factorise(members[start : start + at_once], damping)
+            yield Part(members[start : start + at_once], damping)
 
 
 def _factorise(members: Sequence[Sequence[BatchInverse]], damping: float) -> None:

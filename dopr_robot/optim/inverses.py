@@ -1,13 +1,29 @@
 """Damped inverses of second moments, formed for many layers at once, without a question to the device on CUDA."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from dopr_robot.optim.factors import Factor, rank_of
 
-_CHUNK = 1 << 26  # bytes of second moments factorised at once: a factorisation holds several times as much
+# Bytes of second moments factorised at once: a factorisation holds several times as much. On a GPU the number of operations takes the time.
+_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+
+
+def in_chunks(factors: Iterable[Factor]) -> Iterator[list[Factor]]:
+    """Factors in parts whose moments are formed together: large ones alone, so that what a part needs beside them stays small."""
+    part: list[Factor] = []
+    size = 0
+    for factor in factors:
+        more = 0 if factor.matrix is None else factor.groups * factor.dim**2 * factor.dtype.itemsize
+        if part and size + more > _CHUNK.get(factor.weight.device.type, 1 << 26):
+            yield part
+            part, size = [], 0
+        part.append(factor)
+        size += more
+    if part:
+        yield part
 
 
 def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) -> list[tuple[Factor, Tensor]]:
@@ -27,23 +43,23 @@ def form_inverses(factors: Sequence[Factor], damping: float, rank: int | str) ->
             key = (moment.shape[-1], kept, moment.dtype, moment.device)
             by_size.setdefault(key, []).append(factor)
     raised: list[tuple[Factor, Tensor]] = []
-    for (dim, kept, dtype, _), same in by_size.items():
-        at_once = max(1, _CHUNK // (dim * dim * dtype.itemsize))
-        for start in range(0, len(same), at_once):
-            raised += _form_together(same[start : start + at_once], damping, kept)
+    for (_, kept, _, _), same in by_size.items():
+        raised += _form_together(same, damping, kept)
     return raised
 
 
 def _form_together(group: list[Factor], damping: float, kept: int | None) -> list[tuple[Factor, Tensor]]:
     """Form the inverses of factors of one size, ``kept`` directions of each, or all."""
-    moments = torch.cat([factor.value("matrix") for factor in group])
+    moments = [factor.value("matrix") for factor in group]
+    together = moments[0] if len(moments) == 1 else torch.cat(moments)
+    del moments
     strength = torch.cat([damping * factor.trace_mean() for factor in group])
     sizes = [factor.state["matrix"].shape[0] for factor in group]
     if kept is None:
-        inverses, failed = damped_inverse(moments, strength, sure=is_sure(damping, moments.shape[-1]))
+        inverses, failed = damped_inverse(together, strength, sure=is_sure(damping, together.shape[-1]))
         parts = {"inverse": inverses}
     else:
-        parts, failed = _leading_inverse(moments, strength, _start(group, kept))
+        parts, failed = _leading_inverse(together, strength, _start(group, kept))
     for name, stacked in parts.items():
         for factor, part in zip(group, stacked.split(sizes), strict=True):
             # One layout whoever made it: the kernel of a multiplication, and so its last bits, depends on the strides, and a

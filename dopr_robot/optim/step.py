@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim.batch import BatchInverse, factorise
+from dopr_robot.optim.batch import BatchInverse, factorise, parts_of
 from dopr_robot.optim.checks import WarnOnce
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
 from dopr_robot.optim.groups import Groups
-from dopr_robot.optim.inverses import form_inverses
+from dopr_robot.optim.inverses import form_inverses, in_chunks
 from dopr_robot.optim.multiply import precondition_
 from dopr_robot.optim.order import is_preconditioned, mark_preconditioned
 from dopr_robot.optim.owners import borrowed, hand_out
@@ -40,7 +40,7 @@ class Refresh:
         *,
         stat_decay: float,
         rank: int | str,
-        process_group: Any,
+        process_group: Any = None,
     ) -> None:
         self.groups, self.finite, self.stat_decay, self.rank = groups, finite, stat_decay, rank
         self.process_group = process_group
@@ -51,41 +51,50 @@ class Refresh:
         self.moments = {factor: factor.batch_moments() for factor in self.kept if factor.mine}
         traces = [solve.trace for solve in self.solves.values()] + [sketch.trace for sketch in self.sketches]
         self.statistics = [*traces, *(moment for parts in self.moments.values() for moment in parts.values())]
+        dampings = [self._damping(factor) for factor in self.solves]
+        # What is factorised together, which is when the first of its layers is multiplied.
+        self.parts = {solve: part for part in parts_of(list(self.solves.values()), dampings) for solve in part.solves()}
         self.waits = any(not factor.ready for factor in due if not factor.solved)
 
     def commit(self, step: int, warn: WarnOnce) -> None:
-        """Take the statistics up, and form the inverses."""
-
-        def damping(factor: Factor) -> float:
-            return self.groups.damping(factor.weight)
-
-        for factor, parts in self.moments.items():
-            self._take(factor, factor.average(parts, self.stat_decay))
-        factorise(list(self.solves.values()), [damping(factor) for factor in self.solves])
-        raised = [(factor, solve.raised) for factor, solve in self.solves.items() if solve.raised is not None]
-        for strength, part in groupby(sorted(self.moments, key=damping), damping):
-            raised += form_inverses(list(part), strength, self.rank)
-        for sketch in self.sketches:
-            formed, more = sketch.form(damping(sketch.factor))
-            self._take(sketch.factor, formed)
-            raised.append((sketch.factor, more))
-        for factor, more in raised:
-            if not more.is_cuda and bool(more.any()):
-                warn(
-                    f"the second moment of {factor.name} could not be factorised with damping {damping(factor):g}: it was raised"
-                )
+        """Take the statistics up, and form the inverses of what is kept: a part at a time, and what a part is made of is let go."""
+        self.warn = warn
         formed_anew = [*self.kept, *(sketch.factor for sketch in self.sketches)]
-        for factor in formed_anew:
-            factor.keep()
+        self.statistics.clear()
+        for part in in_chunks(sorted(self.moments, key=lambda factor: (self._damping(factor), factor.dim))):
+            for factor in part:
+                self._take(factor, factor.average(self.moments.pop(factor), self.stat_decay))
+            for damping, same in groupby(part, self._damping):
+                for factor, raised in form_inverses(list(same), damping, self.rank):
+                    self._tell(factor, raised)
+            for factor in part:
+                factor.keep()
+        while self.sketches:
+            sketch = self.sketches.pop()
+            formed, raised = sketch.form(self._damping(sketch.factor))
+            self._take(sketch.factor, formed)
+            self._tell(sketch.factor, raised)
+            sketch.factor.keep()
         hand_out(self.kept, self.rank, self.process_group)
         for factor in (*formed_anew, *self.solves):
             factor.refreshed = step
+
+    def _damping(self, factor: Factor) -> float:
+        return self.groups.damping(factor.weight)
+
+    def _tell(self, factor: Factor, raised: Tensor) -> None:
+        if not raised.is_cuda and bool(raised.any()):
+            self.warn(
+                f"the second moment of {factor.name} could not be factorised with damping {self._damping(factor):g}: it was raised"
+            )
 
     def _take(self, factor: Factor, new: dict[str, Tensor]) -> None:
         factor.state |= {
             key: self.finite.unless_bad(factor.value(key) if key in factor.state else value, value)
             for key, value in new.items()
         }
+        if not factor.compare:  # with this step's own S
+            factor.sums, factor.rows = {}, []
 
     def multiply(self, active: Sequence[Factor], step: int) -> list[nn.Parameter]:
         """Multiply the gradients of ``active`` by their inverses, in place. Returns whose were."""
@@ -103,13 +112,27 @@ class Refresh:
                 factor.compare, exact = False, BatchInverse(factor) if solve is None else None
                 factor.cosine = torch.ones(())
                 if exact is not None:
-                    factorise([exact], [self.groups.damping(factor.weight)])
+                    factorise([exact], [self._damping(factor)])
+            if solve is not None:
+                self._factorise(factor, solve)
             with borrowed(factor, self.rank, self.process_group):
                 precondition_(factor, solve, measure=looked_at, exact=exact)
             if solve is not None:
-                solve.release()
+                self._release(factor)
             turned += [factor.weight] if factor.bias is None else [factor.weight, factor.bias]
         return turned
+
+    def _factorise(self, factor: Factor, solve: BatchInverse) -> None:
+        if solve.raised is None:
+            self.parts.pop(solve).factorise()
+        assert solve.raised is not None
+        self._tell(factor, solve.raised)
+
+    def _release(self, factor: Factor) -> None:
+        """Let go of what a factor solved with."""
+        solve, factor.sums, factor.rows = self.solves.pop(factor), {}, []
+        self.parts.pop(solve, None)
+        solve.release()
 
 
 def finish(turned: Sequence[nn.Parameter], max_update_norm: float | None) -> None:
