@@ -49,6 +49,7 @@ class DoPr(Optimizer):
             - ``max_tokens=None``: forming S from all tokens is 1 to 6 % of a step.
             - ``max_nonfinite=10``: one bad batch is no failure, ten in a row are a run that has diverged.
             - ``max_update_norm=None``, ``state_dtype=None``, ``offload=False``: none of it unless asked for.
+            - ``owned="moments"``: of sharded weights, without more traffic than if all ranks kept all.
             - ``process_group=None``: all ranks.
 
     Raises:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.optim import ActivationPreconditioner, DoPr
+from dopr_robot.optim import ActivationPreconditioner, DoPr, inverses
+from dopr_robot.optim import step as steps_of
 from dopr_robot.optim.state import room
 
 
@@ -154,6 +155,24 @@ def test_what_will_be_held_is_known_before_training_and_without_numbers(form):
     assert seen["total"] <= planned["total"] * 1.01
     assert planned["total"] <= 1.25 * max(seen["total"], 1)
     assert settled["total"] <= planned["total"]
+
+
+def test_what_a_part_is_made_of_is_let_go_before_the_next(monkeypatch):
+    """Of many layers at their first step no more than one sum of products lies beside what is kept."""
+    monkeypatch.setattr(inverses, "_CHUNK", 1)  # each layer alone
+    model = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(4)))
+    preconditioner = ActivationPreconditioner(model, form="average")
+    left = []
+    form = steps_of.form_inverses
+
+    def count(*args: object) -> object:
+        left.append(sum(bool(factor.sums) for factor in preconditioner.factors))
+        return form(*args)
+
+    monkeypatch.setattr(steps_of, "form_inverses", count)
+    model(torch.randn(8, 16)).sum().backward()
+    preconditioner.precondition_()
+    assert left == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("form", ["average", "low_rank", "average_sketch"])
