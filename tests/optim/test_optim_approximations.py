@@ -159,7 +159,7 @@ def test_what_will_be_held_is_known_before_training_and_without_numbers(form):
 
 def test_what_a_part_is_made_of_is_let_go_before_the_next(monkeypatch):
     """Of many layers at their first step no more than one sum of products lies beside what is kept."""
-    monkeypatch.setattr(inverses, "_CHUNK", 1)  # each layer alone
+    monkeypatch.setitem(inverses._CHUNK, "cpu", 1)  # each layer alone
     model = nn.Sequential(*(nn.Linear(16, 16, bias=False) for _ in range(4)))
     preconditioner = ActivationPreconditioner(model, form="average")
     left = []
