@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,12 +90,10 @@ def average_over_ranks(factors: Sequence[Factor], due: list[Factor], group: Any)
         factor.rows = [Rows(torch.cat(parts, 1), None)]
     # What a comparison with this step's own S needs, every rank does.
     to = {factor: None if factor.compare else factor.owner for factor in due}
-    exchange(
-        _parts(factor for factor in due if to[factor] is None), lambda message: dist.all_reduce(message, group=group)
-    )
+    exchange(_parts(factor for factor in due if to[factor] is None), partial(dist.all_reduce, group=group))
     for owner in range(dist.get_world_size(group)):
         theirs, rank = [factor for factor in due if to[factor] == owner], global_rank(group, owner)
-        exchange(_parts(theirs), lambda message, rank=rank: dist.reduce(message, rank, group=group))
+        exchange(_parts(theirs), partial(dist.reduce, dst=rank, group=group))
         for factor in theirs:
             if not factor.mine:
                 factor.sums = {}

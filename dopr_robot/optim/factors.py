@@ -179,7 +179,8 @@ class Factor:
     def leave_to_owner(self) -> None:
         """Let go of what another rank keeps alone."""
         if not self.mine:
-            self.state = {key: value for key, value in self.state.items() if not self.alone(key)}
+            for key in list(filter(self.alone, self.state)):
+                del self.state[key]
 
     def keep(self) -> None:
         """Put a newly formed state where and as it is kept."""

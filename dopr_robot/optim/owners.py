@@ -9,6 +9,7 @@ hold all of the model, and one of them may save it alone.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def assign_owners(factors: Sequence[Factor], owned: str, group: Any) -> None:
     for factor in sorted(filter(_needs_owner, factors), key=lambda factor: (factor.owner is None, -factor.cost)):
         if factor.owner is None:
             turn = factor.phase
-            factor.owner = min(range(number), key=lambda rank, turn=turn: (at_turn[turn, rank], in_all[rank]))
+            loads = [(at_turn[turn, rank], in_all[rank]) for rank in range(number)]
+            factor.owner = loads.index(min(loads))
             factor.mine, factor.lent = factor.owner == me, owned == "inverses"
             factor.leave_to_owner()
         at_turn[factor.phase, factor.owner] += factor.cost
@@ -59,7 +61,7 @@ def hand_out(factors: Sequence[Factor], rank: int | str, group: Any, keys: Seque
                     factor.state[key] = torch.empty(shape, dtype=dtype, device=factor.weight.device)
                 tensors.append(factor.state[key])
         source = global_rank(group, owner)
-        exchange(tensors, lambda message, source=source: dist.broadcast(message, source, group=group))
+        exchange(tensors, partial(dist.broadcast, src=source, group=group))
 
 
 @contextmanager
@@ -87,7 +89,8 @@ def with_shares(entry: Mapping[str, Any], factor: Factor, rank: int | str, group
 
     assert factor.owner is not None
     device = factor.weight.device
-    mesh = DeviceMesh.from_group(dist.group.WORLD if group is None else group, device.type)
+    whole: Any = dist.group.WORLD if group is None else group
+    mesh = DeviceMesh.from_group(whole, device.type)
     shares: dict[str, Tensor] = {}
     for key, shape in shapes.items():
         dim = 1 if len(shape) == 3 else 0

@@ -39,8 +39,10 @@ def spectra_of(factors: Sequence[Factor], group: Any) -> dict[str, Spectrum]:
         dist.all_reduce(known, group=group)
         figures[owned] = known.cpu()
     return {
-        factor.name: Spectrum(*row, float(factor.turned), None if factor.cosine is None else float(factor.cosine))
-        for factor, row in zip(factors, figures.tolist(), strict=True)
+        factor.name: Spectrum(
+            condition, rank, float(factor.turned), None if factor.cosine is None else float(factor.cosine)
+        )
+        for factor, (condition, rank) in zip(factors, figures.tolist(), strict=True)
     }
 
 
