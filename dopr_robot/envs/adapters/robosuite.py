@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.envs.adapters.adapter import Adapter, Views
-from dopr_robot.envs.adapters.robosuite_steps import quick_step
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 from dopr_robot.envs.rendering import FREE, camera_names
@@ -153,7 +152,6 @@ class Robosuite(gymnasium.Env):
     def __init__(self, env: Any, render_mode: str | None) -> None:
         self.env = env
         self.render_mode = render_mode
-        self._quick = quick_step(env)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(env.control_freq)}
         low, high = env.action_spec
         self.action_space = gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
@@ -173,13 +171,11 @@ class Robosuite(gymnasium.Env):
             for thing in self.env.model.mujoco_objects:
                 if hasattr(thing, "rng"):  # it draws its orientation
                     thing.rng = self.env.rng
-        observation = self.env.reset()
-        self._quick = quick_step(self.env)  # a reset makes the controllers anew
-        return observation, {}
+        return self.env.reset(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        reward = self._quick(action)
-        return self.current(), reward, False, False, {"success": bool(self.env._check_success())}
+        _, reward, _, _ = self.env.step(action)
+        return self.current(), float(reward), False, False, {"success": bool(self.env._check_success())}
 
     def current(self) -> dict[str, Any]:
         """What the sensors say of the state that the simulator is in now.
