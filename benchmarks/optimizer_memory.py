@@ -106,7 +106,7 @@ def measure(form: str, blocks: int, hidden: int, tokens: int, max_tokens: int) -
     base, peaks = _resident("VmRSS"), []
     for _ in range(1 + CYCLE):
         nn.functional.cross_entropy(model(ids), ids).backward()
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         optimizer.step()
         peaks.append(_resident("VmHWM") - base)
         optimizer.zero_grad(set_to_none=False)
@@ -121,7 +121,7 @@ def measure(form: str, blocks: int, hidden: int, tokens: int, max_tokens: int) -
 
 def _resident(field: str) -> int:
     """Of this process, in bytes: VmRSS now, VmHWM at most since that was reset."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found is not None
     return 1024 * int(found[1])
 
