@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from dopr_robot.errors import DoprError
 from dopr_robot.optim import ActivationPreconditioner
@@ -151,6 +152,28 @@ def optimizer(args: argparse.Namespace) -> Iterator[Row]:
                 torch.cuda.empty_cache()
 
 
+def kernels(args: argparse.Namespace) -> Iterator[Row]:
+    """Milliseconds of DoPr-AdamW's step alone, one of them profiled: of the card's work, and of the processor's to launch it."""
+    if args.device == "cpu":
+        raise Skipped("a CPU launches nothing")
+    for model in ("unet", "transformer"):
+        (arm,), batch = overhead.build(overhead.PUBLISHED[model], ["DoPr-AdamW"], torch.device("cuda"))
+        for _ in range(3):
+            arm.step(batch, torch.device("cuda"), "bf16", time.perf_counter)
+        with torch.autocast("cuda", torch.bfloat16):
+            arm.model(batch)[0].backward()
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+            begun = time.perf_counter()
+            arm.optimizer.step()
+            launched = time.perf_counter() - begun
+            torch.cuda.synchronize()
+        own = [each for each in found.key_averages() if each.key == "Optimizer.step#DoPr.step"]
+        (work,) = [each.device_time_total for each in own if each.device_type == torch.autograd.DeviceType.CPU]
+        yield row(f"{model}, bf16, batch 256: kernels", work / 1e3, None, "ms")
+        yield row(f"{model}, bf16, batch 256: launching them, under the profiler", 1e3 * launched, None, "ms")
+
+
 def training(args: argparse.Namespace) -> Iterator[Row]:
     """Windows a second of training as a user runs it, beside the authors' networks in the shortest loop."""
     size = {"batch": 8, "steps": 4, "warm": 1} if args.small else {"batch": 256, "steps": 50, "warm": 15}
@@ -204,14 +227,18 @@ def waits(args: argparse.Namespace) -> Iterator[Row]:
 
 def plan(args: argparse.Namespace) -> Iterator[Row]:
     """Milliseconds of a plan at batch 1: eager, compiled, and as a CUDA graph."""
-    modes: list[str | None] = [None] if args.small else [None, "default", "reduce-overhead"]
+    ways = {"eager": None, "CUDA graph": "reduce-overhead"}
+    asked: dict[str, dict[str, str | None]] = {
+        "flow_transformer": {"eager": None, "compiled": "default", "CUDA graph": "reduce-overhead"},
+        "flow_unet": ways,
+        "diffusion_unet": ways,
+    }
     rounds = 3 if args.small else 40
-    for name in ["flow_mlp"] if args.small else ["flow_transformer", "flow_unet", "diffusion_unet"]:
+    for name, modes in ({"flow_mlp": {"eager": None}} if args.small else asked).items():
         eager = 0.0
-        for mode in modes if name == "flow_transformer" else [modes[0], modes[-1]][: len(modes)]:
+        for told, mode in modes.items():
             call, _ = latency.planner(name, args.device, mode)
             times = latency.measure({"call": call}, rounds)["call"]
-            told = {None: "eager", "default": "compiled", "reduce-overhead": "CUDA graph"}[mode]
             eager = 1e3 * statistics.median(times) if mode is None else eager
             note = f"99th percentile {1e3 * sorted(times)[int(0.99 * len(times))]:.2f} ms"
             yield row(f"{name}, {told}", 1e3 * statistics.median(times), eager, "ms", note, faster=True)
@@ -291,6 +318,7 @@ PARTS: dict[str, tuple[Part, float]] = {
     "machine": (machine, 10),
     "exactness": (exactness, 40),
     "optimizer": (optimizer, 110),
+    "kernels": (kernels, 25),
     "training": (training, 120),
     "waits": (waits, 20),
     "plan": (plan, 90),

@@ -94,14 +94,6 @@ def soap(model: nn.Module) -> Optimizer:
     return SOAP(model.parameters(), lr=1e-4)
 
 
-def muon(model: nn.Module) -> Optimizer:
-    return make_optimizer("muon", model, lr=1e-4)
-
-
-def dopr_muon(model: nn.Module) -> Optimizer:
-    return make_optimizer("dopr_muon", model, lr=1e-4)
-
-
 def singd(model: nn.Module) -> Optimizer:
     from singd.optim.optimizer import SINGD
 
@@ -125,8 +117,8 @@ ARMS: dict[str, Callable[[nn.Module], Optimizer]] = {
         f"DoPr-AdamW, {form}": lambda model, form=form: DoPr(adamw(model), model, form=form)
         for form in ("auto", "average", "low_rank")
     },
-    "Muon": muon,
-    "DoPr-Muon": dopr_muon,
+    "Muon": lambda model: make_optimizer("muon", model, lr=1e-4),
+    "DoPr-Muon": lambda model: make_optimizer("dopr_muon", model, lr=1e-4),
     "SOAP": soap,
     "SINGD": singd,
     "HeavyBall SOAP": heavyball,

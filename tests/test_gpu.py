@@ -15,12 +15,13 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_runs_in_small_and_says_what_can_not_be_measured(tmp_path):
-    parts = ["machine", "exactness", "optimizer", "waits", "plan", "pusht"]
+    parts = ["machine", "exactness", "optimizer", "kernels", "waits", "plan", "pusht"]
     done = run("--device", "cpu", "--small", "--out", str(tmp_path), "--parts", *parts)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert list(found) == parts
     assert not any("failed" in part for part in found.values())
+    assert found["kernels"]["skipped"] == "a CPU launches nothing"
     assert found["waits"]["skipped"] == "a CPU is not waited for"
     assert "no --pusht STORE" in found["pusht"]["skipped"]
     assert all(row["ours"] < 1e-4 for row in found["exactness"]["rows"] if "float32" in row["name"])

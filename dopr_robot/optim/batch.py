@@ -70,9 +70,9 @@ class BatchInverse:
     @property
     def kind(self) -> str:
         """What is made of the Cholesky factor L of ``K + n strength I`` or ``S + strength I``: the inverse, L^-1, or L itself."""
-        # On a GPU L^-1 takes half the time of the inverse, and L's own solves take as long as that for every gradient. On a CPU a product
-        # is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays, and that of the
-        # large one where the gradient has more rows than it.
+        # On a GPU (H100, d = 2,048) L^-1 takes half the time of the inverse, and two solves with L take more, for every gradient. On a CPU
+        # a product is several times as fast as triangular solves of as many multiplications: the inverse of the small matrix pays, and that
+        # of the large one where the gradient has more rows than it.
         return "half" if self.matrix.is_cuda else "inverse" if self.dual or self.tall else "factor"
 
     def __call__(self, gradient: Tensor) -> Tensor:
@@ -135,7 +135,21 @@ class Part(NamedTuple):
 
     def factorise(self) -> None:
         """Get all of them ready to multiply."""
-        _factorise(self.members, self.damping)
+        firsts = [sharing[0] for sharing in self.members]
+        matrix, n = _joined([first.matrix for first in firsts]), _joined([first.n for first in firsts])
+        mean = _joined([first.trace / first.dim for first in firsts])
+        strength = self.damping * torch.where(mean > 0, mean, 1.0)
+        sure = is_sure(self.damping, max(first.dim for first in firsts))
+        triangle, strength, raised = damped_cholesky(matrix, n * strength, sure=sure)
+        groups = [first.matrix.shape[0] for first in firsts]
+        each = list(zip(self.members, (strength / n).split(groups), raised.split(groups), strict=True))
+        made: dict[tuple[str, bool], Sequence[Tensor]] = {}
+        for index, (sharing, strength, raised) in enumerate(each):
+            for solve in sharing:
+                key = (solve.kind, solve.dual)
+                if key not in made:
+                    made[key] = _solver(triangle, n.view(-1, 1, 1), *key).split(groups)
+                solve.solver, solve.strength, solve.raised = made[key][index], strength, raised
 
 
 def factorise(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> None:
@@ -162,26 +176,6 @@ def parts_of(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> Itera
         at_once = max(1, _AT_ONCE // members[0][0].matrix.numel())
         for start in range(0, len(members), at_once):
             yield Part(members[start : start + at_once], damping)
-
-
-def _factorise(members: Sequence[Sequence[BatchInverse]], damping: float) -> None:
-    """Of matrices of one size, each with those that share it."""
-    firsts = [sharing[0] for sharing in members]
-    matrix, n = _joined([first.matrix for first in firsts]), _joined([first.n for first in firsts])
-    mean = _joined([first.trace / first.dim for first in firsts])
-    strength = damping * torch.where(mean > 0, mean, 1.0)
-    sure = is_sure(damping, max(first.dim for first in firsts))
-    triangle, strength, raised = damped_cholesky(matrix, n * strength, sure=sure)
-    strength = strength / n
-    groups = [first.matrix.shape[0] for first in firsts]
-    made: dict[tuple[str, bool], Sequence[Tensor]] = {}
-    for index, sharing in enumerate(members):
-        for solve in sharing:
-            key = (solve.kind, solve.dual)
-            if key not in made:
-                made[key] = _solver(triangle, n.view(-1, 1, 1), *key).split(groups)
-            solve.solver = made[key][index]
-            solve.strength, solve.raised = (each.split(groups)[index] for each in (strength, raised))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -176,9 +176,8 @@ class Recorder(Hook):
 
 def _spread(total: int, number: int, device: torch.device) -> Tensor:
     """``number`` of ``total`` places, one in each of as many equal parts, at no fixed distance, which might be that of one position."""
-    places = torch.arange(
-        number, dtype=torch.float64, device=device
-    )  # made there: what is copied to a GPU is waited for
+    # Made where it is wanted: what is copied to a GPU is waited for.
+    places = torch.arange(number, dtype=torch.float64, device=device)
     return ((places + (places * 0.6180339887498949) % 1) * (total / number)).long().clamp_max(total - 1)
 
 

@@ -174,9 +174,8 @@ class DoPr(Optimizer):
             places = [place for group in state["param_groups"] for place in group["params"]]
             for place, (_, parameter) in zip(places, named(self.param_groups), strict=True):
                 part = state["state"].get(place, {})
-                if (
-                    parameter in owned and KEY in part
-                ):  # a dict of its own, since that in the state is what we work with
+                # A dict of its own, since that in the state is what we work with.
+                if parameter in owned and KEY in part:
                     state["state"][place] = {**part, KEY: self.preconditioner.shared(part[KEY], owned[parameter])}
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state)

@@ -242,7 +242,7 @@ class Factor:
         if layer.diagonal:
             self._add("diagonal", z.to(self.dtype), n)
             return
-        if call.rounded is not None and not self.sketched:
+        if call.rounded is not None and z.dtype == torch.float32 and not self.sketched:
             z = z.to(call.rounded)  # as the layer has it: their products, added up in float32, cost a tenth
         self.counts["matrix"] = self.counts.get("matrix", 0.0) + n
         if self.keeps_rows and not self.sums:
@@ -327,9 +327,8 @@ class Factor:
         count = self.counts.get(key, 0.0)
         if isinstance(count, Tensor):
             return count.to(**options).clamp_min(least).expand(length)
-        return torch.full(
-            (length,), max(count, least), **options
-        )  # filled in there: a number that is copied is waited for
+        # Filled in where it is wanted: a number that is copied to a GPU is waited for.
+        return torch.full((length,), max(count, least), **options)
 
     def products(self) -> tuple[Tensor, bool]:
         """``Z^T Z`` [groups, d, d] of the inputs recorded since the last step, and whether it was divided by their number already."""

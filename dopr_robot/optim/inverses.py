@@ -17,7 +17,7 @@ def in_chunks(factors: Iterable[Factor]) -> Iterator[list[Factor]]:
     size = 0
     for factor in factors:
         more = 0 if factor.matrix is None else factor.groups * factor.dim**2 * factor.dtype.itemsize
-        if part and size + more > _CHUNK.get(factor.weight.device.type, 1 << 26):
+        if part and size + more > _CHUNK.get(factor.weight.device.type, _CHUNK["cuda"]):
             yield part
             part, size = [], 0
         part.append(factor)

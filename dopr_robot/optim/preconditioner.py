@@ -280,8 +280,14 @@ class ActivationPreconditioner:
         if self._grows:
             same_on_all_ranks(active, self.process_group)
         due = average_over_ranks(active, [factor for factor in active if factor.seen], self.process_group)
-        shared = {"rank": self.rank, "process_group": self.process_group}
-        refresh = Refresh(due, self.groups, self.finite, stat_decay=self.stat_decay, **shared)
+        refresh = Refresh(
+            due,
+            self.groups,
+            self.finite,
+            stat_decay=self.stat_decay,
+            rank=self.rank,
+            process_group=self.process_group,
+        )
         bad = self.finite.bad([*gradients, *refresh.statistics], gradients[0].device)
         bad = agree(bad, with_gradient, self.process_group)
         # On CUDA the answer would have to be waited for: it stays there, except at a layer's first refresh.

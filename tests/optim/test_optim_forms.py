@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
-from dopr_robot.optim.batch import BatchInverse, _factorise, dual_cost, factorise, primal_cost
+from dopr_robot.optim.batch import BatchInverse, Part, dual_cost, factorise, primal_cost
 from dopr_robot.optim.budget import rows_within
 from dopr_robot.optim.products import gram
 from dopr_robot.optim.step import Refresh
@@ -70,7 +70,7 @@ def test_what_is_factorised_together_is_as_if_alone():
         layer(torch.randn(n, 8)).square().sum().backward()
     alone, together = ([BatchInverse(factor) for factor in preconditioner.factors] for _ in range(2))
     factorise(alone, [DAMPING] * 3)
-    _factorise([[solve] for solve in together], DAMPING)
+    Part([[solve] for solve in together], DAMPING).factorise()
     rows = torch.randn(1, 3, 8)
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one(rows.clone()), other(rows.clone()))
@@ -87,7 +87,7 @@ def test_a_step_inside_of_autocast_is_not_rounded(form):
     torch.manual_seed(0)
     layers = [nn.Linear(160, 8)]
     layers.append(copy.deepcopy(layers[0]))
-    x = torch.randn(300, 160)
+    x = torch.randn(100, 160)
     for layer, inside in zip(layers, (False, True), strict=True):
         preconditioner = ActivationPreconditioner(layer, form=form)
         layer(x).square().sum().backward()

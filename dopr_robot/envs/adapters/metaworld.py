@@ -1,7 +1,6 @@
 """Meta-World's 50 tasks of a Sawyer arm, with the package's scripted experts (Yu et al., 2019; v3 of the Farama Foundation)."""
 
 import pickle
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -159,26 +158,7 @@ def make(name: str, *, max_steps: int = HORIZON, **views: Any) -> gymnasium.Env:
     import metaworld
 
     env = metaworld.ALL_V3_ENVIRONMENTS[name](render_mode=seen.render_mode)
-    env._get_curr_obs_combined_no_goal = _quick_frame(env)
     return MetaWorld(gymnasium.wrappers.TimeLimit(env, min(max_steps, HORIZON)), spec, seen, pushed="hand")
-
-
-def _quick_frame(env: Any) -> Callable[[], NDArray[np.float64]]:
-    """The package's ``_get_curr_obs_combined_no_goal``, to the bit, without its copies: a seventh of a control step."""
-    hand, right, left = (env.model.body(name).id for name in ("hand", "rightclaw", "leftclaw"))
-
-    def frame() -> NDArray[np.float64]:
-        places, frame = env.data.xpos, np.zeros(4 + env._obs_obj_max_len)
-        gap = places[right] - places[left]
-        frame[:3], frame[3] = places[hand], min(max(np.sqrt(gap.dot(gap)) / 0.1, 0.0), 1.0)
-        positions, quaternions = env._get_pos_objects(), env._get_quat_objects()
-        for thing in range(len(positions) // 3):
-            at = 4 + 7 * thing
-            frame[at : at + 3] = positions[3 * thing : 3 * thing + 3]
-            frame[at + 3 : at + 7] = quaternions[4 * thing : 4 * thing + 4]
-        return frame
-
-    return frame
 
 
 class MetaWorld(Adapter):

@@ -50,10 +50,11 @@ def return_curve(records: Sequence[EpisodeRecord], horizons: Sequence[int]) -> l
 def returns_of_seeds(returns: NDArray[np.float64], horizons: Sequence[int]) -> list[dict[str, Any]]:
     """``[{horizon, episodes, mean, ci95}]`` of returns ``[training seeds, episodes, horizons]``: the interval is Student's t over
     episodes for one training seed, the bootstrap's over seeds and episodes for several."""
-    own = difference_curve(returns, np.zeros_like(returns), rates=False) if len(horizons) else None
+    if not len(horizons):
+        return []
+    own = difference_curve(returns, np.zeros_like(returns), rates=False)
     points = []
     for h, horizon in enumerate(horizons):
-        assert own is not None
         if len(returns) == 1:
             point = mean_with_interval(returns[0, :, h])
         else:
