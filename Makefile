@@ -18,8 +18,8 @@ demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
 
 test: setup-test setup-sim  ## everything that is checked
-	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal -m "not sim and not slow"
-	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m "sim and not slow" $(SIM_TESTS)
+	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal --durations 40 --durations-min 5 -m "not sim and not slow"
+	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal --durations 20 --durations-min 5 -m "sim and not slow" $(SIM_TESTS)
 
 test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, policies from pixels, pictures of gym-aloha
 	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
