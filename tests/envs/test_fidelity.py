@@ -133,8 +133,13 @@ def test_metaworld_draws_what_its_benchmark_draws():
     np.testing.assert_allclose(high, same_high, atol=0.02)
 
 
+READINGS = 30
+"""Steps of robosuite's tasks: its sensors, which our observation asks once more a step, read one physics step earlier every time, so that
+these take them through all 25 of a control step."""
+
+
 @pytest.mark.parametrize("spec", of_extra("robosuite", SIMULATORS))
-def test_robosuite(spec):
+def test_robosuite(spec, monkeypatch):
     """Beside an environment that has been put into our state as robosuite's playback does it; its sums differ in their last digits."""
     ours = used(spec)
     ours.reset(seed=5)
@@ -154,7 +159,7 @@ def test_robosuite(spec):
             part.update_initial_joints(parts[name].initial_joint)
         other.composite_controller.reset()
     rng = np.random.default_rng(0)
-    for step in range(STEPS):
+    for step in range(READINGS):
         action = rng.uniform(spec.action.low, spec.action.high).astype(np.float32)
         mine, reward, _, _, info = ours.step(action)
         _, same_reward, _, _ = theirs.step(action)
@@ -164,5 +169,71 @@ def test_robosuite(spec):
         for key in spec.observations:
             values = yours["object-state" if key == "object" else key]
             np.testing.assert_allclose(mine[key], values, atol=1e-4, err_msg=f"{key}, step {step}")
-    ours.close()
     theirs.close()
+    steps_as_the_package_does(ours, monkeypatch)
+
+
+@SIMULATORS
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Door",
+        "Wipe",  # its reward reads the forces on the hand
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Stack", "NutAssemblyRound", "PickPlace")),
+        *(pytest.param(f"TwoArm{name}", marks=pytest.mark.slow) for name in ("Lift", "Handover")),
+    ],
+)
+def test_robosuites_other_environments(name, monkeypatch):
+    """Those that only a robomimic file names."""
+    options = {
+        "robots": ["Panda"] * (2 if name.startswith("TwoArm") else 1),
+        "control_freq": 20,
+        "reward_shaping": True,
+    }
+    env = make("robosuite/Lift-v0", env_args={"env_name": name, "env_kwargs": options})
+    steps_as_the_package_does(env, monkeypatch)
+
+
+def steps_as_the_package_does(env, monkeypatch):
+    """What every sensor has read, what is remembered for the next reading, reward, success and the simulator's state, to the bit."""
+    import mujoco
+
+    from dopr_robot.envs.adapters import robosuite_steps
+
+    ours, whole = env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
+
+    def episode():
+        env.reset(seed=5)
+        rng = np.random.default_rng(0)
+        model, data = env.physics()
+        for _ in range(READINGS):
+            seen, *outcome, info = ours.step(rng.uniform(ours.action_space.low, ours.action_space.high))
+            state = np.empty(mujoco.mj_stateSize(model, whole))
+            mujoco.mj_getState(model, data, state, whole)
+            kept = {f"cache of {key}": np.array(value) for key, value in ours.env._obs_cache.items()}
+            yield {"state": state, "outcome": [*outcome, info["success"]]} | seen | kept
+
+    mine = list(episode())
+    assert robosuite_steps.arms(ours.env), "it is stepped by the package itself"
+    monkeypatch.setattr(robosuite_steps, "step", lambda env, action: float(env.step(action)[1]))
+    for step, (reading, same) in enumerate(zip(mine, episode(), strict=True)):
+        assert reading.keys() == same.keys()
+        for key, values in reading.items():
+            np.testing.assert_array_equal(values, same[key], err_msg=f"{key}, step {step}")
+    env.close()
+
+
+@SIMULATORS
+def test_robosuites_other_controllers_are_left_to_the_package():
+    from robosuite.controllers import load_part_controller_config
+
+    from dopr_robot.envs.adapters import robosuite_steps
+
+    arm = load_part_controller_config(default_controller="JOINT_POSITION")
+    options = {"robots": "Panda", "control_freq": 20, "controller_configs": arm}
+    env = make("robosuite/Lift-v0", env_args={"env_name": "Lift", "env_kwargs": options}).unwrapped
+    env.reset(seed=0)
+    assert robosuite_steps.arms(env.env) is None
+    env.step(np.zeros(env.action_space.shape))
+    assert env.env.timestep == 1
+    env.close()

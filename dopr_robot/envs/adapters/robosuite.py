@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr_robot.envs.adapters import robosuite_steps
 from dopr_robot.envs.adapters.adapter import Adapter, Views
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
@@ -168,14 +169,14 @@ class Robosuite(gymnasium.Env):
             self.env.rng = np.random.default_rng(seed)
             for sampler in _samplers(getattr(self.env, "placement_initializer", None)):
                 sampler.rng = self.env.rng
-            for thing in self.env.model.mujoco_objects:
-                if hasattr(thing, "rng"):  # it draws its orientation
+            for thing in (self.env.model.mujoco_arena, *self.env.model.mujoco_objects):
+                if hasattr(thing, "rng"):  # it draws its orientation, or the dirt on its table
                     thing.rng = self.env.rng
         return self.env.reset(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        _, reward, _, _ = self.env.step(action)
-        return self.current(), float(reward), False, False, {"success": bool(self.env._check_success())}
+        reward = robosuite_steps.step(self.env, action)
+        return self.current(), reward, False, False, {"success": bool(self.env._check_success())}
 
     def current(self) -> dict[str, Any]:
         """What the sensors say of the state that the simulator is in now.
