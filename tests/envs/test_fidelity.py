@@ -211,6 +211,8 @@ def steps_as_the_package_does(env, monkeypatch):
             state = np.empty(mujoco.mj_stateSize(model, whole))
             mujoco.mj_getState(model, data, state, whole)
             kept = {f"cache of {key}": np.array(value) for key, value in ours.env._obs_cache.items()}
+            for key, sensor in ours.env._observables.items():
+                kept[f"clock of {key}"] = np.array([sensor._time_since_last_sample, sensor._sampled])
             yield {"state": state, "outcome": [*outcome, info["success"]]} | seen | kept
 
     mine = list(episode())

@@ -1,7 +1,7 @@
 """robosuite's control step, the same to the bit in little more than half of the time.
 
-In each of the 25 physics steps of a control step the package asks for its action's bounds three times, finds its frames by name, and computes
-six Jacobians of two sites: MuJoCo has a fifth of the time. What is left out here can not change anything:
+In each of the 25 physics steps of a control step the package asks for its action's bounds three times, finds its frames by name, and
+computes six Jacobians of two sites: MuJoCo has a fifth of the time. What is left out here can not change anything:
 
 - The first physics step, in which the goals are set, is the package's own. After it the goals stand, and so does a gripper's command, which
   is a function of its goal alone.
