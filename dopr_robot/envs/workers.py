@@ -121,15 +121,20 @@ class WorkerVectorEnv(VectorEnv):
             self._waiting.copy() if self.autoreset_mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
         )
         self._start(np.flatnonzero(fresh), [None] * self.num_envs)
-        running = np.flatnonzero(~self._waiting & ~fresh)
+        running = ~self._waiting & ~fresh
         reward, terminated, truncated = (
             np.zeros(self.num_envs),
             np.zeros(self.num_envs, bool),
             np.zeros(self.num_envs, bool),
         )
-        for copy, answer in self._ask("step", {int(copy): action[copy] for copy in running}).items():
-            observation, reward[copy], terminated[copy], truncated[copy], self._infos[copy] = answer
-            self._see(copy, observation)
+        shares = [[copy for copy in worker.copies if running[copy]] for worker in self._workers]
+        answers = self._each("step", [(share, action[share]) if share else None for share in shares])
+        for share, answer in zip(filter(None, shares), answers, strict=True):
+            observation, reward[share], terminated[share], truncated[share], infos = answer
+            for key, values in self.observation.items():
+                values[share] = observation[key]
+            for copy, info in zip(share, infos, strict=True):
+                self._infos[copy] = info
         done = terminated | truncated
         self._waiting |= done
         info = self._info()
@@ -155,13 +160,10 @@ class WorkerVectorEnv(VectorEnv):
 
     def _start(self, copies: NDArray[np.intp], seeds: Sequence[int | None]) -> None:
         for copy, (observation, info) in self._ask("reset", {int(copy): seeds[copy] for copy in copies}).items():
-            self._see(copy, observation)
+            for key, values in self.observation.items():
+                values[copy] = observation[key]
             self._infos[copy] = info
             self._waiting[copy] = False
-
-    def _see(self, copy: int, observation: Mapping[str, Any]) -> None:
-        for key, values in self.observation.items():
-            values[copy] = observation[key]
 
     def _observations(self) -> dict[str, NDArray[Any]]:
         return {key: values.copy() for key, values in self.observation.items()}
@@ -174,17 +176,19 @@ class WorkerVectorEnv(VectorEnv):
 
     def _ask(self, what: str, copies: Mapping[int, Any], seconds: float = STEP_S) -> dict[int, Any]:
         """The same of several copies, all workers at once."""
-        asked = []
+        shares = [{copy: copies[copy] for copy in worker.copies if copy in copies} for worker in self._workers]
+        return {copy: answer for each in self._each(what, shares, seconds) for copy, answer in each.items()}
+
+    def _each(self, what: str, shares: Sequence[Any], seconds: float = STEP_S) -> list[Any]:
+        """What every worker that has a share answers, all at once."""
+        asked = [(worker, share) for worker, share in zip(self._workers, shares, strict=True) if share]
+        for worker, share in asked:
+            worker.ask(what, share)
+        answers = []
         failed: SimulatorError | None = None
-        for worker in self._workers:
-            own = {copy: copies[copy] for copy in worker.copies if copy in copies}
-            if own:
-                worker.ask(what, own)
-                asked.append(worker)
-        answers: dict[int, Any] = {}
-        for worker in asked:
+        for worker, _ in asked:
             try:
-                answers |= worker.answer(seconds)
+                answers.append(worker.answer(seconds))
             except SimulatorError as error:
                 self._waiting[worker.copies] = True
                 failed = failed or error
@@ -297,13 +301,18 @@ class _Copies:
             self.envs[copy] = load(entry_point)(**kwargs)
         first = self.envs[copies[0]]
         need_dict(first.observation_space, entry_point)
+        self.keys = list(first.observation_space)  # type: ignore[call-overload]
         return first.observation_space, first.action_space, dict(first.metadata)
 
     def reset(self, seeds: Mapping[int, int | None]) -> Any:
         return {copy: self.envs[copy].reset(seed=seed) for copy, seed in seeds.items()}
 
-    def step(self, actions: Mapping[int, Any]) -> Any:
-        return {copy: self.envs[copy].step(action) for copy, action in actions.items()}
+    def step(self, about: tuple[Sequence[int], NDArray[Any]]) -> Any:
+        """All copies' outcomes in one array each: as many objects as copies would cost more to send than some simulators' steps."""
+        observations, *outcomes = zip(
+            *(self.envs[copy].step(action) for copy, action in zip(*about, strict=True)), strict=True
+        )
+        return {key: np.stack([seen[key] for seen in observations]) for key in self.keys}, *outcomes
 
     def apply(self, calls: Mapping[int, Sequence[Any]]) -> Any:
         return {copy: load(function)(self.envs[copy], *each) for copy, (function, *each) in calls.items()}
