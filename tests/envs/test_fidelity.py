@@ -93,10 +93,12 @@ def test_gymnasiums_packages(spec, steps, options):
 
 
 @pytest.mark.parametrize("spec", of_extra("metaworld", SIMULATORS))
-def test_metaworld(spec):
+def test_metaworld(spec, monkeypatch):
     """Beside an environment to which the same task was given as the package's benchmarks give it."""
     import metaworld
+    from metaworld.envs import sawyer_assembly_peg_v3
     from metaworld.types import Task
+    from metaworld.utils import reward_utils
 
     ours = used(spec)
     mine = ours.reset(seed=5)[0]["state"]
@@ -105,15 +107,39 @@ def test_metaworld(spec):
     drawn = {"rand_vec": ours.unwrapped._last_rand_vec, "env_cls": type(theirs), "partially_observable": False}
     theirs.set_task(Task(name, pickle.dumps(drawn)))
     yours = theirs.reset()[0]
+    tolerance = reward_utils.tolerance.__wrapped__
     rng = np.random.default_rng(0)
     for step in range(STEPS):
         np.testing.assert_array_equal(mine, yours.astype(np.float32), err_msg=f"step {step}")
         assert mine[36:].any(), "the goal is hidden"
         action = rng.uniform(-1, 1, 4).astype(np.float32)
         observation, reward, _, _, info = ours.step(action)
-        yours, same_reward, _, _, about = theirs.step(action)
+        with monkeypatch.context() as package:
+            for module in (reward_utils, sawyer_assembly_peg_v3):
+                package.setattr(module, "tolerance", tolerance)
+            yours, same_reward, _, _, about = theirs.step(action)
         mine = observation["state"]
         assert (reward, info["success"]) == (same_reward, bool(about["success"]))
+
+
+@SIMULATORS
+def test_metaworlds_tolerance():
+    """What its rewards are made of, in every form that they ask for; what it refuses is refused."""
+    from metaworld.utils import reward_utils
+
+    make("metaworld/reach-v3").close()
+    quick, whole = reward_utils.tolerance, reward_utils.tolerance.__wrapped__
+    rng = np.random.default_rng(0)
+    for draw in range(400):
+        lower, span, margin = rng.uniform(0, 0.1), rng.choice([0.0, 0.05]), rng.choice([0.0, 0.01, 0.4])
+        for x in (lower, lower + span, rng.uniform(-1, 1), float(rng.uniform(-0.1, 0.2)), rng.uniform(-1, 1, 3)):
+            for sigmoid in ("long_tail", "gaussian", "hyperbolic", "tanh_squared"):
+                form = {"bounds": (lower, lower + span), "margin": margin, "sigmoid": sigmoid}
+                mine, same = quick(x, **form), whole(x, **form)
+                assert type(mine) is type(same) and np.array_equal(mine, same), (draw, x, form)
+    for wrong in ({"bounds": (1.0, 0.0)}, {"margin": -1.0}, {"margin": 1.0, "sigmoid": "none"}):
+        with pytest.raises(ValueError):
+            quick(0.5, **wrong)
 
 
 @SIMULATORS

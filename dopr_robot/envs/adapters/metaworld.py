@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.envs.adapters.adapter import Adapter, Views
+from dopr_robot.envs.adapters.metaworld_steps import quicken
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, get_task, register_task
 
@@ -158,6 +159,7 @@ def make(name: str, *, max_steps: int = HORIZON, **views: Any) -> gymnasium.Env:
     import metaworld
 
     env = metaworld.ALL_V3_ENVIRONMENTS[name](render_mode=seen.render_mode)
+    quicken(env)
     return MetaWorld(gymnasium.wrappers.TimeLimit(env, min(max_steps, HORIZON)), spec, seen, pushed="hand")
 
 
