@@ -1,4 +1,4 @@
-"""robosuite's control step, the same to the bit in little more than half of the time.
+"""robosuite's control step, the same to the bit in about six tenths of the time.
 
 In each of the 25 physics steps of a control step the package asks for its action's bounds three times, finds its frames by name, and
 computes six Jacobians of two sites: MuJoCo has a fifth of the time. What is left out here can not change anything:
