@@ -233,7 +233,7 @@ def _train(
     jobs = [
         TrainJob(
             arm.key, _absolute(asdict(arm.config)), arm.decides(), str((out / "runs" / arm.name).resolve()),
-            horizons[arm.entry.label], crew.study,
+            horizons[arm.entry.label], crew.cpus, crew.study,
         )
         for arm in missing
     ]  # fmt: skip
@@ -300,6 +300,7 @@ def _test(
     with progress(use, len(arms), "arms", done=len(arms) - len(missing)) as meter:
         for position, answer in crew.answers(jobs):
             arm = missing[position // len(parts)]
+            crew.cpus,
             lines = found[arm.name]
             lines += answer
             if len(lines) < episodes:
