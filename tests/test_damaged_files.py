@@ -416,7 +416,7 @@ def read_study(path: Path, chance: random.Random) -> int | None:
     with contextlib.suppress(KeyError):  # an arm that is not there is run again
         done = finished(study.arms(), path)
         check_matched(done.values())
-        choose(study, done)
+        choose(study, done, {})
     return None
 
 

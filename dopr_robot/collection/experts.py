@@ -26,7 +26,8 @@ def measure_expert(name: str, seeds: Iterable[int], *, noise: float | None = Non
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode: ``arrays`` holds every observation and ``action``, ``[T, ...]``; ``meta`` what an expert noted."""
+    """One episode: ``arrays`` holds every observation and ``action``, ``[T, ...]``, and where a task's reward says more than success
+    ``rewards`` ``[T]``, so that a return can be told beside that of the demonstrations; ``meta``: what an expert noted."""
 
     seed: int
     success: bool
@@ -102,7 +103,11 @@ def demonstrations(
                         {key: value[copy].copy() for key, value in observation.items()} | {"action": clean[copy]}
                     )
                     executed[copy] += scale * current[2].standard_normal(len(scale))
-            observation, _, terminated, truncated, infos = env.step(np.clip(executed, low, high))
+            observation, reward, terminated, truncated, infos = env.step(np.clip(executed, low, high))
+            if spec.reward:
+                for copy, current in enumerate(running):
+                    if current is not None:
+                        traces[copy][-1]["rewards"] = np.asarray(reward[copy], np.float64)
             timed_out = np.array([len(trace) >= longest for trace in traces])
             for copy in map(int, np.flatnonzero(terminated | truncated | timed_out)):
                 ended = running[copy]

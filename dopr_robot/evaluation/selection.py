@@ -16,6 +16,7 @@ class SelectionRollout:
         episodes: how many.
         horizons: control steps; None: the task's longest alone.
         num_envs: copies; the records do not depend on it.
+        cpus: cores that the simulator may use; None: all of this process.
 
     Attributes:
         records: of the last call, in the order of the episodes.
@@ -25,18 +26,25 @@ class SelectionRollout:
     """
 
     def __init__(
-        self, task: Task, episodes: int, horizons: Sequence[int] | None = None, num_envs: int | None = None
+        self,
+        task: Task,
+        episodes: int,
+        horizons: Sequence[int] | None = None,
+        num_envs: int | None = None,
+        cpus: int | None = None,
     ) -> None:
         self.task, self.spec = task, task.spec
         self.spec.check_installed()
         self.episodes = episodes
         self.horizons = list(horizons or [self.spec.max_steps])
-        self.num_envs = num_envs
+        self.num_envs, self.cpus = num_envs, cpus
         self.records: list[EpisodeRecord] = []
 
     def __call__(self, policy: Policy) -> Mapping[str, float]:
         """``success_rate`` at the longest horizon, ``return`` where the reward says more, and the task's own figures."""
-        self.records = rolled_out(policy, self.task, self.episodes, self.horizons, "selection", self.num_envs)
+        self.records = rolled_out(
+            policy, self.task, self.episodes, self.horizons, "selection", self.num_envs, cpus=self.cpus
+        )
         returned = bool(self.spec.reward)
         found = figures(self.records, self.spec.kind, self.horizons, use="selection", returned=returned)
         means = {name: value["mean"] for name, value in found["metrics"].items()}
@@ -53,6 +61,7 @@ def rolled_out(
     use: str,
     num_envs: int | None = None,
     part: slice = slice(None),
+    cpus: int | None = None,
 ) -> list[EpisodeRecord]:
     """Records of a policy's episodes, or of a part of them, in one thread, in the order of the episodes; the policy is left in the mode
     it was in."""
@@ -61,7 +70,7 @@ def rolled_out(
     evaluation = Evaluation(policy, task, episodes=episodes, horizons=horizons, use=use)
     records: list[EpisodeRecord] = []
     try:
-        evaluation.rollout().run(evaluation.jobs[part], records.append, num_envs, workers=1)
+        evaluation.rollout().run(evaluation.jobs[part], records.append, num_envs, workers=1, cpus=cpus)
     finally:
         policy.train(training)
     return sorted(records, key=lambda record: record.episode)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dopr_robot.evaluation.statistics import Difference, difference_curve
+from dopr_robot.study.returns import score_difference
 
 if TYPE_CHECKING:
     from dopr_robot.study.table import Method
@@ -40,20 +41,20 @@ def seconds_of(method: "Method", clock: Clock) -> float | None:
 
 
 def at_equal_time(method: "Method", every: Sequence["Method"], clock: Clock, reference: str) -> Difference | None:
-    """The difference in success from what ``reference`` reaches in the method's training time, interpolated (linearly, seed by seed)
+    """The difference in score from what ``reference`` reaches in the method's training time, interpolated (linearly, seed by seed)
     between the reference's budgets, of which each has a schedule of its own.
 
     None where the reference was trained for no so short or no so long time: nothing is extrapolated.
     """
     rivals = [m for m in every if (m.task, m.policy, m.optimizer) == (method.task, method.policy, reference)]
     time = seconds_of(method, clock)
-    known = [(seconds, m.success) for m in rivals if (seconds := seconds_of(m, clock)) is not None]  # budgets increase
+    known = [(seconds, m.score) for m in rivals if (seconds := seconds_of(m, clock)) is not None]  # budgets increase
     if time is None or len(known) < 2 or not known[0][0] <= time <= known[-1][0]:
         return None
     after = next(i for i, (seconds, _) in enumerate(known[1:], 1) if time <= seconds)
     (start, low), (end, high) = known[after - 1], known[after]
     share = (time - start) / (end - start)
-    return difference_curve(method.success, (1 - share) * low + share * high)
+    return difference_curve(method.score, (1 - share) * low + share * high, rates=method.rates)
 
 
 def sentences(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list[str]:
@@ -67,18 +68,15 @@ def sentences(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> li
     for (optimizer, reference), budgets in pairs.items():
         if len(budgets) < 2:
             continue
-        steps = [f"{_mean(rows, 'difference'):+.1f} after {budget_text(budget)}" for budget, rows in budgets.items()]
+        steps = [
+            f"{100 * float(np.mean(list(map(score_difference, rows)))):+.1f} after {budget_text(budget)}"
+            for budget, rows in budgets.items()
+        ]
         text = f"{said[optimizer]} against {said[reference]}, points on average over settings: {', '.join(steps)}"
         timed = [row for rows in budgets.values() for row in rows if row["equal_time_difference"] is not None]
         if timed:
             longest = {row["task"] + row["policy"]: row for row in timed}  # the last budget of each setting
-            text += (
-                f"; in equal training time, at the largest budget for which both have one, "
-                f"{_mean(list(longest.values()), 'equal_time_difference'):+.1f}"
-            )
+            mean = 100 * float(np.mean([row["equal_time_difference"] for row in longest.values()]))
+            text += f"; in equal training time, at the largest budget for which both have one, {mean:+.1f}"
         made.append(f"{text}.")
     return made
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    return 100 * float(np.mean([row[key] for row in rows]))

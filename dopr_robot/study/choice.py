@@ -8,24 +8,24 @@ from typing import Any
 from dopr_robot.errors import DoprError
 from dopr_robot.evaluation import EpisodeRecord
 from dopr_robot.study.config import Arm, Study
+from dopr_robot.study.returns import Range
 from dopr_robot.study.search import Candidate
 
 Record = dict[str, Any]
 
 
-def choose(study: Study, done: Mapping[str, Record]) -> dict[tuple[str, ...], Candidate]:
-    """The hyperparameters of every :meth:`~dopr_robot.study.config.Study.choice`: the most success on selection states at the longest
-    horizon, over all training seeds (and all tasks of ``tune``); where that is equal (nobody solves the task yet) the largest return on
-    them, then the least validation loss, then the least rate."""
+def choose(study: Study, done: Mapping[str, Record], ranges: Mapping[str, Range]) -> dict[tuple[str, ...], Candidate]:
+    """The hyperparameters of every :meth:`~dopr_robot.study.config.Study.choice`: the largest :func:`score`, over all training seeds (and
+    all tasks of ``tune``); where that is equal (nobody solves the task yet) the largest return on selection states, then the least
+    validation loss, then the least rate. ``ranges``: of :func:`~dopr_robot.study.returns.return_ranges`."""
     groups: dict[tuple[str, ...], dict[str, list[Arm]]] = {}
     for arm in study.arms():
         groups.setdefault(arm.choice, {}).setdefault(json.dumps(arm.candidate, sort_keys=True), []).append(arm)
 
     def cost(arms: Sequence[Arm]) -> tuple[float, float, float, float]:
         records = [done[arm.name] for arm in arms]
-        success = sum(last_successes(record) for record in records)
         return (
-            -success,
+            -round(sum(score(record, ranges) for record in records), 9),  # equal ones are, whatever the order of a sum
             -_total(records, "selection_return", -inf),
             _total(records, "validation_loss", inf),
             arms[0].learning_rate,
@@ -34,9 +34,14 @@ def choose(study: Study, done: Mapping[str, Record]) -> dict[tuple[str, ...], Ca
     return {choice: min(tried.values(), key=cost)[0].candidate for choice, tried in groups.items()}
 
 
-def last_successes(record: Record) -> int:
-    """How many of an arm's selection episodes succeeded at the longest horizon."""
-    return int(list(record["selection_successes"].values())[-1])
+def score(record: Record, ranges: Mapping[str, Range]) -> float:
+    """What an arm reached on selection states at the longest horizon: success, or the share of the return that counts as 1, where that is
+    the task's figure."""
+    if record["task"] not in ranges:
+        return int(list(record["selection_successes"].values())[-1]) / record["selection_episodes"]
+    zero, one = ranges[record["task"]]
+    earned = record["selection_return"]  # none of an arm that diverged
+    return 0.0 if earned is None else (earned - zero) / (one - zero)
 
 
 def check_matched(records: Iterable[Record]) -> None:

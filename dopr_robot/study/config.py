@@ -26,7 +26,12 @@ COUNTS = ("steps", "warmup_steps", "validate_every", "rollout_every")
 @dataclass
 class TaskEntry:
     """A task of a study: its name, its demonstrations, its options (null: those of the store), which of the store's keys are observed
-    (null: as the store says), and horizons in control steps of its own.
+    (null: as the store says), horizons in control steps of its own, and, where its figure is a return, which returns by the longest of
+    them count as 0 and as 1 (null: 0 and what the store's demonstrations earn, see :mod:`~dopr_robot.study.returns`).
+
+    Entries of one task under the same options differ in their demonstrations (in noise, in number): ``variant`` says in a few words which
+    these are, ``episodes`` how many of the store's, from its first, are used (null: all). What is summed up over tasks is summed up for
+    each variant.
 
     A pattern over tasks or a group (``metaworld/easy``) with the folder of their stores stands for an entry a task; among the tasks that
     are tested it leaves out those of ``tune``.
@@ -37,11 +42,14 @@ class TaskEntry:
     options: dict[str, Any] | None = None
     observations: list[str] | None = None
     horizons: list[int] | None = None
+    return_range: list[float] | None = None
+    variant: str = ""
+    episodes: int | None = None
 
     @property
     def label(self) -> str:
-        """What the task is called in the study's tables: two entries may be one task under two options."""
-        return " ".join([self.task, *words(self.options or {})])
+        """What the task is called in the study's tables: two entries may be one task under two options, or of two variants."""
+        return " ".join([self.task, *words(self.options or {}), *self.variant.split()])
 
 
 def _each(entries: list[TaskEntry], without: Collection[str] = ()) -> list[TaskEntry]:
@@ -151,6 +159,12 @@ class Study:
             labels = [label(entry) for entry in getattr(self, name)]
             if len(set(labels)) < len(labels):
                 raise UserError(f"{name} names one twice: {', '.join(labels)}")
+        for name, entries in (("tasks", self.tasks), ("tune.tasks", self.tune.tasks if self.tune else [])):
+            labels = [entry.label for entry in entries]
+            if twice := [each for each in labels if labels.count(each) > 1]:
+                raise UserError(
+                    f"{name} names {twice[0]} twice: a variant tells entries of one task apart ({{variant: half}})"
+                )
         for key in ("rollout_every", "validate_every"):
             self.training.setdefault(key, max(1, int(self.training.get("steps", TrainingConfig.steps)) // 4))
         self.training["rollout_episodes"] = self.evaluation.selection_episodes
@@ -336,12 +350,17 @@ class Arm:
             {
                 "name": self.name,
                 "task": {"name": get_task(self.entry.task).id, "options": self.entry.options},
-                "data": {**study.data, "store": self.entry.store, "observations": self.entry.observations},
+                "data": {**study.data, **self._demonstrations()},
                 "policy": self.policy_entry,
                 "optimizer": {**optimizer, **self.candidate},
                 "training": {**study.training_at(self.budget), "seed": self.seed},
             }
         )
+
+    def _demonstrations(self) -> dict[str, Any]:
+        entry = self.entry
+        used = {} if entry.episodes is None else {"max_episodes": entry.episodes}
+        return {"store": entry.store, "observations": entry.observations, **used}
 
     def config_sha256(self) -> str:
         """Of everything that decides the run, by which records without :meth:`decides` are known."""

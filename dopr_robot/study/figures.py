@@ -1,6 +1,6 @@
 """Pictures of a study: of one task and policy, and over all tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,7 +14,8 @@ from dopr_robot.evaluation.statistics import difference_curve, performance_profi
 from dopr_robot.study.budgets import Clock, budget_text, seconds_of
 from dopr_robot.study.config import Study, task_of
 from dopr_robot.study.over_tasks import scores
-from dopr_robot.study.table import Method, budget_of, references
+from dopr_robot.study.summary import budget_of
+from dopr_robot.study.table import Method, references
 
 
 def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str]) -> Figure:
@@ -23,7 +24,8 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
     for method in every:
         of.setdefault(method.optimizer, []).append(method)
     against = {name: other for name, other in references(study).items() if name in of and other in of}
-    thresholds = np.linspace(0, 1, 201)
+    everything, rates = scores(every), all(method.rates for method in every)
+    thresholds = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), 401)
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(12.6, 4.4), layout="constrained")
         panels: Any = figure.subplots(1, 2)
@@ -34,7 +36,9 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
             panels[0].step(
                 thresholds, profile, where="post", color=colour, linestyle=dashes, label=plots.wrapped(said[name])
             )
-        panels[0].set_xlabel("success at the longest horizon")
+        panels[0].set_xlabel(
+            "success at the longest horizon" if rates else "score: success, or share of the return that counts as 1"
+        )
         panels[0].set_ylabel("share of runs above it")
         panels[0].set_ylim(-0.02, 1.02)
         panels[1].axhline(0, color="black", linewidth=0.8)
@@ -49,7 +53,7 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
                 label=f"{plots.wrapped(said[name])} against {said[other]}",
             )
         panels[1].set_xlabel("tasks, from the largest gain to the largest loss")
-        panels[1].set_ylabel("difference in success (points)")
+        panels[1].set_ylabel(f"difference in {'success' if rates else 'score'} (points)")
         panels[1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         for axes in panels:
             axes.legend(fontsize=8)
@@ -57,8 +61,9 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
 
 
 def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> Figure:
-    """Success on test seeds against the horizon, a panel for each task and policy, from the rows of ``table.csv``. Bars: 95 %, beside one
-    another so that they can be told apart. ``said``: what policies and optimizers are called."""
+    """Success on test seeds against the horizon, or the return where that is the task's figure, a panel for each task and policy, from the
+    rows of ``table.csv``. Bars: 95 %, beside one another so that they can be told apart. ``said``: what policies and optimizers are
+    called."""
     panels = list(dict.fromkeys((row["task"], row["policy"], budget_of(row)) for row in table))
     optimizers = list(dict.fromkeys(row["optimizer"] for row in table))
     columns = min(2, len(panels))
@@ -67,29 +72,29 @@ def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str])
         figure = Figure(figsize=(5.2 * columns, 3.2 * lines + 0.6), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (task, policy, budget) in zip(grid.flat, panels, strict=False):
+            inside = [r for r in table if (r["task"], r["policy"], budget_of(r)) == (task, policy, budget)]
+            figure_of = "return" if all(row.get("return") for row in inside) else "success"
             for place, (name, (colour, dashes)) in enumerate(
                 zip(optimizers, plots.looks(len(optimizers)), strict=True)
             ):
-                panel = (task, policy, budget, name)
-                own = [r for r in table if (r["task"], r["policy"], budget_of(r), r["optimizer"]) == panel]
-                keys = ("horizon", "success", "success_low", "success_high")
-                horizon, success, low, high = (
-                    np.array([[float(row[key]) for key in keys] for row in own]).reshape(-1, 4).T
-                )
+                keys = ("horizon", figure_of, f"{figure_of}_low", f"{figure_of}_high")
+                found = [[float(row[key] or "nan") for key in keys] for row in inside if row["optimizer"] == name]
+                horizon, middle, low, high = np.array(found).reshape(-1, 4).T
                 beside = 0.012 * (place - (len(optimizers) - 1) / 2) * horizon.max(initial=0)
-                bars: Any = np.clip([success - low, high - success], 0, None)
+                bars: Any = np.clip([middle - low, high - middle], 0, None)
                 axes.errorbar(
-                    horizon + beside, success, bars, fmt="o", linestyle=dashes, color=colour, markersize=4, elinewidth=1,
+                    horizon + beside, middle, bars, fmt="o", linestyle=dashes, color=colour, markersize=4, elinewidth=1,
                     label=plots.wrapped(said[name]),
                 )  # fmt: skip
             share = f", {budget_text(budget)}" if len({panel[2] for panel in panels}) > 1 else ""
             axes.set(
                 title=f"{task.rsplit('/', 1)[-1]}, {said[policy]}{share}",
                 xlabel="horizon (control steps)",
-                ylabel="success",
+                ylabel=figure_of,
             )
             axes.set_xlim(left=0)
-            plots.success_axis(axes)
+            if figure_of == "success":
+                plots.success_axis(axes)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         figure.legend(
@@ -99,7 +104,7 @@ def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str])
 
 
 def budgets_figure(group: Sequence[Method], clock: Clock, said: Mapping[str, str]) -> Figure:
-    """Of one task and policy: test success at the longest horizon against each budget's optimizer steps, and against its training time.
+    """Of one task and policy: the score at the longest horizon against each budget's optimizer steps, and against its training time.
     Thick: means over seeds; thin: seeds. ``said``: what optimizers are called."""
     of: dict[str, list[Method]] = {}
     for method in group:
@@ -120,26 +125,27 @@ def budgets_figure(group: Sequence[Method], clock: Clock, said: Mapping[str, str
                     label=plots.wrapped(said[name]),
                 )  # fmt: skip
         for axes, x in zip(panels, ("training step at which the schedule ends", "training time (s)"), strict=True):
-            axes.set(xlabel=x, ylabel="success at the longest horizon")
+            axes.set(xlabel=x, ylabel=f"{_called(group)} at the longest horizon")
             axes.set_xlim(left=0)
-            plots.success_axis(axes)
+            if group[0].rates:
+                plots.success_axis(axes)
         panels[0].legend(fontsize=8)
     return figure
 
 
-def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]) -> Figure:
-    """Of one task and policy: test success against the horizon, validation loss and selection success along training, success
-    against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds; bands:
+def curves_figure(group: Sequence[Method], horizons: Sequence[int], said: Mapping[str, str]) -> Figure:
+    """Of one task and policy: score on test seeds against the horizon, validation loss and score on selection seeds along training, that
+    score against wall time and against validation loss, and what each learning rate gave. Thick: means over seeds; thin: seeds; bands:
     95 % over seeds and episodes, where they are few enough to be told apart. ``said``: what optimizers are called."""
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(12.6, 7.4), layout="constrained")
         panels: Any = figure.subplots(2, 3)
         for method, (colour, dashes) in zip(group, plots.looks(len(group)), strict=True):
             name = plots.wrapped(said[method.optimizer])
-            _horizon(panels[0, 0], method, colour, dashes, longest, name, band=len(group) <= plots.BANDS)
-            _along(panels[0, 1], method, colour, "validation_loss")
-            _along(panels[0, 2], method, colour, "success_rate")
-            _along(panels[1, 0], method, colour, "success_rate", clock=True)
+            _horizon(panels[0, 0], method, colour, dashes, horizons, name, band=len(group) <= plots.BANDS)
+            _along(panels[0, 1], method, colour, lambda point: point.get("validation_loss"))
+            _along(panels[0, 2], method, colour, method.look)
+            _along(panels[1, 0], method, colour, method.look, clock=True)
             _against_loss(panels[1, 1], method, colour)
             means = {rate: np.mean(values) for rate, values in sorted(method.tried.items())}
             panels[1, 2].plot(list(means), list(means.values()), "o-", color=colour, markersize=4, clip_on=False)
@@ -152,18 +158,19 @@ def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]
                 fillstyle="none",
                 clip_on=False,
             )
+        chosen_on = f"{_called(group)} on selection seeds"
         labels = (
-            ("horizon (control steps)", "success on test seeds"),
+            ("horizon (control steps)", f"{_called(group)} on test seeds"),
             ("training step", "validation loss"),
-            ("training step", "success on selection seeds"),
-            ("training time (s)", "success on selection seeds"),
-            ("validation loss", "success on selection seeds"),
-            ("learning rate (circle: chosen)", "success on selection seeds"),
+            ("training step", chosen_on),
+            ("training time (s)", chosen_on),
+            ("validation loss", chosen_on),
+            ("learning rate (circle: chosen)", chosen_on),
         )
         for axes, (x, y) in zip(panels.flat, labels, strict=True):
             axes.set_xlabel(x)
             axes.set_ylabel(y)
-            if "success" in y:
+            if y.startswith("success"):
                 plots.success_axis(axes)
         panels[1, 2].set_xscale("log")
         rates = sorted({rate for method in group for rate in method.tried})
@@ -181,30 +188,53 @@ def curves_figure(group: Sequence[Method], longest: int, said: Mapping[str, str]
     return figure
 
 
-def _horizon(axes: Axes, method: Method, colour: str, dashes: str, longest: int, name: str, *, band: bool) -> None:
-    kind, steps = task_of(method.task).kind, np.unique(np.linspace(0, longest, 200).round().astype(int))
-    episodes = method.success.shape[1]
-    success = np.stack(
-        [
-            success_matrix(records, kind, steps.tolist()) if records else np.zeros((episodes, len(steps)), bool)
-            for records in method.tests
-        ]
-    )  # [S, E, steps]
-    style: Any = {"drawstyle": "steps-post", "color": colour, "linestyle": dashes}
-    for curve in success.mean(axis=1) if len(success) > 1 else []:
+def _called(group: Sequence[Method]) -> str:
+    """What a task's score is on an axis."""
+    if (found := group[0].return_range) is None:
+        return "success"
+    zero, one = found
+    sign = "+" if zero < 0 else "-"
+    return f"(return {sign} {abs(zero):.4g}) / {one - zero:.4g}" if zero else f"return / {one:.4g}"
+
+
+def _horizon(
+    axes: Axes, method: Method, colour: str, dashes: str, horizons: Sequence[int], name: str, *, band: bool
+) -> None:
+    if method.rates:
+        kind, steps = task_of(method.task).kind, np.unique(np.linspace(0, max(horizons), 200).round().astype(int))
+        episodes = method.success.shape[1]
+        score = np.stack(
+            [
+                success_matrix(records, kind, steps.tolist()) if records else np.zeros((episodes, len(steps)), bool)
+                for records in method.tests
+            ]
+        )  # [S, E, steps]
+    else:  # between the horizons a record does not say what had been earned
+        steps, score = np.array(horizons), method.score
+    step: Any = "post" if method.rates else None
+    style: Any = {"drawstyle": "steps-post" if step else "default", "color": colour, "linestyle": dashes}
+    for curve in score.mean(axis=1) if len(score) > 1 else []:
         axes.plot(steps, curve, linewidth=0.7, alpha=0.4, **style)
-    axes.plot(steps, success.mean(axis=(0, 1)), linewidth=2, label=name, **style)
+    axes.plot(steps, score.mean(axis=(0, 1)), "" if step else "o", markersize=4, linewidth=2, label=name, **style)
     if band:
-        own = difference_curve(success, np.zeros_like(success))
-        low, high = np.clip(own.low, 0, 1), np.clip(own.high, 0, 1)
-        axes.fill_between(steps, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
+        own = difference_curve(score, np.zeros_like(score), rates=method.rates)
+        low, high = np.clip([own.low, own.high], 0, 1) if method.rates else (own.low, own.high)
+        axes.fill_between(steps, low, high, step=step, color=colour, alpha=0.12, linewidth=0)
 
 
-def _along(axes: Axes, method: Method, colour: str, key: str, *, clock: bool = False) -> None:
+def _along(
+    axes: Axes,
+    method: Method,
+    colour: str,
+    of: Callable[[Mapping[str, Any]], float | None],
+    *,
+    clock: bool = False,
+) -> None:
     lines = []
     for record in method.records:
         places = record["cost"]["seconds"] if clock else [point["step"] for point in record["curve"]]
-        line = [(x, point[key]) for x, point in zip(places, record["curve"], strict=True) if point.get(key) is not None]
+        looks = zip(places, map(of, record["curve"]), strict=True)
+        line = [(x, found) for x, found in looks if found is not None]
         if line:
             lines.append(np.array(line))
             axes.plot(*lines[-1].T, color=colour, linewidth=0.7, alpha=0.4)

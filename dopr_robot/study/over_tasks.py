@@ -21,37 +21,43 @@ LEAST = 3
 
 
 def over_tasks(study: Study, every: Sequence[Method]) -> list[dict[str, Any]]:
-    """A row a budget, policy and optimizer, at each task's longest horizon; empty for fewer than three tasks.
+    """A row a budget, policy, variant of the tasks and optimizer, of each task's score at its longest horizon (see
+    :attr:`~dopr_robot.study.table.Method.score`); none over fewer than three tasks.
 
-    Each row has ``budget, policy, optimizer, tasks, seeds``, the fields of :class:`~dopr_robot.evaluation.statistics.Aggregate` and
-    ``letters`` (optimizers of a policy that share one are not told apart at 5 % after Holm's correction); and where it is compared,
-    ``reference``, the fields of :class:`~dopr_robot.evaluation.statistics.TaskComparison`, ``permutation_p_holm`` (over all comparisons
-    of the study) and ``equal_loss``: the mean over tasks of the difference at equal validation loss, its interval, and in how many tasks
-    there is one.
+    Each row has ``budget, policy, variant, optimizer, tasks, seeds``, ``return_ranges`` (of the tasks whose figure is a return, those that
+    count as 0 and as 1: ``{task: [zero, one]}``), the fields of :class:`~dopr_robot.evaluation.statistics.Aggregate` and ``letters``
+    (optimizers of a policy that share one are not told apart at 5 % after Holm's correction); and where it is compared, ``reference``, the
+    fields of :class:`~dopr_robot.evaluation.statistics.TaskComparison`, ``permutation_p_holm`` (over all comparisons of the study) and
+    ``equal_loss``: the mean over tasks of the difference in score at equal validation loss, its interval, and in how many tasks there is
+    one.
     """
-    if len(study.tasks) < LEAST:
-        return []
     against = references(study)
-    groups: dict[tuple[float, str], dict[str, list[Method]]] = {}
+    groups: dict[tuple[float, str, str], dict[str, list[Method]]] = {}
     for method in every:
-        groups.setdefault((method.budget, method.policy), {}).setdefault(method.optimizer, []).append(method)
+        key = (method.budget, method.policy, method.variant)
+        groups.setdefault(key, {}).setdefault(method.optimizer, []).append(method)
     rows = []
-    for (budget, policy), optimizers in groups.items():
-        rates = {name: scores(methods) for name, methods in optimizers.items()}
-        shared = _letters(rates)
+    for (budget, policy, variant), optimizers in groups.items():
+        if len(next(iter(optimizers.values()))) < LEAST:
+            continue
+        found = {name: scores(methods) for name, methods in optimizers.items()}
+        shared = _letters(found)
         for name, methods in optimizers.items():
+            returns = {each.task: each.return_range for each in methods if each.return_range is not None}
             row = {
                 "budget": budget,
                 "policy": policy,
+                "variant": variant,
                 "optimizer": name,
                 "tasks": len(methods),
-                "seeds": rates[name].shape[1],
-                **asdict(statistics.aggregate(rates[name])),
+                "seeds": found[name].shape[1],
+                "return_ranges": returns,
+                **asdict(statistics.aggregate(found[name], rates=not returns)),
                 "letters": shared[name],
                 "reference": against.get(name),
             }
             if reference := against.get(name):
-                compared = statistics.compare_over_tasks(rates[name], rates[reference])
+                compared = statistics.compare_over_tasks(found[name], found[reference], rates=not returns)
                 row |= {**asdict(compared), "equal_loss": _equal_loss(methods, optimizers[reference])}
             rows.append(row)
     pairs = [row for row in rows if row["reference"]]
@@ -67,10 +73,10 @@ def sentences(rows: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> lis
         if not row["reference"]:
             continue
         low, high = (100 * end for end in row["ci95"])
-        where = said[row["policy"]]
+        where = said[row["policy"]] + (f", {row['variant']}" if row["variant"] else "")
         where += f", {budget_text(row['budget'])}" if len({each["budget"] for each in rows}) > 1 else ""
         text = (
-            f"{where}: over {row['tasks']} tasks {said[row['optimizer']]} is {100 * row['difference']:+.1f} points from "
+            f"{where}: over {row['tasks']} tasks {said[row['optimizer']]} is {100 * row['difference']:+.1f} points{_of(row)} from "
             f"{said[row['reference']]} (95 % over tasks {low:+.1f} to {high:+.1f}; exact permutation p = {row['permutation_p']:.2g}, "
             f"{row['permutation_p_holm']:.2g} after Holm), ahead in {row['wins']}, level in {row['ties']}, behind in {row['losses']}"
         )
@@ -86,31 +92,41 @@ def sentences(rows: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> lis
     return made
 
 
+def _of(row: Mapping[str, Any]) -> str:
+    """What a point is of, where it is not of success alone."""
+    returns = len(row["return_ranges"])
+    if not returns:
+        return ""
+    return f" (in {returns} of them hundredths of the return that counts as 1)"
+
+
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a file."""
     return json.dumps(list(rows), indent=1, allow_nan=False) + "\n"
 
 
 def scores(methods: Sequence[Method]) -> NDArray[np.float64]:
-    """Success at each task's longest horizon: ``[tasks, seeds]``."""
-    return np.stack([method.success[:, :, -1].mean(axis=1) for method in methods])
+    """Score at each task's longest horizon: ``[tasks, seeds]``."""
+    return np.stack([method.score[:, :, -1].mean(axis=1) for method in methods])
 
 
-def _letters(rates: Mapping[str, NDArray[np.float64]]) -> dict[str, str]:
-    pairs = list(combinations(rates, 2))
-    differences = [rates[first].mean(axis=1) - rates[second].mean(axis=1) for first, second in pairs]
+def _letters(found: Mapping[str, NDArray[np.float64]]) -> dict[str, str]:
+    pairs = list(combinations(found, 2))
+    differences = [found[first].mean(axis=1) - found[second].mean(axis=1) for first, second in pairs]
     adjusted = statistics.holm([statistics.sign_flip_p_value(each) for each in differences])
     apart = {frozenset(pair) for pair, p in zip(pairs, adjusted, strict=True) if p <= 0.05}
-    means = {name: float(each.mean()) for name, each in rates.items()}
-    return statistics.letters(list(rates), means, lambda first, second: frozenset((first, second)) in apart)
+    means = {name: float(each.mean()) for name, each in found.items()}
+    return statistics.letters(list(found), means, lambda first, second: frozenset((first, second)) in apart)
 
 
 def _equal_loss(methods: Sequence[Method], others: Sequence[Method]) -> dict[str, Any]:
     of_tasks = [
-        statistics.at_equal_loss(method.curves, other.curves) for method, other in zip(methods, others, strict=True)
+        statistics.at_equal_loss(method.curves, other.curves, rates=method.rates)
+        for method, other in zip(methods, others, strict=True)
     ]
     known = np.array([each.difference for each in of_tasks if each.difference is not None])
     if not len(known):
         return {"difference": None, "ci95": None, "tasks": 0}
-    found = statistics.mean_with_interval(known, low=-1.0, high=1.0)
+    possible = {"low": -1.0, "high": 1.0} if all(method.rates for method in methods) else {}
+    found = statistics.mean_with_interval(known, **possible)
     return {"difference": found["mean"], "ci95": found["ci95"], "tasks": len(known)}

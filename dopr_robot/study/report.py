@@ -18,7 +18,9 @@ from dopr_robot.study.config import Arm, Study, task_of
 from dopr_robot.study.figures import budgets_figure, curves_figure, tasks_figure
 from dopr_robot.study.naming import file_name, label, short_labels
 from dopr_robot.study.over_tasks import FILE, over_tasks, sentences, to_json
-from dopr_robot.study.table import TABLE, Method, answers, methods, return_answers, rows, summary, to_csv
+from dopr_robot.study.returns import Range
+from dopr_robot.study.summary import TABLE, answers, return_answers, summary
+from dopr_robot.study.table import Method, methods, rows, to_csv
 
 DRAWN = 12
 """Curves of more tasks and policies than these are left to the records: nobody looks at 90 pictures, and a page of them is slow."""
@@ -31,15 +33,17 @@ def write_report(
     tests: Mapping[str, Sequence[EpisodeRecord]],
     best: Mapping[str, Sequence[EpisodeRecord]],
     horizons: Mapping[str, Sequence[int]],
+    ranges: Mapping[str, Range],
     out: Path,
 ) -> None:
-    """Write ``table.csv``, ``curves-<task>-<policy>.png``, where the reward says more than success ``returns-<task>-<policy>.png``, and
+    """Write ``table.csv``, ``curves-<task>-<policy>.png``, where a task's figure is its return ``returns-<task>-<policy>.png``, and
     ``report.html``; from three tasks on ``over_tasks.json`` and its pictures;
     for several budgets ``budgets-<task>-<policy>.png``, and curves of each.
 
-    ``tests`` and ``best``: episodes on test seeds of last and best checkpoints, by the arm's name.
+    ``tests`` and ``best``: episodes on test seeds of last and best checkpoints, by the arm's name; ``ranges``: of
+    :func:`~dopr_robot.study.returns.return_ranges`.
     """
-    every = methods(study, chosen, done, tests, best, horizons)
+    every = methods(study, chosen, done, tests, best, horizons, ranges)
     table = rows(study, every, horizons)
     said = short_labels(study.policies) | short_labels(study.optimizers)
     with replacing(out / TABLE) as beside:
@@ -49,16 +53,18 @@ def write_report(
     if across:
         with replacing(out / FILE) as beside:
             beside.write_text(to_json(across), encoding="utf-8")
-        for budget, policy in dict.fromkeys((row["budget"], row["policy"]) for row in across):
-            name = said[policy] + _after(study, budget)
-            pictures[name] = tasks_figure([m for m in every if (m.budget, m.policy) == (budget, policy)], study, said)
-            plots.save(pictures[name], out / f"over_tasks-{file_name(said[policy])}{_suffix(budget)}.png")
+        for budget, policy, variant in dict.fromkeys((row["budget"], row["policy"], row["variant"]) for row in across):
+            group = [m for m in every if (m.budget, m.policy, m.variant) == (budget, policy, variant)]
+            words = f"{said[policy]} {variant}".rstrip()
+            name = words + _after(study, budget)
+            pictures[name] = tasks_figure(group, study, said)
+            plots.save(pictures[name], out / f"over_tasks-{file_name(words)}{_suffix(budget)}.png")
     panels = []
     settings = list(dict.fromkeys(method.setting for method in every))
     for task, policy, budget in settings:
         group = [method for method in every if method.setting == (task, policy, budget)]
         whole = [row for row in table if (row["task"], row["policy"], row["budget"]) == (task, policy, budget)]
-        figure = curves_figure(group, max(horizons[task]), said) if len(settings) <= DRAWN else None
+        figure = curves_figure(group, horizons[task], said) if len(settings) <= DRAWN else None
         if figure is not None:
             plots.save(figure, out / f"curves-{_place(task, said[policy])}{_suffix(budget)}.png")
         earned = [
@@ -91,6 +97,7 @@ def write_report(
             *return_answers(table, said),
         ],
         across=across,
+        returns={entry.label: ranges[entry.label] for entry in study.tasks if entry.label in ranges},
         pictures={name: svg(figure) for name, figure in pictures.items()},
         budgets=_budgets(study, every, table, said, out) if len(study.budgets) > 1 else [],
         best=any(row["best_success"] is not None for row in table),

@@ -24,7 +24,8 @@ from dopr_robot.study.choice import Record, check_matched, check_states, choose
 from dopr_robot.study.config import Arm, Study
 from dopr_robot.study.file import load_study
 from dopr_robot.study.naming import label, short_labels
-from dopr_robot.study.table import TABLE, read_summary, read_table
+from dopr_robot.study.returns import return_ranges
+from dopr_robot.study.summary import TABLE, read_summary, read_table
 from dopr_robot.study.work import POLICY_FILES, TestJob, Trained, TrainJob, states_sha256
 from dopr_robot.study.workers import Workers
 from dopr_robot.tables import Shown, Table
@@ -32,6 +33,7 @@ from dopr_robot.training import load_data
 from dopr_robot.training.advice import without_effect
 from dopr_robot.training.checkpoints import BEST
 from dopr_robot.training.data import settled_task
+from dopr_robot.training.demonstrations import open_store
 
 LOG = logging.getLogger(__name__)
 KEY = ("task", "policy", "optimizer", "learning_rate", "hyperparameters", "budget", "seed")
@@ -115,7 +117,7 @@ def run_study(
     1. Every arm is trained, and rolled out on selection seeds.
     2. The arms of one task, policy and seed are checked to have shared weights, data, noise and initial states.
     3. For each task, policy, optimizer and budget (with ``tune``: for all tasks together) the hyperparameters with the most success on
-       selection seeds are chosen (see :func:`~dopr_robot.study.choice.choose`).
+       selection seeds (the largest return, where that is the task's figure) are chosen (see :func:`~dopr_robot.study.choice.choose`).
     4. What is missing of the chosen ones is trained: on other tasks with ``tune``, from other seeds with ``select_seeds``.
     5. The chosen arms are rolled out on test seeds, their last checkpoints and their best ones apart: all figures are of these.
 
@@ -147,13 +149,14 @@ def run_study(
     threads = study.training["threads"]
     with held(out):  # first of all: reading the stores takes time
         _check([*arms, *study.final_arms({arm.choice: arm.candidate for arm in arms})])
+        ranges = return_ranges(study, horizons)
         done = finished(arms, out)
         with replacing(out / STUDY) as beside:
             beside.write_text(study.to_yaml(), encoding="utf-8")
         with Workers(workers or max(1, cores() // threads), ray, threads) as crew:
             _train("arms", arms, done, horizons, out, crew)
             check_matched([done[arm.name] for arm in arms])
-            chosen = study.final_arms(choose(study, done))
+            chosen = study.final_arms(choose(study, done, ranges))
             done |= finished(chosen, out)
             _train("chosen", chosen, done, horizons, out, crew)
             check_matched([done[arm.name] for arm in chosen])
@@ -171,7 +174,7 @@ def run_study(
                 )
         check_states(chosen, tests)
         check_states(chosen, best)
-        write_report(study, chosen, done, tests, best, horizons, out)
+        write_report(study, chosen, done, tests, best, horizons, ranges, out)
     return StudyResult(out, study)
 
 
@@ -216,6 +219,9 @@ def _check(arms: Sequence[Arm]) -> None:
         if key not in seen:
             seen.add(key)
             settled_task(config)
+            asked, there = arm.entry.episodes, open_store(config).num_episodes
+            if asked is not None and asked > there:  # or "twice" would be "once" again
+                raise UserError(f"episodes: {asked} of {arm.entry.label}, and {arm.entry.store} holds {there}")
             make_policy(config.policy, load_data(config).spec)
     for text in dict.fromkeys(text for arm in arms for text in without_effect(arm.config)):
         LOG.warning("without full effect in this study: %s", text)
@@ -233,7 +239,7 @@ def _train(
     jobs = [
         TrainJob(
             arm.key, _absolute(asdict(arm.config)), arm.decides(), str((out / "runs" / arm.name).resolve()),
-            horizons[arm.entry.label], crew.study,
+            horizons[arm.entry.label], crew.cpus, crew.study,
         )
         for arm in missing
     ]  # fmt: skip
@@ -277,6 +283,8 @@ def _test(
     identities = {
         arm.name: {
             "weights_sha256": done[arm.name][weights], "episodes": episodes, "horizons": list(horizons[arm.entry.label]),
+            # Records of a version that noted no returns by horizon are made again.
+            **({"returns": True} if get_task(arm.entry.task).reward else {}),
         }
         for arm in arms
     }  # fmt: skip
@@ -292,6 +300,7 @@ def _test(
             part,
             horizons[arm.entry.label],
             crew.threads,
+            crew.cpus,
         )
         for arm in missing
         for part in parts

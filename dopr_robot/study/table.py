@@ -5,20 +5,20 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 
 from dopr_robot.envs.task import words
 from dopr_robot.evaluation import EpisodeRecord, statistics
-from dopr_robot.evaluation.statistics import known_horizons, metrics, return_matrix, success_matrix, wilson
-from dopr_robot.study.budgets import at_equal_time, budget_text, seconds_of, training_seconds
-from dopr_robot.study.choice import Record, last_successes
+from dopr_robot.evaluation.statistics import metrics, return_matrix, success_matrix, wilson
+from dopr_robot.study.budgets import at_equal_time, seconds_of, training_seconds
+from dopr_robot.study.choice import Record
+from dopr_robot.study.choice import score as selection_score
 from dopr_robot.study.config import Arm, Study, task_of
-from dopr_robot.study.naming import entry_name, label, short_labels
-
-TABLE = "table.csv"
+from dopr_robot.study.naming import entry_name, label
+from dopr_robot.study.returns import Range
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,34 @@ class Method:
     """An optimizer on one task with one policy, at its chosen learning rate and one budget.
 
     Attributes:
-        task, policy, optimizer: as in ``arms.jsonl``; ``budget``: share of the training, ``steps``: in optimizer steps.
-        learning_rate: the chosen one; ``rates``: all that were tried; ``hyperparameters``: the others that were chosen.
+        task, policy, optimizer: as in ``arms.jsonl``; ``variant``: of the task's demonstrations.
+        budget: share of the training, ``steps``: in optimizer steps.
+        learning_rate: the chosen one; ``tried_rates``: all that were tried; ``hyperparameters``: the others that were chosen.
         arms: the chosen ones, one a seed; ``records``: theirs, of ``arms.jsonl``.
         tests: their episodes on test seeds, one list a seed; empty where a run diverged.
         success: bool ``[seeds, episodes, horizons]``, of last checkpoints; a run that diverged has none.
         best: the same of the checkpoints that were best on selection states; None where they were not tested.
-        returns, best_returns: sums of rewards likewise; None where the task's reward says no more than success, a record does not say them
-            at every horizon, or a run diverged.
-        tried: success on selection seeds of everything from which it was chosen, ``{learning rate: [one a seed]}``.
+        returns, best_returns: sums of rewards likewise, of a task whose figure is its return; of a run that diverged what counts as 0.
+        return_range: returns that count as 0 and as 1, see :mod:`~dopr_robot.study.returns`; None: the task's figure is success.
+        tried: score on selection seeds of everything from which it was chosen, ``{learning rate: [one a seed]}``.
     """
 
     task: str
+    variant: str
     policy: str
     optimizer: str
     budget: float
     steps: int
     learning_rate: float
     hyperparameters: Mapping[str, Any]
-    rates: tuple[float, ...]
+    tried_rates: tuple[float, ...]
     records: tuple[Record, ...]
     tests: tuple[Sequence[EpisodeRecord], ...]
     success: np.ndarray
     best: np.ndarray | None
     returns: np.ndarray | None
     best_returns: np.ndarray | None
+    return_range: Range | None
     tried: Mapping[float, list[float]]
 
     @property
@@ -61,19 +64,40 @@ class Method:
     @property
     def at_edge(self) -> bool:
         """Whether the best rate is the smallest or the largest of several that were tried: a better one may lie beyond."""
-        return len(self.rates) > 1 and self.learning_rate in (self.rates[0], self.rates[-1])
+        return len(self.tried_rates) > 1 and self.learning_rate in (self.tried_rates[0], self.tried_rates[-1])
+
+    @property
+    def score(self) -> np.ndarray:
+        """The task's figure on test seeds, ``[seeds, episodes, horizons]``: success, or the share that was earned of the return that
+        counts as 1. What is averaged over tasks, and compared over budgets and at equal loss."""
+        return self.success if self.returns is None else self._share(self.returns)
+
+    @property
+    def rates(self) -> bool:
+        """Whether :attr:`score` is success, and so from 0 to 1."""
+        return self.return_range is None
+
+    def look(self, point: Mapping[str, Any]) -> float | None:
+        """Score on selection states at a point of a record's curve."""
+        found = point.get("success_rate" if self.rates else "return")
+        return found if found is None or self.rates else float(self._share(found))
 
     @property
     def curves(self) -> list[list[tuple[float, float]]]:
-        """Of each seed ``(validation loss, success on selection states)`` along its training."""
+        """Of each seed ``(validation loss, score on selection states)`` along its training."""
         return [
             [
-                (point["validation_loss"], point["success_rate"])
+                (point["validation_loss"], look)
                 for point in record["curve"]
-                if point.get("validation_loss") is not None and point.get("success_rate") is not None
+                if point.get("validation_loss") is not None and (look := self.look(point)) is not None
             ]
             for record in self.records
         ]
+
+    def _share(self, returns: Any) -> Any:
+        assert self.return_range is not None
+        zero, one = self.return_range
+        return (returns - zero) / (one - zero)
 
 
 def methods(
@@ -83,12 +107,14 @@ def methods(
     tests: Mapping[str, Sequence[EpisodeRecord]],
     best: Mapping[str, Sequence[EpisodeRecord]],
     horizons: Mapping[str, Sequence[int]],
+    ranges: Mapping[str, Range],
 ) -> list[Method]:
-    """Every method, in the study's order; ``best``: the test episodes of best checkpoints, as ``tests`` has the last's."""
+    """Every method, in the study's order; ``best``: the test episodes of best checkpoints, as ``tests`` has the last's; ``ranges``: of
+    :func:`~dopr_robot.study.returns.return_ranges`."""
     tried: dict[tuple[str, ...], dict[float, list[float]]] = {}
     for arm in study.arms():
-        success = last_successes(done[arm.name]) / done[arm.name]["selection_episodes"]
-        tried.setdefault(arm.choice, {}).setdefault(arm.learning_rate, []).append(success)
+        found = selection_score(done[arm.name], ranges)
+        tried.setdefault(arm.choice, {}).setdefault(arm.learning_rate, []).append(found)
     groups: dict[tuple[str, str, str, float], list[Arm]] = {}
     for arm in chosen:
         groups.setdefault((arm.key["task"], arm.key["policy"], arm.key["optimizer"], arm.budget), []).append(arm)
@@ -101,11 +127,11 @@ def methods(
         ) -> np.ndarray:
             return success_matrix(records, kind, horizons[task]) if records else np.zeros(none, bool)
 
-        def returns_of(every: Sequence[Sequence[EpisodeRecord]], task: str = task) -> np.ndarray | None:
-            asked = list(horizons[task])
-            if not task_of(task).reward or not all(known_horizons(each, asked) == asked and each for each in every):
+        def returns_of(every: Sequence[Sequence[EpisodeRecord]], task: str = task, none: Any = shape) -> Any:
+            if task not in ranges:
                 return None
-            return np.stack([return_matrix(each, asked) for each in every])
+            zero = np.full(none, ranges[task][0])
+            return np.stack([return_matrix(each, horizons[task]) if each else zero for each in every])
 
         records = tuple(done[arm.name] for arm in arms)
         episodes = tuple(tests.get(arm.name, ()) for arm in arms)
@@ -113,11 +139,11 @@ def methods(
         of_best = [best.get(arm.name, ()) for arm in arms]
         made.append(
             Method(
-                task, policy, optimizer, budget, study.steps(budget), arms[0].learning_rate, arms[0].hyperparameters,
+                task, arms[0].entry.variant, policy, optimizer, budget, study.steps(budget), arms[0].learning_rate, arms[0].hyperparameters,
                 tuple(sorted(tried[arms[0].choice])), records, episodes,
                 np.stack([success_of(each) for each in episodes]),
                 np.stack([success_of(each) for each in of_best]) if known else None,
-                returns_of(episodes), returns_of(of_best) if known else None,
+                returns_of(episodes), returns_of(of_best) if known else None, ranges.get(task),
                 tried[arms[0].choice],
             )
         )  # fmt: skip
@@ -145,8 +171,11 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
     ``p_holm`` corrects over all differences of the study. ``equal_time_difference``: from what the other reaches in the same training
     time (see :func:`~dopr_robot.study.budgets.at_equal_time`). ``equal_loss_difference``: in success on selection states at equal
     validation loss, a pair a seed (see :func:`~dopr_robot.evaluation.statistics.at_equal_loss`). ``seconds``: of training. ``figures``:
-    the task's own, as JSON ``{name: {mean, min, max}}``. ``return``: of a task whose reward says more than success, with its paired
-    difference (see :func:`~dopr_robot.evaluation.statistics.returns_of_seeds`).
+    the task's own, as JSON ``{name: {mean, min, max}}``.
+
+    Of a task whose figure is its return: ``return`` with its paired difference (see
+    :func:`~dopr_robot.evaluation.statistics.returns_of_seeds`), the returns that count as 0 and as 1 (``return_zero``, ``return_one``), and
+    ``p`` is of the returns (Wilcoxon's signed-rank test over episodes for one seed), the differences at equal time and loss of its score.
     """
     by_name = {(*m.setting, m.optimizer): m for m in all_methods}
     against, clock = references(study), training_seconds(all_methods)
@@ -159,7 +188,9 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
         if reference and method.best is not None and reference.best is not None:
             best_pair = statistics.difference_curve(method.best, reference.best)
         timed = at_equal_time(method, all_methods, clock, reference.optimizer) if reference else None
-        equal = statistics.at_equal_loss(method.curves, reference.curves) if reference else None
+        equal = None
+        if reference:
+            equal = statistics.at_equal_loss(method.curves, reference.curves, rates=method.rates)
         returns, best_returns = (
             _returns(method.returns, method, horizons),
             _returns(method.best_returns, method, horizons),
@@ -199,7 +230,7 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                     "difference": float(pair.difference[h]) if pair else None,
                     "difference_low": float(pair.low[h]) if pair else None,
                     "difference_high": float(pair.high[h]) if pair else None,
-                    "p": _p(method.success[:, :, h], reference.success[:, :, h]) if reference else None,
+                    "p": _p(method, reference, h) if reference else None,
                     "p_holm": None,
                     "best_success": None if method.best is None else float(method.best[:, :, h].mean()),
                     "best_success_low": best_low,
@@ -212,6 +243,8 @@ def rows(study: Study, all_methods: Sequence[Method], horizons: Mapping[str, Seq
                     "return_difference_low": float(more.low[h]) if more else None,
                     "return_difference_high": float(more.high[h]) if more else None,
                     **_with_bounds("best_return", best_returns[h] if best_returns else None),
+                    "return_zero": method.return_range[0] if method.return_range else None,
+                    "return_one": method.return_range[1] if method.return_range else None,
                     "equal_time_difference": float(timed.difference[h]) if timed else None,
                     "equal_time_low": float(timed.low[h]) if timed else None,
                     "equal_time_high": float(timed.high[h]) if timed else None,
@@ -268,127 +301,14 @@ def _interval(
     return max(0.0, float(own.low[horizon])), float(own.high[horizon])
 
 
-def _p(first: np.ndarray, second: np.ndarray) -> float:
-    """p-value of equal success, from successes ``[seeds, episodes]``."""
-    if len(first) == 1:
+def _p(method: Method, reference: Method, horizon: int) -> float:
+    """p-value of an equal score."""
+    first, second = method.score[:, :, horizon], reference.score[:, :, horizon]
+    if len(first) > 1:
+        return statistics.seeds_test(first.mean(axis=1), second.mean(axis=1))
+    if method.rates:
         return statistics.mcnemar(first[0], second[0])["p_value"]
-    return statistics.seeds_test(first.mean(axis=1), second.mean(axis=1))
-
-
-def summary(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows at each task's longest horizon."""
-    longest: dict[tuple[str, str, str, float], dict[str, Any]] = {}
-    for row in table:
-        key = (row["task"], row["policy"], row["optimizer"], budget_of(row))
-        if key not in longest or int(row["horizon"]) > int(longest[key]["horizon"]):
-            longest[key] = dict(row)
-    return list(longest.values())
-
-
-def budget_of(row: Mapping[str, Any]) -> float:
-    """The budget of a row of ``table.csv``; one of a version without budgets is of the whole training."""
-    return float(row.get("budget") or 1)
-
-
-def answers(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list[str]:
-    """The study's answer in words, a sentence for each two optimizers that were compared at a budget; ``said``: what they are called."""
-    pairs: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
-    for row in summary(table):
-        if row["reference"] is not None:
-            pairs.setdefault((row["optimizer"], row["reference"], budget_of(row)), []).append(row)
-    several, sentences = len({budget for *_, budget in pairs}) > 1, []
-    for (optimizer, reference, budget), rows in pairs.items():
-        differences = [100 * row["difference"] for row in rows]
-        apart = [row for row in rows if row["difference_low"] > 0 or row["difference_high"] < 0]
-        significant = sum(row["p_holm"] <= 0.05 for row in rows)
-        places = (
-            f"in {sum(d > 0 for d in differences)} of {len(rows)} settings, level in {sum(d == 0 for d in differences)}"
-        )
-        span = (
-            f"{min(differences):+.1f} to {max(differences):+.1f} points"
-            if len(rows) > 1
-            else f"{differences[0]:+.1f} points"
-        )
-        after = f"After {budget_text(budget)} " if several else ""
-        sentences.append(
-            f"{after}{said[optimizer]} is ahead of {said[reference]} {places} ({span}); the 95 % interval leaves out 0 in {len(apart)}, "
-            f"significant after Holm's correction: {significant}."
-        )
-    return sentences
-
-
-def return_answers(table: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> list[str]:
-    """Likewise of returns, at the largest budget of each two optimizers, from the rows that have them."""
-    pairs: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
-    for row in summary(table):
-        if row["return_difference"] is not None:
-            pairs.setdefault((row["optimizer"], row["reference"]), {})[row["task"], row["policy"]] = row
-    sentences = []
-    for (optimizer, reference), rows in pairs.items():
-        differences = [row["return_difference"] for row in rows.values()]
-        apart = sum(row["return_difference_low"] > 0 or row["return_difference_high"] < 0 for row in rows.values())
-        span = (
-            f"{min(differences):+.1f} to {max(differences):+.1f}" if len(differences) > 1 else f"{differences[0]:+.1f}"
-        )
-        sentences.append(
-            f"{said[optimizer]} earns a larger return than {said[reference]} in {sum(d > 0 for d in differences)} of "
-            f"{len(differences)} settings ({span}); the 95 % interval leaves out 0 in {apart}."
-        )
-    return sentences
-
-
-def read_table(out: Path) -> list[dict[str, str]]:
-    """The rows of a finished study's ``table.csv``; its values are texts."""
-    with (out / TABLE).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_summary(out: Path, study: Study) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a finished study's result as people read it, from its ``table.csv``: every method at the longest horizon."""
-    rows = summary(read_table(out))
-    said = short_labels(study.policies) | short_labels(study.optimizers)
-
-    def percent(row: Mapping[str, str], key: str) -> str:
-        return f"{100 * float(row[key]):.1f}"
-
-    several, best, made = len({budget_of(row) for row in rows}) > 1, any(row.get("best_success") for row in rows), []
-    earning = any(row.get("return") for row in rows)
-    for row in rows:
-        against = ["", "", "", ""]
-        if row["reference"]:
-            low, high = (100 * float(row[f"difference_{side}"]) for side in ("low", "high"))
-            difference = f"{100 * float(row['difference']):+.1f}"
-            against = [said[row["reference"]], difference, f"{low:+.1f} to {high:+.1f}", f"{float(row['p_holm']):.3f}"]
-        interval = f"{percent(row, 'success_low')} to {percent(row, 'success_high')}"
-        loss = f"{float(row['validation_loss']):.4g}" if row["validation_loss"] else "-"
-        name = [row["task"].rsplit("/", 1)[-1], said[row["policy"]], said[row["optimizer"]]]
-        name += [f"{budget_of(row):g}"] if several else []
-        rate = f"{float(row['learning_rate']):g}" + (" (edge)" if row["at_edge"] == "True" else "")
-        rate += f" {row['hyperparameters']}" if row.get("hyperparameters") else ""
-        chosen = [percent(row, "best_success") if row.get("best_success") else "-"] if best else []
-        earned = []
-        if earning:
-            more = f"{float(row['return_difference']):+.1f}" if row.get("return_difference") else ""
-            earned = [f"{float(row['return']):.1f}", more] if row.get("return") else ["", ""]
-        made.append([*name, rate, loss, row["horizon"], percent(row, "success"), interval, *chosen, *against, *earned])
-    head = [
-        "task",
-        "policy",
-        "optimizer",
-        *(["budget"] if several else []),
-        "rate",
-        "valid. loss",
-        "steps",
-        "success %",
-        "95 %",
-        *(["best %"] if best else []),
-        "against",
-        "points",
-        "95 %",
-        "p (Holm)",
-        *(["return", "more"] if earning else []),
-    ]
-    return head, made
+    return float(scipy.stats.wilcoxon(first[0], second[0]).pvalue) if (first != second).any() else 1.0
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:

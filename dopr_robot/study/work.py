@@ -38,6 +38,7 @@ class TrainJob:
         config: of the run; ``decides``: the same as its record keeps it, see :meth:`~dopr_robot.study.config.Arm.decides`.
         folder: the run's, on the worker's file system; where it holds a part of the run, that is gone on with.
         horizons: control steps; the rate is chosen at the longest.
+        cpus: cores that its simulators may use.
         study: which call this is for: under one, a process reads a store once.
     """
 
@@ -46,6 +47,7 @@ class TrainJob:
     decides: dict[str, Any]
     folder: str
     horizons: tuple[int, ...]
+    cpus: int
     study: str
 
 
@@ -71,6 +73,7 @@ class TestJob:
     part: tuple[int, int]
     horizons: tuple[int, ...]
     threads: int
+    cpus: int
 
 
 def work(job: TrainJob | TestJob) -> Any:
@@ -99,7 +102,10 @@ def train_arm(job: TrainJob) -> Trained:
     config, folder = config_from(job.config), Path(job.folder)
     config.task = settled_task(config)
     rollout = SelectionRollout(
-        Task(config.task.name or "", config.task.options or {}), config.training.rollout_episodes, job.horizons
+        Task(config.task.name or "", config.task.options or {}),
+        config.training.rollout_episodes,
+        job.horizons,
+        cpus=job.cpus,
     )
     files: dict[str, bytes] = {}
     best: dict[str, bytes] = {}
@@ -167,7 +173,8 @@ def test_arm(job: TestJob) -> list[str]:
             (Path(folder) / name).write_bytes(content)
         policy = load_policy(folder)
         task = Task(job.task, policy.task_options)
-        records = rolled_out(policy, task, job.episodes, job.horizons, "final", part=slice(*job.part))
+        part = slice(*job.part)
+        records = rolled_out(policy, task, job.episodes, job.horizons, "final", part=part, cpus=job.cpus)
     return [record.to_json() for record in records]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from dopr_robot.cluster import Cluster
+from dopr_robot.envs.workers import cores
 from dopr_robot.errors import DoprError
 from dopr_robot.study.work import forget_stores, work
 from dopr_robot.training.signals import deferred_signals
@@ -58,6 +59,12 @@ class Workers:
     def at_once(self) -> int:
         """Jobs that run side by side."""
         return self.workers if self.ray is None else max(1, self._joined(self.ray).cpus // self.threads)
+
+    @property
+    def cpus(self) -> int:
+        """A job's share of the cores: a simulator that lives in processes of its own starts as many. Were it one a core in every job, their
+        number would grow with the square of the cores."""
+        return self.threads if self.ray is not None else max(1, cores() // self.workers)
 
     def answers(self, jobs: Jobs) -> Iterator[tuple[int, Any]]:
         """Position and answer of every job (see :func:`dopr_robot.study.work.work`), in the order in which they are done.

@@ -7,15 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dopr_robot import collect
 from dopr_robot.cli import main
-from dopr_robot.datasets import Attributes, Store
-from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.evaluation import read_records
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.run import StudyResult, finished
 from dopr_robot.study.workers import Workers
@@ -126,42 +122,6 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
     before = (result.folder / "arms.jsonl").read_bytes()
     run_study(load_study(path, words), out=tmp_path / "out", workers=1)
     assert (result.folder / "arms.jsonl").read_bytes() == before
-
-
-def test_return_is_told_where_the_reward_says_more(path, tmp_path):
-    """HalfCheetah can not fail: return tells the arms apart and chooses the checkpoint."""
-    spec, rng = get_task("HalfCheetah-v5"), np.random.default_rng(0)
-    ((key, shape),) = spec.observations.items()
-    with Store.create(tmp_path / "c.zarr", Attributes(task=spec.id, observations=(key,))) as store:
-        for seed in range(3):
-            action = rng.uniform(-1, 1, (40, len(spec.action.low)))
-            store.append({key: rng.normal(size=(40, *shape)), "action": action}, seed=seed, success=True)
-    task = f"tasks=[{{task: HalfCheetah-v5, store: {tmp_path / 'c.zarr'}, horizons: [10, 30]}}]"
-    study = load_study(path, [task, "seeds=[0, 1]", "learning_rates=[3e-3]", "evaluation.test_episodes=3"])
-    out = run_study(study, out=tmp_path / "out", workers=1).folder
-    rows = list(csv.DictReader((out / "table.csv").open()))
-    returns = {
-        (row["optimizer"], row["horizon"]): np.array(
-            [
-                [record.return_at(int(row["horizon"])) for record in read_records(folder / "episodes.jsonl")]
-                for folder in sorted((out / "test").glob(f"*-{row['optimizer']}-*"))
-            ]
-        )
-        for row in rows
-    }
-    for row in rows:
-        own = returns[row["optimizer"], row["horizon"]]
-        assert own.shape == (2, 3) and float(row["return"]) == pytest.approx(own.mean())
-        assert float(row["return_low"]) < float(row["return"]) < float(row["return_high"])
-        if row["reference"]:
-            other = returns[row["reference"], row["horizon"]]
-            assert float(row["return_difference"]) == pytest.approx(own.mean() - other.mean())
-    assert "return" in str(StudyResult(out, study)).splitlines()[0]
-    assert "earns a larger return" in (out / "report.html").read_text() and list(out.glob("returns-*.png"))
-    for arm in records(out):
-        looks = [(point["return"], point["step"]) for point in arm["curve"]]
-        assert len(looks) == 4 and arm["best_step"] == max(looks)[1]
-        assert {point["success_rate"] for point in arm["curve"]} == {1.0}
 
 
 def test_a_task_option_that_is_none_is_said_before_anything_is_trained(path, tmp_path):

@@ -11,7 +11,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.evaluation.selection import SelectionRollout
 from dopr_robot.study import load_study, run_study
 from dopr_robot.study.budgets import at_equal_time, seconds_of, sentences, training_seconds
-from dopr_robot.study.table import read_table
+from dopr_robot.study.summary import read_table
 from dopr_robot.study.workers import Workers
 
 
@@ -86,7 +86,8 @@ def method(optimizer, budget, rates, speed):
         optimizer=optimizer,
         budget=budget,
         steps=round(100 * budget),
-        success=success,
+        score=success,
+        rates=True,
         records=records,
     )
 

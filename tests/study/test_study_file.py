@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from dopr_robot import collect
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.study import load_study
 from dopr_robot.study.choice import check_matched, choose
@@ -50,6 +51,30 @@ def test_one_task_under_two_options_is_two_tasks_of_a_study(path):
     assert task_of("Stack cubes=3").id == "dopr_robot/Stack-v0"
     three = next(arm for arm in arms if arm.key["task"] == "Stack cubes=3").config.task
     assert three.name == "dopr_robot/Stack-v0" and three.options == {"cubes": 3}
+
+
+def test_one_task_from_several_demonstrations_is_told_apart_by_its_variant(path):
+    entries = [("half", "episodes: 5"), ("once", "episodes: 10"), ("all clean", "")]
+    tasks = ", ".join(f"{{task: QuadrotorTrack, store: q.zarr, variant: {name}, {more}}}" for name, more in entries)
+    arms = load_study(path, [f"tasks=[{tasks}]", "seeds=[0]"]).arms()
+    assert len(arms) == len({arm.name for arm in arms}) == 3 * 2 * 4 * 2
+    assert {(arm.key["task"], arm.config.data.max_episodes) for arm in arms} == {
+        ("QuadrotorTrack half", 5), ("QuadrotorTrack once", 10), ("QuadrotorTrack all clean", None),
+    }  # fmt: skip
+    assert task_of("QuadrotorTrack all clean").id == "dopr_robot/QuadrotorTrack-v0"
+    whole = load_study(path, ["data.max_episodes=7", f"tasks=[{tasks}]"]).arms()
+    assert {arm.config.data.max_episodes for arm in whole} == {5, 10, 7}
+    twice = "{task: QuadrotorTrack, store: q.zarr}, {task: QuadrotorTrack, store: other.zarr}"
+    for words in ([f"tasks=[{twice}]"], [f"tune={{tasks: [{twice}]}}", "tasks=[{task: Stack, store: s.zarr}]"]):
+        with pytest.raises(UserError, match="names QuadrotorTrack twice: a variant tells"):
+            load_study(path, words)
+
+
+def test_a_variant_of_more_episodes_than_there_are_is_refused(path, tmp_path):
+    store = collect("QuadrotorTrack", 2, tmp_path / "q.zarr").path
+    entry = f"{{task: QuadrotorTrack, store: {store}, variant: twice, episodes: 4}}"
+    with pytest.raises(UserError, match=r"episodes: 4 of QuadrotorTrack twice, and .* holds 2"):
+        run_study(load_study(path, [f"tasks=[{entry}]", "training.batch_size=8"]), out=tmp_path / "out", workers=1)
 
 
 def test_settings_on_the_command_line_go_over_the_file(path):
@@ -142,7 +167,7 @@ def test_the_rate_with_the_most_success_is_chosen_then_the_largest_return_then_t
             "validation_loss": losses.get(key, arm.learning_rate),
         }
         done[arm.name] = record(**arm.key, **found)
-    assert {optimizer: candidate["lr"] for (_, _, optimizer, _), candidate in choose(study, done).items()} == {
+    assert {optimizer: candidate["lr"] for (_, _, optimizer, _), candidate in choose(study, done, {}).items()} == {
         "adamw": 3e-3, "muon": 3e-3, "lion": 1e-3,
     }  # fmt: skip
 
@@ -218,7 +243,7 @@ def test_what_is_chosen_on_other_tasks_is_one_for_each_policy_and_optimizer(path
         )
         for arm in arms
     }  # fmt: skip
-    final = study.final_arms(choose(study, done))
+    final = study.final_arms(choose(study, done, {}))
     assert [(arm.entry.task, arm.learning_rate, arm.seed) for arm in final] == [
         ("QuadrotorTrack", 1e-3, 0),
         ("QuadrotorTrack", 1e-3, 1),

@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from dopr_robot.datasets import Store
-from dopr_robot.study import work, workers
+from dopr_robot.datasets import Attributes, Store
+from dopr_robot.envs import get_task
+from dopr_robot.envs import workers as simulators
+from dopr_robot.evaluation.rollouts import rollout
+from dopr_robot.study import load_study, run_study, work, workers
 from dopr_robot.training import RunConfig
 from dopr_robot.training.config import DataConfig
 from dopr_robot.training.demonstrations import open_store
@@ -69,7 +73,7 @@ def test_a_store_is_opened_once_for_the_arms_of_one_study_and_anew_for_the_next(
 
     def job(store, study):
         config = RunConfig(data=DataConfig(store=str(store)))
-        return work.TrainJob({}, config, {}, "", (1,), study)
+        return work.TrainJob({}, config, {}, "", (1,), 1, study)
 
     first, second, third = (work.work(job(stores[0], study)) for study in ("s", "s", "t"))
     assert first is second and second is not third and len(opened) == 2
@@ -77,3 +81,37 @@ def test_a_store_is_opened_once_for_the_arms_of_one_study_and_anew_for_the_next(
     assert work.work(job(stores[0], "t")) is not third and len(opened) == 4  # one is held at a time
     work.forget_stores()
     assert not work._held
+
+
+def test_the_simulators_of_all_workers_together_are_one_a_core(tmp_path, monkeypatch):
+    """Four workers on four cores have one simulator process each, where each had four."""
+    spec = get_task("HalfCheetah-v5")
+    with Store.create(tmp_path / "c.zarr", Attributes(task=spec.id, observations=("state",))) as store:
+        arrays = {"state": np.zeros((30, 17)), "action": np.zeros((30, 6)), "rewards": np.ones(30)}
+        for seed in range(2):
+            store.append(arrays, seed=seed, success=True)
+    (tmp_path / "study.yaml").write_text(f"""
+tasks: [{{task: HalfCheetah-v5, store: {tmp_path / "c.zarr"}, horizons: [2]}}]
+policies: [{{name: regression_mlp, network: {{dim: 8, blocks: 1}}}}]
+optimizers: [adamw]
+learning_rates: [1e-3]
+training: {{steps: 2, batch_size: 8, checkpoint_every: 2, rollout_every: 2, warmup_steps: 0}}
+evaluation: {{selection_episodes: 4, test_episodes: 4, best: false}}
+""")
+    started, alive, begin = [], [], simulators._Worker._begin
+
+    def counted(worker):
+        begin(worker)
+        started.append(worker.process)
+        alive.append(sum(process.poll() is None for process in started))
+
+    monkeypatch.setattr(simulators._Worker, "_begin", counted)
+    for module in (simulators, rollout, workers):
+        monkeypatch.setattr(module, "cores", lambda: 4)
+    monkeypatch.setattr(
+        workers.Workers, "_in_pool", lambda crew, jobs: ((i, work.work(job)) for i, job in enumerate(jobs))
+    )
+    run_study(load_study(tmp_path / "study.yaml"), out=tmp_path / "out", workers=4)
+    assert max(alive) == 1
+    assert [workers.Workers(crew, threads=3).cpus for crew in (1, 2, 4, 8)] == [4, 2, 1, 1]
+    assert workers.Workers(2, ray="auto", threads=3).cpus == 3  # what a job asks a cluster for

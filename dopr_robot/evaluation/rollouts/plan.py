@@ -19,6 +19,9 @@ from dopr_robot.evaluation.rollouts.horizons import check_horizons
 from dopr_robot.evaluation.rollouts.rollout import Rollout
 from dopr_robot.policies import Policy
 
+_CHECKED: set[tuple[str, str, int]] = set()
+"""Tasks in processes of their own, with their options and first seed, that were found to keep the contract."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -59,13 +62,22 @@ class Evaluation:
         object.__setattr__(self, "task", task)
         object.__setattr__(self, "env_options", task.varied)
         object.__setattr__(self, "horizons", check_horizons(self.horizons, self.spec.max_steps))
-        first = self.jobs[0]
+        self._check(self.jobs[0].seed)
+
+    def _check(self, seed: int) -> None:
+        """Whether policy and task fit, and the seed decides the start. What takes a new interpreter is checked once: a training rolls out
+        many times, and its groups check the fit each time."""
+        about = (self.spec.entry_point, str(self.task), seed)
+        if about in _CHECKED:
+            return
         env = self.make_env(1)
         try:
             check_fit(self.policy, env)
-            check_start(env, self.spec, first.seed)
+            check_start(env, self.spec, seed)
         finally:
             env.close()
+        if self.spec.in_workers:
+            _CHECKED.add(about)
 
     @cached_property
     def spec(self) -> TaskSpec:

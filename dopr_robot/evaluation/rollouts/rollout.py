@@ -61,7 +61,12 @@ class Rollout:
     returns_at: Sequence[int] = ()
 
     def run(
-        self, jobs: Iterable[Job], on_record: OnRecord, num_envs: int | None = None, workers: int | None = None
+        self,
+        jobs: Iterable[Job],
+        on_record: OnRecord,
+        num_envs: int | None = None,
+        workers: int | None = None,
+        cpus: int | None = None,
     ) -> list[str]:
         """Run every job; ``on_record`` gets each record as its episode ends, one call at a time.
 
@@ -73,6 +78,7 @@ class Rollout:
             on_record: gets the records, in the order in which episodes end.
             num_envs: copies, over all groups. None: :attr:`copies` a group.
             workers: groups, and so threads. None: one a core. One group runs in the calling thread.
+            cpus: cores that the simulators of all groups may use, where others run beside this rollout. None: all of this process.
 
         Returns:
             Faults that every episode survived, one line each.
@@ -93,7 +99,7 @@ class Rollout:
 
         # In the calling thread: an environment with worker processes forks, and that is safe only before there are threads.
         sizes = group_sizes(num_envs, workers, len(jobs), self.copies)
-        share = max(1, cores() // len(sizes))
+        share = max(1, (cpus or cores()) // len(sizes))
         groups = [self._group(size, share) for size in sizes]
         runs = [_bind(self._run_group, group, share, queue, hand_over, stop, faults) for group in groups]
         with one_torch_thread():

@@ -1,7 +1,6 @@
 """One evaluation on many machines: its episodes go out in groups, and their records come back."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from dopr_robot.cluster import Cluster
 from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job
@@ -44,5 +43,4 @@ def _roll(evaluation: Evaluation, jobs: Sequence[Job]) -> tuple[list[EpisodeReco
     """One group, in any process on any machine."""
     records: list[EpisodeRecord] = []
     # A group asked for one CPU: a simulator with processes of its own gets one.
-    rollout = replace(evaluation.rollout(), make_env=lambda num_envs, _: evaluation.make_env(num_envs, 1))
-    return records, rollout.run(jobs, records.append, len(jobs), workers=1)
+    return records, evaluation.rollout().run(jobs, records.append, len(jobs), workers=1, cpus=1)

@@ -1,6 +1,11 @@
 """Several tasks in a few numbers: how runs of one method do over all of them, and whether one method beats another. The task is the unit.
 
-Arrays of success rates are ``[tasks, seeds]``. The figures are those of Agarwal et al., *Deep RL at the edge of the statistical precipice*
+Arrays of scores are ``[tasks, seeds]``: success rates, or, where a task's figure is its return, shares of a return that counts as 1, since
+means of figures on different scales say nothing (normalised scores: Agarwal et al., section 2). A share has no bounds, and that of one task
+may lie far out: the interquartile mean is for that. Probability of improvement and tasks won, level and lost compare within a task, so that
+no scale enters them.
+
+The figures are those of Agarwal et al., *Deep RL at the edge of the statistical precipice*
 (NeurIPS 2021): interquartile mean, performance profile, probability of improvement, stratified bootstrap. Their package, rliable, is
 archived; scipy has the parts, and the tests hold the results against its definitions.
 """
@@ -62,10 +67,11 @@ class TaskComparison:
     losses: int
 
 
-def aggregate(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Aggregate:
-    """A method's figures over tasks, from success rates ``[tasks, seeds]``."""
+def aggregate(scores: Scores, resamples: int = RESAMPLES, seed: int = 0, *, rates: bool = True) -> Aggregate:
+    """A method's figures over tasks, from scores ``[tasks, seeds]``; ``rates``: whether all are success rates, and so from 0 to 1."""
     drawn = _within_tasks(scores, resamples, seed) if scores.shape[1] > 1 else None
-    over_tasks = mean_with_interval(scores.mean(axis=1), low=0.0, high=1.0)["ci95"]
+    possible = {"low": 0.0, "high": 1.0} if rates else {}
+    over_tasks = mean_with_interval(scores.mean(axis=1), **possible)["ci95"]
     return Aggregate(
         mean=float(scores.mean()),
         mean_ci95=_interval([each.mean() for each in drawn]) if drawn is not None else None,
@@ -84,11 +90,14 @@ def interquartile_mean(scores: Scores) -> float:
     return float(scipy.stats.trim_mean(scores, proportiontocut=0.25, axis=None))
 
 
-def compare_over_tasks(first: Scores, second: Scores, resamples: int = RESAMPLES, seed: int = 0) -> TaskComparison:
-    """Whether the first method beats the second, from success rates ``[tasks, seeds]`` over the same tasks."""
+def compare_over_tasks(
+    first: Scores, second: Scores, resamples: int = RESAMPLES, seed: int = 0, *, rates: bool = True
+) -> TaskComparison:
+    """Whether the first method beats the second, from scores ``[tasks, seeds]`` over the same tasks; ``rates``: see :func:`aggregate`."""
     differences = first.mean(axis=1) - second.mean(axis=1)
     differences[np.abs(differences) < 1e-12] = 0.0  # level, but for the rounding of a mean
-    interval = mean_with_interval(differences, low=-1.0, high=1.0)["ci95"]
+    possible = {"low": -1.0, "high": 1.0} if rates else {}
+    interval = mean_with_interval(differences, **possible)["ci95"]
     rng = np.random.default_rng(seed)
     better = [
         probability_of_improvement(_drawn(first[tasks], rng), _drawn(second[tasks], rng))
@@ -118,7 +127,7 @@ def probability_of_improvement(first: Scores, second: Scores) -> float:
 
 
 def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of all runs with a success rate above each threshold: ``[thresholds]``."""
+    """Share of all runs with a score above each threshold: ``[thresholds]``."""
     return (scores.reshape(-1, 1) > thresholds).mean(axis=0)
 
 

@@ -13,7 +13,7 @@ LOSSES = 100
 """Points, even in the logarithm of the loss, at which two curves are compared; they are piecewise linear, so more change nothing."""
 
 Curve = Sequence[tuple[float, float]]
-"""``(validation loss, success rate)`` of a run along its training, in the order of the steps."""
+"""``(validation loss, success rate)`` of a run along its training, in the order of the steps; or another score than success."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,12 @@ def success_at_loss(curve: Curve, losses: NDArray[np.float64]) -> NDArray[np.flo
     return np.interp(np.log(losses), np.log(falling[:, 0]), falling[:, 1], left=np.nan, right=np.nan)
 
 
-def at_equal_loss(first: Sequence[Curve], second: Sequence[Curve]) -> EqualLoss:
+def at_equal_loss(first: Sequence[Curve], second: Sequence[Curve], *, rates: bool = True) -> EqualLoss:
     """Compare runs pair by pair (one seed, one data order and initialisation each) over the losses that both went through.
 
     Args:
         first, second: curves of the runs, ``first[i]`` with ``second[i]``; losses are positive.
+        rates: whether they are of success, whose difference lies between -1 and 1; False: it has no bounds.
     """
     means, bounds = [], []
     for one, other in zip(first, second, strict=True):
@@ -67,7 +68,8 @@ def at_equal_loss(first: Sequence[Curve], second: Sequence[Curve]) -> EqualLoss:
         bounds.append((low, high))
     if not means:
         return EqualLoss(None, None, 0, len(first), None, None)
-    found: dict[str, Any] = mean_with_interval(np.array(means), low=-1.0, high=1.0)
+    possible = {"low": -1.0, "high": 1.0} if rates else {}
+    found: dict[str, Any] = mean_with_interval(np.array(means), **possible)
     interval = found["ci95"]
     return EqualLoss(
         difference=found["mean"],
