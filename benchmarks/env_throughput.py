@@ -53,7 +53,8 @@ class Single:
 def cpu_seconds(env: VectorEnv) -> float:
     """Of this process and of those in which the copies live."""
     workers = getattr(env, "_workers", None) or getattr(env, "processes", [])
-    used = (Path(f"/proc/{getattr(each, 'process', each).pid}/schedstat").read_text().split()[0] for each in workers)
+    paths = (Path(f"/proc/{getattr(each, 'process', each).pid}/schedstat") for each in workers)
+    used = (path.read_text(encoding="ascii").split()[0] for path in paths)
     return time.process_time() + sum(map(int, used)) / 1e9
 
 
