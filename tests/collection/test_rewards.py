@@ -36,4 +36,5 @@ def test_a_store_has_the_rewards_of_the_simulator(tmp_path, monkeypatch):
         rewards = [env.step(np.full(6, 0.5, np.float32))[1] for _ in range(12)]
         assert store.episode(index)["rewards"] == pytest.approx(rewards)
     assert store.observations == ["state"]
+    monkeypatch.undo()
     assert "rewards" not in collect("QuadrotorTrack", 1, tmp_path / "q.zarr").keys
