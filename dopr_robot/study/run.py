@@ -126,6 +126,7 @@ def run_study(
         words: ``key=value`` over the file.
         out: None: ``studies/<the file's name>``. It gets ``study.yaml``, ``arms.jsonl``, ``runs/<arm>/``, ``policies/<arm>/``,
             ``test/<arm>/episodes.jsonl``, ``best/<arm>/episodes.jsonl``, ``table.csv``, ``curves-*.png`` and ``report.html``.
+            Without ``runs/`` and ``policies/`` (a committed folder) it still counts: only a policy that is to be tested is trained again.
         workers: processes on this machine; None: one a core and ``training.threads``.
         ray: address of a Ray cluster instead, see :class:`~dopr_robot.study.workers.Workers`.
 
@@ -158,20 +159,14 @@ def run_study(
             check_matched([done[arm.name] for arm in arms])
             chosen = study.final_arms(choose(study, done, ranges))
             done |= finished(chosen, out)
+            for arm in _lost(study, chosen, done, horizons, out):
+                del done[arm.name]
             _train("chosen", chosen, done, horizons, out, crew)
             check_matched([done[arm.name] for arm in chosen])
             usable = [arm for arm in chosen if not done[arm.name]["error"]]
-            tests = _test("test", usable, "weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew)
-            best = dict(tests)
-            if study.evaluation.best:
-                apart = [
-                    arm
-                    for arm in usable
-                    if (sha := done[arm.name].get("best_weights_sha256")) and sha != done[arm.name]["weights_sha256"]
-                ]
-                best |= _test(
-                    BEST, apart, "best_weights_sha256", done, horizons, study.evaluation.test_episodes, out, crew
-                )
+            tests = _test("test", study, usable, done, horizons, out, crew)
+            apart = [arm for arm in usable if _has_best(study, done[arm.name])]
+            best = tests | _test(BEST, study, apart, done, horizons, out, crew)
         check_states(chosen, tests)
         check_states(chosen, best)
         write_report(study, chosen, done, tests, best, horizons, ranges, out)
@@ -193,9 +188,48 @@ def finished(arms: Sequence[Arm], out: Path) -> dict[str, Record]:
             continue
         if changed := _changed(arm, record):
             raise UserError(f"{out} holds {arm.name} of other settings ({changed}): another --out leaves them alone")
-        if all((out / "policies" / arm.name / name).exists() for name in POLICY_FILES) or record["error"]:
-            known[arm.name] = record
+        known[arm.name] = record
     return known
+
+
+def _lost(
+    study: Study, chosen: Sequence[Arm], done: dict[str, Record], horizons: dict[str, tuple[int, ...]], out: Path
+) -> list[Arm]:
+    """Chosen arms whose policy has to be trained again to be tested: where only records were kept (``policies/`` deleted, or a folder
+    under version control), what was tested counts as it is, and what was not chosen needs no policy."""
+
+    def there(arm: Arm, use: str, folder: Path) -> bool:
+        tested = _tested(out / use / arm.name / "test.json") == _identity(study, arm, use, done, horizons)
+        return tested or all((folder / name).exists() for name in POLICY_FILES)
+
+    lost = []
+    for arm in chosen:
+        policy = out / "policies" / arm.name
+        if (record := done.get(arm.name)) is None or record["error"]:
+            continue
+        if there(arm, "test", policy) and (not _has_best(study, record) or there(arm, BEST, policy / BEST)):
+            continue
+        lost.append(arm)
+    return lost
+
+
+def _has_best(study: Study, record: Record) -> bool:
+    """Whether there is a best checkpoint to test apart from the last."""
+    best = record.get("best_weights_sha256")
+    return study.evaluation.best and bool(best) and best != record["weights_sha256"]
+
+
+def _identity(
+    study: Study, arm: Arm, use: str, done: dict[str, Record], horizons: dict[str, tuple[int, ...]]
+) -> Record:
+    """What a test is of."""
+    return {
+        "weights_sha256": done[arm.name]["best_weights_sha256" if use == BEST else "weights_sha256"],
+        "episodes": study.evaluation.test_episodes,
+        "horizons": list(horizons[arm.entry.label]),
+        # Records of a version that noted no returns by horizon are made again.
+        **({"returns": True} if get_task(arm.entry.task).reward else {}),
+    }
 
 
 def _changed(arm: Arm, record: Record) -> str:
@@ -267,27 +301,16 @@ def _keep(arm: Arm, trained: Trained, out: Path) -> None:
 
 def _test(
     use: str,
+    study: Study,
     arms: Sequence[Arm],
-    weights: str,
     done: dict[str, Record],
     horizons: dict[str, tuple[int, ...]],
-    episodes: int,
     out: Path,
     crew: Workers,
 ) -> dict[str, list[EpisodeRecord]]:
-    """Test what is missing of the arms' last (``use="test"``) or best checkpoints; records by the arm's name.
-
-    Args:
-        weights: name of the checksum in an arm's record of what is tested.
-    """
-    identities = {
-        arm.name: {
-            "weights_sha256": done[arm.name][weights], "episodes": episodes, "horizons": list(horizons[arm.entry.label]),
-            # Records of a version that noted no returns by horizon are made again.
-            **({"returns": True} if get_task(arm.entry.task).reward else {}),
-        }
-        for arm in arms
-    }  # fmt: skip
+    """Test what is missing of the arms' last (``use="test"``) or best checkpoints; records by the arm's name."""
+    episodes = study.evaluation.test_episodes
+    identities = {arm.name: _identity(study, arm, use, done, horizons) for arm in arms}
     missing = [arm for arm in arms if _tested(out / use / arm.name / "test.json") != identities[arm.name]]
     parts = _parts(episodes, crew.at_once // len(missing)) if missing else []
     policies = {arm.name: out / "policies" / arm.name / (BEST if use == BEST else "") for arm in missing}

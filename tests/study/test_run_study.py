@@ -86,6 +86,24 @@ def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeyp
         run_study(load_study(path, ["training.steps=9"]), out=out, workers=1)
 
 
+def test_a_folder_of_records_alone_goes_on(out, path, tmp_path, monkeypatch):
+    """What is committed of a study, without weights: tested arms are not trained again, whatever is added to it."""
+    copy = shutil.copytree(out, tmp_path / "copy", ignore=shutil.ignore_patterns("runs", "policies"))
+    asked = []
+    answers = Workers.answers
+    monkeypatch.setattr(Workers, "answers", lambda crew, jobs: (asked.extend(jobs), answers(crew, jobs))[1])
+    run_study(load_study(path), out=copy, workers=1)
+    assert not asked
+    run_study(
+        load_study(path, ["evaluation.test_episodes=5"]), out=copy, workers=1
+    )  # a test of its own: policies are needed
+    trained = [job for job in asked if hasattr(job, "folder")]
+    assert len(trained) == 2 and {job.key["optimizer"] for job in trained} == {"adamw", "dopr_adamw"}
+    lines = [json.loads(line) for line in (copy / "arms.jsonl").read_text().splitlines()]
+    weights = {(line["optimizer"], line["learning_rate"], line["weights_sha256"]) for line in lines}
+    assert len(lines) == len(records(out)) + 2 and len(weights) == len(records(out))  # the same ones came back
+
+
 def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path):
     """Three tasks here are one under three options."""
     store = load_study(path).tasks[0].store
