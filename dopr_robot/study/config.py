@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -284,6 +285,11 @@ class Study:
         yield from self.tune.tasks if self.tune else ()
         yield from self.tasks
 
+    @cached_property
+    def _configs(self) -> dict[str, tuple[RunConfig, dict[str, Any]]]:
+        """What :attr:`Arm.config` has made."""
+        return {}
+
     def to_yaml(self) -> str:
         """Every setting, as ``study.yaml`` has it."""
         return to_yaml(asdict(self))
@@ -340,6 +346,22 @@ class Arm:
     @cached_property
     def config(self) -> RunConfig:
         """The run's configuration. Raises UserError where the study's settings do not make one."""
+        config = deepcopy(self._of_all_seeds[0])
+        config.name, config.training.seed = self.name, self.seed
+        return config
+
+    @property
+    def _of_all_seeds(self) -> tuple[RunConfig, dict[str, Any]]:
+        """The configuration that differs from seed to seed in seed and name alone, and its settings; made once for all: a study has a
+        thousand arms."""
+        told = [asdict(self.entry), self.policy_entry, self.optimizer_entry, self.candidate, self.budget]
+        key = json.dumps(told, default=str)
+        made = self.study._configs
+        if key not in made:
+            made[key] = (config := self._made()), _flat(config)
+        return made[key]
+
+    def _made(self) -> RunConfig:
         from dopr_robot.training import config_from
 
         study = self.study
@@ -371,7 +393,7 @@ class Arm:
 
     def decides(self) -> dict[str, Any]:
         """Every setting by its dotted name, as it stands in the arm's record."""
-        return _flat(self.config)
+        return {**self._of_all_seeds[1], "name": self.name, "training.seed": self.seed}
 
     def changed(self, then: Mapping[str, Any]) -> list[str]:
         """Settings that are not what :meth:`decides` said then, in words. One that there was not yet counts as its default, so that a

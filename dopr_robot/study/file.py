@@ -1,5 +1,6 @@
 """From a study file and ``key=value`` words to a study."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,14 +14,14 @@ from dopr_robot.training.composition import check_sections
 from dopr_robot.training.config import DataConfig, TrainingConfig
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load_study(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Study:
     """Read a study file, with ``key=value`` over it (``training.steps=100 seeds=[0,1]``).
 
     Raises:
         UnknownNameError: a key that a study does not have; the message names the closest.
         UserError: not a file, not YAML, or values that make no study.
     """
-    values = read_yaml(path, "study", [each.name for each in fields(Study)])
+    values = read_yaml(Path(path), "study", [each.name for each in fields(Study)])
     for key, word in parse_words(overrides).items():
         _set(values, key.split("."), word)
     values = {key: value for key, value in values.items() if plain(value) is not None}
