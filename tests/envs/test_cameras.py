@@ -98,6 +98,16 @@ def test_the_cameras_listed_are_the_models(task):
     env.close()
 
 
+@sim
+def test_a_maze_leaves_nothing_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    env = make("PointMaze_UMaze-v3")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.close()
+    assert not list(tmp_path.iterdir())
+
+
 def plainly_drawn(env, camera, size, hidden=()):
     """The same by mujoco.Renderer, of the simulator's own data."""
     import mujoco

@@ -1,6 +1,7 @@
 """Gymnasium-Robotics: Adroit's hand, the Franka kitchen, the Fetch arm, point mazes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -124,6 +125,10 @@ def make(task_id: str, *, max_steps: int | None = None, **views: Any) -> gymnasi
         disable_env_checker=True,
         **options,
     )
+    if model := getattr(
+        env.unwrapped, "tmp_xml_file_path", None
+    ):  # a maze's, which is left in the temporary folder otherwise
+        Path(model).unlink(missing_ok=True)
     return Robotics(env, spec, seen, pushed=PUSHED)
 
 
