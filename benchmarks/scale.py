@@ -24,7 +24,7 @@ from dopr_robot.datasets import Store
 from dopr_robot.study import load_study, run_study
 
 COMMAND = ["-m", "dopr_robot.cli"]
-OPEN = "import sys; from dopr_robot.datasets import Store; store = Store.open(sys.argv[1]); print(store.num_episodes, store.episode_ends[-1])"
+OPEN = "import sys; from dopr_robot.datasets import Store; print(Store.open(sys.argv[1]).num_episodes)"
 ARMS = """
 import sys
 from dopr_robot.study import load_study
