@@ -23,13 +23,15 @@ class TransportExpert(RobosuiteExpert):
 
     facing = (np.pi / 2, -np.pi / 2)
     noise = np.array(([0.1] * 6 + [0.0]) * 2)
-    lid, aside = 0.02, np.array([-0.2, -0.45, 0.83])
+    lid, aside = 0.02, np.array([-0.2, -0.42, 0.83])
     """The lid's handle: its width, and where it is put on the table."""
     trash = 0.04
     handle, end = 0.03, 0.058
     """The hammer's handle: its width, and how far from its middle each arm grips it."""
     meeting, tilt = np.array([0.0, 0.0, 1.05]), 0.6
     """Where the first hand holds the hammer out, pointing outward by ``tilt``: straight down neither arm would reach."""
+    clear = -0.36
+    """Along y, how near to its base the first hand goes from side to side."""
     rest = (np.array([0.0, -0.38, 1.25]), np.array([0.0, 0.3, 1.2]))
     near = 0.05
     """How far from a bin's middle something may be let go."""
@@ -64,10 +66,19 @@ class TransportExpert(RobosuiteExpert):
             if hand.holds(lid.position, self.lid):
                 if np.linalg.norm(off[:2]) < 0.03 and off[2] > -0.015:
                     return hand.towards(hand.position, upright, False)
-                return hand.carry(off, upright, 0.2)
+                return hand.carry(self._around(off, lid.position), upright, 0.2)
             return hand.fetch(lid.position, upright, self.lid)
+        way = grip - hand.position
+        if abs(way[0]) > 0.1:
+            over = self._around(way, hand.position) if hand.position[2] > 1.0 else np.zeros(3)
+            over[2] = 1.06 - hand.position[2]
+            return hand.towards(hand.position + over, upright, False)
         across = downward(nearest_turn(heading, self.facing[0], 2))
         return fetch_over(hand, grip + 0.004 * UP, across, self.handle, 0.22)
+
+    def _around(self, way: Floats, start: Floats) -> Floats:
+        """A way ``[3]`` in front of the first arm's base, where the elbow would be bent to its end, leads around it."""
+        return np.array([way[0], self.clear - start[1], way[2]]) if abs(way[0]) > 0.1 else way
 
     def _second(
         self, hand: Hand, trash: Pose, thing: Floats, payload: Pose, grip: Floats, heading: float, given: bool, taken: bool
@@ -113,5 +124,5 @@ def fetch_over(hand: Hand, grip: Floats, rotation: Floats, width: float, above: 
     """:meth:`Hand.fetch` of what stands behind a wall: up, over and down into it."""
     aside = float(np.linalg.norm((grip - hand.position)[:2]))
     if aside > 0.1 and hand.position[2] < grip[2] + above - 0.04:
-        return hand.towards(hand.position + 0.1 * UP, hand.rotation, False)
+        return hand.towards(hand.position + 0.1 * UP, rotation, False)
     return hand.fetch(grip, rotation, width, above, near=0.012)
