@@ -89,20 +89,24 @@ class ToolHangExpert(RobosuiteExpert):
                 return hand.towards(hand.position - back, hand.rotation, False)
             self.said = "up"
             return hand.towards(hand.position + 0.1 * UP, hand.rotation, False)
-        if not hand.holds(tool.position, self.thick):
+        off = frame.at(-self.arm, 0.0, 0.003) - tool.at(-self.hole, 0.0, 0.0)
+        held = hand.holds(tool.position, self.thick)
+        if not held and np.linalg.norm(off) < 0.025:  # it hangs, or is about to
+            self.said = "away"
+            return hand.towards(hand.position - (0.1 if hand.opening > 0.05 else 0.0) * hand.rotation[:, 2], hand.rotation, False)
+        if not held:
             across = downward(yaw_of(tool.rotation))
             self.said = "fetch"
-            off = float(np.linalg.norm((tool.position - hand.position)[:2]))
-            if off > 0.1 and hand.position[2] < 1.1:
+            far = float(np.linalg.norm((tool.position - hand.position)[:2]))
+            if far > 0.1 and hand.position[2] < 1.1:
                 return hand.towards(hand.position + 0.1 * UP, hand.rotation, False)
-            return hand.fetch(tool.position + 0.003 * UP, across, self.thick, 0.28 if off > 0.05 else 0.08)
+            return hand.fetch(tool.position + 0.003 * UP, across, self.thick, 0.28 if far > 0.05 else 0.08)
         self.said = "carry"
         cos, sin = np.cos(self.sloped), np.sin(self.sloped)
         # The hole is higher than the handle, which is beyond the arm's end.
         wanted = frame.rotation @ np.array([[-cos, 0.0, -sin], [0.0, -1.0, 0.0], [-sin, 0.0, cos]])
         turn = wanted @ tool.rotation.T
         left = float(np.arccos(np.clip((np.trace(turn) - 1.0) / 2.0, -1.0, 1.0)))
-        off = frame.at(-self.arm, 0.0, 0.003) - tool.at(-self.hole, 0.0, 0.0)
         if np.linalg.norm(off[:2]) < 0.008 and off[2] > -0.008:
             self.said = "drop"
             return hand.towards(hand.position, hand.rotation, False)
