@@ -51,6 +51,22 @@ class Hand(Pose):
         turn = _limited(GAIN * Rotation.from_matrix(rotation @ self.rotation.T).as_rotvec() / RADIANS, self.speed)
         return np.concatenate([way, turn, [1.0 if closed else -1.0]])
 
+    def turn_to(self, rotation: Floats) -> float:
+        """The angle to a rotation, in radians."""
+        return angle_of(rotation @ self.rotation.T)
+
+    def stay(self, closed: bool) -> Floats:
+        """The action ``[7]`` that leaves the hand where it is and opens or closes it."""
+        return self.towards(self.position, self.rotation, closed)
+
+    def rise(self, rotation: Floats, closed: bool) -> Floats:
+        """The action ``[7]`` that goes straight up."""
+        return self.towards(self.position + 0.1 * UP, rotation, closed)
+
+    def back_off(self) -> Floats:
+        """The action ``[7]`` that leaves what was let go, along the hand's own axis."""
+        return self.towards(self.position - 0.1 * self.rotation[:, 2], self.rotation, False)
+
     def holds(self, grip: Floats, width: float) -> bool:
         """Whether the fingers are about something of this width, in metres."""
         return float(np.linalg.norm(grip - self.position)) < 0.03 and abs(self.opening - width) < 0.006
@@ -60,7 +76,7 @@ class Hand(Pose):
         axis, off = rotation[:, 2], grip - self.position
         deep = float(off @ axis)
         aside = float(np.linalg.norm(off - deep * axis))
-        turn = float(np.linalg.norm(Rotation.from_matrix(rotation @ self.rotation.T).as_rotvec()))
+        turn = self.turn_to(rotation)
         opened = self.opening > width + 0.008
         reached = near if opened else 0.02
         if aside < reached and abs(deep) < reached and turn < 0.15:
@@ -68,13 +84,28 @@ class Hand(Pose):
         high = np.clip(2.0 * (aside - 0.006) + 0.3 * (turn - 0.1), 0.0, above) if opened else above
         return self.towards(grip - high * axis, rotation, False)
 
-    def carry(self, move: Floats, rotation: Floats, above: float, near: float = 0.015) -> Floats:
-        """Move what is held by ``move [3]``: up to ``above`` metres over the goal, over, and down a funnel of radius ``near``."""
-        aside = float(np.linalg.norm(move[:2]))
+    def fetch_over(self, grip: Floats, rotation: Floats, width: float, above: float, near: float = 0.012) -> Floats:
+        """:meth:`fetch` of what stands behind a wall: up, ``above`` metres over it, and down."""
+        aside = float(np.linalg.norm((grip - self.position)[:2]))
+        if aside > 0.1 and self.position[2] < grip[2] + above - 0.04:
+            return self.rise(rotation, False)
+        return self.fetch(grip, rotation, width, above, near)
+
+    def carry(self, move: Floats, rotation: Floats, above: float, near: float = 0.015, lever: float = 0.0) -> Floats:
+        """Move what is held by ``move [3]``: up to ``above`` metres over the goal, over, and down a funnel of radius ``near``.
+
+        With a ``lever`` in metres, what is left to turn counts as aside too, and is not turned before it is up.
+        """
+        aside = float(np.linalg.norm(move[:2])) + lever * max(0.0, self.turn_to(rotation) - 0.15)
         high = move[2] + np.clip(4.0 * (aside - near), 0.0, above)
         over = move.copy() if high < 0.03 else move * np.clip(1.0 - (high - 0.03) / above, 0.0, 1.0)
         over[2] = high
-        return self.towards(self.position + over, rotation, True)
+        return self.towards(self.position + over, self.rotation if lever and high > 0.06 else rotation, True)
+
+
+def angle_of(turn: Floats) -> float:
+    """Of a rotation ``[3, 3]``, in radians."""
+    return float(np.linalg.norm(Rotation.from_matrix(turn).as_rotvec()))
 
 
 def turned(yaw: float) -> Floats:
@@ -197,7 +228,7 @@ class SquareExpert(RobosuiteExpert):
         upright = downward(nearest_turn(yaw_of(nut.rotation), now, 2))
         off = self.peg - nut.position
         if np.abs(off[:2]).max() < 0.01 and off[2] > -0.008:
-            return hand.towards(hand.position, hand.rotation, False)
+            return hand.stay(False)
         if hand.holds(grip, self.width):
             level = turned(yaw_of(nut.rotation) + self._turn(yaw_of(nut.rotation), now))
             return hand.carry(off, level @ nut.rotation.T @ hand.rotation, 0.08, near=0.006)
