@@ -47,7 +47,7 @@ table's top, 2 cm above where it rests; Square a nut around its peg that the han
 quarter of the bin.
 
 The experts' way-points follow from the observation alone. They are measured on seeds that they were not written on
-(`python benchmarks/expert_success.py --tasks robosuite/Lift-v0 --first 1000 --seeds 100`). ToolHang and Transport have none.""",
+(`python benchmarks/expert_success.py --tasks robosuite/Lift-v0 --first 1000 --seeds 100`), fewer where an episode is long.""",
 }
 """What has to be known of an extra's tasks."""
 GROUPED = {

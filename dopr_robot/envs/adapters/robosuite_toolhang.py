@@ -60,7 +60,7 @@ class ToolHangExpert(RobosuiteExpert):
         upright = turn @ hand.rotation
         off = stand.position + self.mouth - frame.position
         aside = float(np.linalg.norm(off[:2]))
-        if aside < 0.012 and off[2] < self.tip:  # in the hole
+        if aside < 0.012 and off[2] > self.tip:  # in the hole
             return hand.towards(hand.position + np.array([off[0], off[1], -0.03]), upright, True)
         if frame.rotation[2, 2] > 0.995:
             high = np.clip(4.0 * (aside - 0.002), -0.02, 0.06) - self.tip
