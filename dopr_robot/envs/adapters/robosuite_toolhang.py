@@ -39,6 +39,8 @@ class ToolHangExpert(RobosuiteExpert):
     """How much lower than its hole the tool's handle is held, in radians: the ring is inside of the hook as the handle drops."""
     standing = np.array([-0.08, -0.08, 1.14])
     """Where the frame's grip is while it is stood up, beside the stand."""
+    drooping = 0.9
+    """Sine of how far the handle hangs down when it is left alone."""
     over = np.array([-0.02, 0.0, 1.2])
     """Where the hand turns down again: joint 6 would come to its end on the shortest turn from the stand to the tool."""
 
@@ -80,8 +82,8 @@ class ToolHangExpert(RobosuiteExpert):
     def _hang(self, hand: Hand, frame: Pose, tool: Pose) -> Floats:
         off = frame.at(self.arm, 0.0, 0.003) - tool.at(self.hole, 0.0, 0.0)
         held = hand.holds(tool.position, TOOL)
-        if not held and np.linalg.norm(off) < 0.025:  # it hangs, or is about to
-            return hand.back_off() if hand.opening > 0.05 else hand.stay(False)
+        if not held and np.linalg.norm(off) < 0.025:
+            return self._let_hang(hand, tool)
         if not held:
             near = float(np.linalg.norm((tool.position - hand.position)[:2])) < 0.05
             return hand.fetch_over(
@@ -92,3 +94,12 @@ class ToolHangExpert(RobosuiteExpert):
         cos, sin = np.cos(self.slope), np.sin(self.slope)
         turn = frame.rotation @ np.array([[-cos, 0.0, -sin], [0.0, -1.0, 0.0], [-sin, 0.0, cos]]) @ tool.rotation.T
         return hand.carry(off, turn @ hand.rotation, 0.1, near=0.003, lever=0.05)
+
+    def _let_hang(self, hand: Hand, tool: Pose) -> Floats:
+        """Leave the tool, and push it down with the palm where it sticks aslant."""
+        above = float((hand.position - tool.position) @ hand.rotation[:, 2])
+        if hand.opening < 0.05 or above < -0.15:
+            return hand.stay(False)
+        if tool.rotation[2, 0] > -self.drooping:
+            return hand.towards(hand.position + 0.03 * hand.rotation[:, 2], hand.rotation, False)
+        return hand.back_off()

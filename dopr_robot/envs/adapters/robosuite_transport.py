@@ -76,8 +76,8 @@ class TransportExpert(RobosuiteExpert):
     noise = np.array(([0.1] * 6 + [0.0]) * 2)
     table = np.array([-0.2, -0.42, 0.83])
     """Where the lid's handle is when the lid is put down."""
-    clear = -0.36
-    """How near to its base, along y, the first hand goes from side to side: nearer, the elbow is bent to its end."""
+    clear = 0.36
+    """How far from the middle, along y, a hand goes from side to side: nearer to its base the elbow is bent to its end."""
     meeting, tilt = np.array([0.0, 0.0, 1.05]), 0.6
     """Where the first hand holds the hammer out, and by how many radians it then points outward: straight down neither arm would reach."""
     rest = (np.array([0.0, -0.38, 1.25]), np.array([0.0, 0.3, 1.2]))
@@ -97,13 +97,13 @@ class TransportExpert(RobosuiteExpert):
             return hand.towards(self.rest[0], upright, False)
         if scene.given:
             if scene.hammer.position[2] < 0.99 and scene.hammer.position[1] < -0.2:  # in its bin
-                return hand.rise(hand.rotation, True)
+                return hand.rise(upright, True)
             return hand.towards(self.meeting, tilted(upright, self.tilt), True)
         if scene.lid.position[2] > self.table[2] + 0.03:
             return self._uncover(hand, scene.lid, upright)
         way = scene.grips[0] - hand.position
         if abs(way[0]) > 0.1:
-            over = self._around(way, hand) if hand.position[2] > 1.0 else np.zeros(3)
+            over = self._around(way, hand.position) if hand.position[2] > 1.0 else np.zeros(3)
             return hand.towards(np.array([*(hand.position + over)[:2], 1.06]), upright, False)
         across = downward(nearest_turn(scene.heading, self.facing[0], 2))
         return hand.fetch_over(scene.grips[0] + 0.004 * UP, across, HELD, 0.22)
@@ -114,11 +114,11 @@ class TransportExpert(RobosuiteExpert):
             return hand.fetch(lid.position, upright, LID)
         if np.linalg.norm(off[:2]) < 0.03 and off[2] > -0.015:
             return hand.stay(False)
-        return hand.carry(self._around(off, lid), upright, 0.2)
+        return hand.carry(self._around(off, lid.position), upright, 0.2)
 
-    def _around(self, way: Floats, start: Pose) -> Floats:
+    def _around(self, way: Floats, start: Floats) -> Floats:
         """A way ``[3]`` from side to side, led around the base."""
-        return np.array([way[0], self.clear - start.position[1], way[2]]) if abs(way[0]) > 0.1 else way
+        return np.array([way[0], np.sign(start[1]) * self.clear - start[1], way[2]]) if abs(way[0]) > 0.1 else way
 
     def _second(self, hand: Hand, scene: Scene) -> Floats:
         upright = downward(self.facing[1])
@@ -128,7 +128,7 @@ class TransportExpert(RobosuiteExpert):
                 return hand.stay(True)
             if np.linalg.norm(off[:2]) < self.near and off[2] > -0.03:
                 return hand.stay(False)
-            return hand.carry(off, upright, 0.16, near=0.03)
+            return hand.carry(self._around(off, hand.position), upright, 0.16, near=0.03)
         off = scene.bin + 0.12 * UP - scene.trash.position
         falls = np.abs(off[:2]).max() < 0.11 and off[2] > -0.02
         if not scene.binned and not falls:
@@ -148,7 +148,7 @@ class TransportExpert(RobosuiteExpert):
             return hand.fetch_over(trash.position, across, TRASH, 0.2)
         if np.linalg.norm(off[:2]) < self.near:
             return hand.stay(False)
-        return hand.carry(off, hand.rotation, 0.1, near=0.03)
+        return hand.carry(self._around(off, hand.position), downward(self.facing[1]), 0.1, near=0.03)
 
     def _held_out(self) -> Floats:
         """Where the hammer's middle is when it is held out."""
