@@ -186,7 +186,8 @@ class LiftExpert(RobosuiteExpert):
     speed = 0.5
     """As fast as a human's hand on the short way."""
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        (hand,) = hands
         cube = pose(thing[:7])
         upright = downward(nearest_turn(yaw_of(cube.rotation), yaw_of(hand.rotation), 4))
         if hand.holds(cube.position, 0.042):
@@ -203,7 +204,8 @@ class CanExpert(RobosuiteExpert):
     grip = 0.015
     """Above the can's centre: deeper, a hand beside a wall would rest on it."""
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        (hand,) = hands
         can, upright = pose(thing[7:14]), downward(0.0)
         if np.abs(self.goal - can.position)[:2].max() < self.radius and can.position[2] < self.goal[2] + 0.015:
             return hand.towards(hand.position, upright, False)
@@ -222,7 +224,8 @@ class SquareExpert(RobosuiteExpert):
     wrist = 1.9
     """How far the hand may be turned to either side, in radians."""
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        (hand,) = hands
         nut = pose(thing[7:14])
         grip, now = nut.at(self.handle, 0.0, 0.0), yaw_of(hand.rotation)
         upright = downward(nearest_turn(yaw_of(nut.rotation), now, 2))
