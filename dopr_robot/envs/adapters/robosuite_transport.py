@@ -96,8 +96,11 @@ class TransportExpert(RobosuiteExpert):
                 return hand.stay(False)
             return hand.towards(self.rest[0], upright, False)
         if scene.given:
-            if scene.hammer.position[2] < 1.04 and scene.hammer.position[1] < -0.25:  # in its bin, with no room to turn
-                return hand.rise(downward(yaw_of(hand.rotation)), True)
+            if hand.position[1] < -0.25:  # in its bin, or where the wrist would be singular on the way if it turned
+                down = downward(yaw_of(hand.rotation))
+                return (
+                    hand.rise(down, True) if scene.hammer.position[2] < 1.02 else hand.towards(self.meeting, down, True)
+                )
             return hand.towards(self.meeting, tilted(upright, self.tilt), True)
         if scene.lid.position[2] > self.table[2] + 0.03:
             return self._uncover(hand, scene.lid, upright)
