@@ -9,15 +9,21 @@ from scipy.spatial.transform import Rotation
 from dopr_robot.collection import demonstrations
 from dopr_robot.envs import get_task
 from dopr_robot.envs.adapters.robosuite_experts import (
+    Hand,
     LiftExpert,
+    RobosuiteExpert,
     SquareExpert,
     downward,
     nearest_turn,
     turned,
     yaw_of,
 )
+from dopr_robot.envs.adapters.robosuite_toolhang import ToolHangExpert
+from dopr_robot.envs.adapters.robosuite_transport import END, HELD, TransportExpert, tilted
 
 TASKS = ("Lift", "Can", "Square")
+LONG = {"ToolHang": 7, "Transport": 14}
+SEEDS = {"ToolHang": 1007, "Transport": 1004}
 
 
 def act(expert, *, hand, opening, yaw=0.0, thing=(0.0, 0.0, 0.83), turn=0.0, first=0):
@@ -39,6 +45,74 @@ def act(expert, *, hand, opening, yaw=0.0, thing=(0.0, 0.0, 0.83), turn=0.0, fir
 def test_a_robosuite_task_has_an_expert(task):
     spec = get_task(f"robosuite/{task}-v0")
     assert spec.has_expert and spec.expert_success >= 0.95
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.5 * np.pi, -0.5 * np.pi, 0.3])
+def test_an_arm_is_told_in_the_axes_of_its_base(yaw):
+    class Told(RobosuiteExpert):
+        facing = (0.0, yaw)
+
+        def decide(self, thing, *hands):
+            return np.concatenate(
+                [hand.towards(hand.position + np.array([0.01, 0.0, 0.02]), hand.rotation, True) for hand in hands]
+            )
+
+    pose = {"eef_pos": np.zeros(3), "eef_quat": np.array([1.0, 0.0, 0.0, 0.0]), "gripper_qpos": np.zeros(2)}
+    seen = {f"robot{arm}_{key}": each[None] for arm in range(2) for key, each in pose.items()}
+    first, second = Told(SimpleNamespace(observation=seen | {"object": np.zeros((1, 41))})).act()[0].reshape(2, 7)
+    np.testing.assert_allclose(turned(yaw) @ second[:3], first[:3], atol=1e-12)
+    assert first[2] > 0.5 > first[0] > 0.2 and second[6] == 1.0
+
+
+def transport(*, first, second, hammer=(0.0, 0.05, 1.08)):
+    """What both arms do about a hammer along y, the lid off and the trash in its bin; a hand is its place and its opening."""
+    along = Rotation.from_matrix(np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])).as_quat()
+    thing = np.zeros(41)
+    thing[:3], thing[3:7] = hammer, along
+    thing[10:14] = thing[17:21] = [0.0, 0.0, 0.0, 1.0]
+    thing[14:17], thing[21:24], thing[24:27], thing[28] = (-0.2, -0.42, 0.825), (-0.2, 0.45, 0.8), (0.2, 0.45, 0.8), 1.0
+    hands = [
+        Hand(np.array(at), downward(yaw), opening, 1.0)
+        for (at, opening), yaw in zip((first, second), TransportExpert.facing, strict=True)
+    ]
+    return TransportExpert(None).decide(thing, *hands).reshape(2, 7)
+
+
+def test_the_hammer_is_held_until_the_other_hand_holds_it():
+    at, beside = (0.0, 0.05 - END, 1.08), (0.0, 0.05 + END, 1.08)
+    first, second = transport(first=(at, HELD), second=((0.0, 0.3, 1.2), 0.08))
+    assert first[6] == 1.0 and second[6] == -1.0 and second[1] < -0.2  # held out; the other comes
+    first, second = transport(first=(at, HELD), second=(beside, HELD))
+    assert first[6] == -1.0 and second[6] == 1.0
+    assert np.abs(second[:6]).max() < 1e-9  # not before it is let go
+    first, second = transport(first=(at, 0.08), second=(beside, HELD))
+    assert first[6] == -1.0 and first[1] < -0.3
+    assert second[6] == 1.0 and np.linalg.norm(second[:3]) > 0.3
+
+
+def test_a_hand_that_is_tilted_points_outward():
+    for yaw in TransportExpert.facing:
+        axis = tilted(downward(yaw), 0.6)[:, 2]
+        assert axis[2] < -0.8 and axis[:2] @ [np.cos(yaw), np.sin(yaw)] > 0.5
+
+
+def tool_hang(*, aside, down):
+    """What the hand does that holds the frame upright over the stand's hole, its rod's tip so far aside and below the mouth."""
+    expert = ToolHangExpert(None)
+    thing = np.zeros(44)
+    thing[13] = thing[41] = 1.0
+    thing[24:28] = Rotation.from_matrix(turned(np.pi)).as_quat()
+    thing[21:24] = expert.mouth + np.array([aside, 0.0, -expert.tip - down])
+    rotation = np.stack([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]], axis=1)
+    return expert.decide(thing, Hand(thing[21:24] + expert.grip * np.array([0.0, 0.0, 1.0]), rotation, 0.025, 1.0))
+
+
+def test_the_rod_goes_down_over_the_hole_alone():
+    assert tool_hang(aside=0.0, down=-0.01)[2] < -0.3
+    off = tool_hang(aside=0.03, down=-0.01)
+    assert off[2] > 0.5 and off[0] < -0.1
+    inside = tool_hang(aside=0.003, down=0.05)
+    assert inside[2] < -0.3 and inside[6] == 1.0 and np.abs(inside[3:6]).max() < 1e-6
 
 
 @pytest.mark.parametrize("sides", [1, 2, 4])
@@ -90,6 +164,17 @@ def test_an_expert_of_robosuites_succeeds(task):
         assert action.shape == (len(action), 7) and np.abs(action).max() <= 1.0
         assert set(np.unique(action[:, 6])) == {-1.0, 1.0}
         assert len(action) < 200
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("task", LONG)
+def test_a_long_task_of_robosuites_is_done(task):
+    """One episode, under the noise of collection."""
+    (episode,) = demonstrations(f"robosuite/{task}-v0", [SEEDS[task]], num_envs=1, keep_failures=True)
+    action = episode.arrays["action"]
+    assert episode.success and len(action) < 500
+    assert action.shape == (len(action), LONG[task]) and np.abs(action).max() <= 1.0
+    assert set(np.unique(action[:, 6::7])) == {-1.0, 1.0}
 
 
 @pytest.mark.sim

@@ -28,8 +28,14 @@ TASKS = {
     "ToolHang": ("ToolHang", 44, 700, "put the frame together and hang the tool on it"),
     "Transport": ("TwoArmTransport", 41, 700, "two arms fetch a hammer, hand it over and bin the trash"),
 }
-EXPERTS = {"Lift": (1.0, 100, 47.5), "Can": (1.0, 100, 107.7), "Square": (0.99, 100, 103.5)}
-"""Tasks with a scripted expert: its success, on how many seeds, and the mean length of its successful episodes
+EXPERTS = {
+    "Lift": ("robosuite_experts", 1.0, 100, 47.5),
+    "Can": ("robosuite_experts", 1.0, 100, 107.7),
+    "Square": ("robosuite_experts", 0.99, 100, 103.5),
+    "ToolHang": ("robosuite_toolhang", 0.9444, 18, 321.3),
+    "Transport": ("robosuite_transport", 1.0, 4, 392.5),
+}
+"""The scripted experts: module, success, on how many seeds, and the mean length of the successful episodes
 (benchmarks/expert_success.py --first 1000)."""
 
 HANDS = r"robot\d+_(right|left)_hand"
@@ -48,7 +54,7 @@ def register() -> None:
     """Add the tasks: ``robosuite/<name>-v0``."""
     for name, (package_name, size, steps, description) in TASKS.items():
         arms = 2 if name == "Transport" else 1
-        success, seeds, length = EXPERTS.get(name, (None, 0, None))
+        module, success, seeds, length = EXPERTS[name]
         keys = _TWO_ARMS if arms == 2 else _ONE_ARM
         names = [f"{axis}{arm}" for arm in range(arms) for axis in ("x", "y", "z", "roll", "pitch", "yaw", "gripper")]
         register_task(
@@ -75,7 +81,7 @@ def register() -> None:
                 },
                 cameras=(*_cameras(name, arms), FREE),
                 opengl=True,
-                expert=f"dopr_robot.envs.adapters.robosuite_experts:{name}Expert" if name in EXPERTS else None,
+                expert=f"dopr_robot.envs.adapters.{module}:{name}Expert",
                 expert_success=success,
                 expert_seeds=seeds,
                 expert_steps=length,

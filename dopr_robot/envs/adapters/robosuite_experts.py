@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 Floats = NDArray[np.float64]
 
-OBSERVED = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+OBSERVED = ("eef_pos", "eef_quat", "gripper_qpos")
 METRES, RADIANS = 0.05, 0.5
 """An action's unit, in OSC_POSE's defaults."""
 GAIN = 1.5
@@ -51,30 +51,61 @@ class Hand(Pose):
         turn = _limited(GAIN * Rotation.from_matrix(rotation @ self.rotation.T).as_rotvec() / RADIANS, self.speed)
         return np.concatenate([way, turn, [1.0 if closed else -1.0]])
 
+    def turn_to(self, rotation: Floats) -> float:
+        """The angle to a rotation, in radians."""
+        return angle_of(rotation @ self.rotation.T)
+
+    def stay(self, closed: bool) -> Floats:
+        """The action ``[7]`` that leaves the hand where it is and opens or closes it."""
+        return self.towards(self.position, self.rotation, closed)
+
+    def rise(self, rotation: Floats, closed: bool) -> Floats:
+        """The action ``[7]`` that goes straight up."""
+        return self.towards(self.position + 0.1 * UP, rotation, closed)
+
+    def back_off(self) -> Floats:
+        """The action ``[7]`` that leaves what was let go, along the hand's own axis."""
+        return self.towards(self.position - 0.1 * self.rotation[:, 2], self.rotation, False)
+
     def holds(self, grip: Floats, width: float) -> bool:
         """Whether the fingers are about something of this width, in metres."""
         return float(np.linalg.norm(grip - self.position)) < 0.03 and abs(self.opening - width) < 0.006
 
-    def fetch(self, grip: Floats, rotation: Floats, width: float, above: float = 0.08) -> Floats:
-        """Above what is to be gripped, down a funnel along the hand's own axis, and close."""
+    def fetch(self, grip: Floats, rotation: Floats, width: float, above: float = 0.08, near: float = 0.008) -> Floats:
+        """Above what is to be gripped, down a funnel along the hand's own axis, and close when within ``near`` metres."""
         axis, off = rotation[:, 2], grip - self.position
         deep = float(off @ axis)
         aside = float(np.linalg.norm(off - deep * axis))
-        turn = float(np.linalg.norm(Rotation.from_matrix(rotation @ self.rotation.T).as_rotvec()))
+        turn = self.turn_to(rotation)
         opened = self.opening > width + 0.008
-        reached = 0.008 if opened else 0.02
+        reached = near if opened else 0.02
         if aside < reached and abs(deep) < reached and turn < 0.15:
             return self.towards(grip, rotation, True)
         high = np.clip(2.0 * (aside - 0.006) + 0.3 * (turn - 0.1), 0.0, above) if opened else above
         return self.towards(grip - high * axis, rotation, False)
 
-    def carry(self, move: Floats, rotation: Floats, above: float, near: float = 0.015) -> Floats:
-        """Move what is held by ``move [3]``: up to ``above`` metres over the goal, over, and down a funnel of radius ``near``."""
-        aside = float(np.linalg.norm(move[:2]))
+    def fetch_over(self, grip: Floats, rotation: Floats, width: float, above: float, near: float = 0.012) -> Floats:
+        """:meth:`fetch` of what stands behind a wall: up, ``above`` metres over it, and down."""
+        aside = float(np.linalg.norm((grip - self.position)[:2]))
+        if aside > 0.1 and self.position[2] < grip[2] + above - 0.04:
+            return self.rise(rotation, False)
+        return self.fetch(grip, rotation, width, above, near)
+
+    def carry(self, move: Floats, rotation: Floats, above: float, near: float = 0.015, lever: float = 0.0) -> Floats:
+        """Move what is held by ``move [3]``: up to ``above`` metres over the goal, over, and down a funnel of radius ``near``.
+
+        With a ``lever`` in metres, what is left to turn counts as aside too, and is not turned before it is up.
+        """
+        aside = float(np.linalg.norm(move[:2])) + lever * max(0.0, self.turn_to(rotation) - 0.15)
         high = move[2] + np.clip(4.0 * (aside - near), 0.0, above)
         over = move.copy() if high < 0.03 else move * np.clip(1.0 - (high - 0.03) / above, 0.0, 1.0)
         over[2] = high
-        return self.towards(self.position + over, rotation, True)
+        return self.towards(self.position + over, self.rotation if lever and high > 0.06 else rotation, True)
+
+
+def angle_of(turn: Floats) -> float:
+    """Of a rotation ``[3, 3]``, in radians."""
+    return float(np.linalg.norm(Rotation.from_matrix(turn).as_rotvec()))
 
 
 def turned(yaw: float) -> Floats:
@@ -107,31 +138,44 @@ def _limited(vector: Floats, longest: float) -> Floats:
 
 
 class RobosuiteExpert:
-    """What acts for every copy of a task of one arm, from its observation."""
+    """What acts for every copy of a task, from its observation.
+
+    Attributes:
+        facing: where each arm's base looks, in radians from the world's x axis; an action is given in the axes of the base.
+    """
 
     noise = np.array([0.1] * 6 + [0.0])
     speed = 1.0
+    facing: tuple[float, ...] = (0.0,)
 
     def __init__(self, env: Any) -> None:
         self.env = env
 
     def act(self) -> Floats:
-        """Clean actions, ``[N, 7]``."""
-        seen = (self.env.observation[key].astype(np.float64) for key in OBSERVED)
+        """Clean actions, ``[N, 7 arms]``."""
+        keys = ["object", *(f"robot{arm}_{key}" for arm in range(len(self.facing)) for key in OBSERVED)]
+        seen = (self.env.observation[key].astype(np.float64) for key in keys)
         return np.stack([self._act(*each) for each in zip(*seen, strict=True)])
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
-        """The action ``[7]`` for the observation ``object`` and the hand."""
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        """The action ``[7 arms]`` in the world's axes for the observation ``object`` and the hands."""
         raise NotImplementedError
 
-    def _act(self, thing: Floats, position: Floats, quaternion: Floats, fingers: Floats) -> Floats:
-        if not quaternion.any():  # a copy that was never reset
-            return np.zeros(7)
-        pose = _pose(np.concatenate([position, quaternion]))
-        return self.decide(thing, Hand(pose.position, pose.rotation, float(fingers[0] - fingers[1]), self.speed))
+    def _act(self, thing: Floats, *seen: Floats) -> Floats:
+        if not seen[1].any():  # a copy that was never reset
+            return np.zeros(7 * len(self.facing))
+        hands = []
+        for position, quaternion, fingers in zip(seen[::3], seen[1::3], seen[2::3], strict=True):
+            at = pose(np.concatenate([position, quaternion]))
+            hands.append(Hand(at.position, at.rotation, float(fingers[0] - fingers[1]), self.speed))
+        told = self.decide(thing, *hands).reshape(-1, 7)
+        for action, yaw in zip(told, self.facing, strict=True):
+            if yaw:
+                action[:6] = (action[:6].reshape(2, 3) @ turned(yaw)).ravel()
+        return told.ravel()
 
 
-def _pose(numbers: Floats) -> Pose:
+def pose(numbers: Floats) -> Pose:
     """From position and quaternion ``[7]``, in robosuite's order x, y, z, w."""
     return Pose(numbers[:3], Rotation.from_quat(numbers[3:]).as_matrix())
 
@@ -142,8 +186,9 @@ class LiftExpert(RobosuiteExpert):
     speed = 0.5
     """As fast as a human's hand on the short way."""
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
-        cube = _pose(thing[:7])
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        (hand,) = hands
+        cube = pose(thing[:7])
         upright = downward(nearest_turn(yaw_of(cube.rotation), yaw_of(hand.rotation), 4))
         if hand.holds(cube.position, 0.042):
             return hand.towards(hand.position + 0.05 * UP, upright, True)
@@ -159,8 +204,9 @@ class CanExpert(RobosuiteExpert):
     grip = 0.015
     """Above the can's centre: deeper, a hand beside a wall would rest on it."""
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
-        can, upright = _pose(thing[7:14]), downward(0.0)
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        (hand,) = hands
+        can, upright = pose(thing[7:14]), downward(0.0)
         if np.abs(self.goal - can.position)[:2].max() < self.radius and can.position[2] < self.goal[2] + 0.015:
             return hand.towards(hand.position, upright, False)
         grip = can.at(0.0, 0.0, self.grip)
@@ -178,13 +224,14 @@ class SquareExpert(RobosuiteExpert):
     wrist = 1.9
     """How far the hand may be turned to either side, in radians."""
 
-    def decide(self, thing: Floats, hand: Hand) -> Floats:
-        nut = _pose(thing[7:14])
+    def decide(self, thing: Floats, *hands: Hand) -> Floats:
+        (hand,) = hands
+        nut = pose(thing[7:14])
         grip, now = nut.at(self.handle, 0.0, 0.0), yaw_of(hand.rotation)
         upright = downward(nearest_turn(yaw_of(nut.rotation), now, 2))
         off = self.peg - nut.position
         if np.abs(off[:2]).max() < 0.01 and off[2] > -0.008:
-            return hand.towards(hand.position, hand.rotation, False)
+            return hand.stay(False)
         if hand.holds(grip, self.width):
             level = turned(yaw_of(nut.rotation) + self._turn(yaw_of(nut.rotation), now))
             return hand.carry(off, level @ nut.rotation.T @ hand.rotation, 0.08, near=0.006)
