@@ -167,6 +167,7 @@ def test_an_expert_of_robosuites_succeeds(task):
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 @pytest.mark.parametrize("task", LONG)
 def test_a_long_task_of_robosuites_is_done(task):
     """One episode, under the noise of collection."""
