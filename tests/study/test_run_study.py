@@ -86,7 +86,8 @@ def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeyp
         run_study(load_study(path, ["training.steps=9"]), out=out, workers=1)
 
 
-def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path):
+@pytest.mark.drawn
+def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path, request):
     """Three tasks here are one under three options."""
     store = load_study(path).tasks[0].store
     others = []
@@ -99,6 +100,7 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
         f"tasks=[{', '.join(others)}]", f"tune={{tasks: [{{task: QuadrotorTrack, store: {store}, horizons: [30]}}]}}",
         "learning_rates=null",
         "search={budget: 2, space: {lr: {within: 3}, weight_decay: [0.0, 0.1]}}", "training.steps=4",
+        "training.rollout_every=4", "training.validate_every=4", "training.checkpoint_every=4",
     ]  # fmt: skip
     result = run_study(load_study(path, words), out=tmp_path / "out", workers=1)
     arms = records(result.folder)
@@ -120,6 +122,7 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
     )
     assert "weight_decay=" in str(result)
     before = (result.folder / "arms.jsonl").read_bytes()
+    request.getfixturevalue("undrawn")
     run_study(load_study(path, words), out=tmp_path / "out", workers=1)
     assert (result.folder / "arms.jsonl").read_bytes() == before
 

@@ -125,8 +125,8 @@ def test_an_out_of_memory_says_what_to_lower():
 KILLED = """
 import os, random, signal, sys, time, traceback
 from pathlib import Path
-import torch
-from dopr_robot.training import Checkpoints, load_config, train
+import hydra, torch, torch._dynamo  # the last is loaded with the first optimizer: by each child anew, were it not here
+from dopr_robot.training import load_config, train
 torch.set_num_threads(1)
 config, folder, draw = load_config(Path(sys.argv[1])), Path(sys.argv[2]), random.Random(0)
 log, kills = folder / "metrics.jsonl", 0
