@@ -7,8 +7,8 @@ from dopr_robot.envs import conformance, get_task, list_tasks, load_expert
 
 ELSEWHERE = ("aloha", "gymnasium-robotics", "metaworld", "robosuite")
 """Extras that are installed in the simulators' environment."""
-STEPS = {"aloha": 30}
-"""Random actions, where few more take long: gym-aloha draws four pictures a step."""
+STEPS = {"aloha": 30, "metaworld": 100, "robosuite": 100}
+"""Random actions, where few more take long (gym-aloha draws four pictures a step) or many tasks are of one class."""
 USUAL_STEPS = 300
 """Of all others: what `dopr tasks NAME --check` asks 1,000 of, over 83 tasks."""
 
