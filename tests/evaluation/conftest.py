@@ -191,7 +191,7 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
         del TASKS._entries[spec.id]
 
 
-NETWORKS = {"unet": {"channels": [32, 64], "time_dim": 32}, "transformer": {}}
+NETWORKS = {"unet": {"channels": [32, 64], "time_dim": 32}, "transformer": {"dim": 64, "layers": 2, "heads": 4}}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Learning rates, against diffusers' to the bit, and what importing the training costs."""
 
-
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
