@@ -42,9 +42,7 @@ def checkpoint(tmp_path_factory):
 def cluster():
     import ray
 
-    ray.init(
-        num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-    )
+    ray.init(num_cpus=2, object_store_memory=80 * 2**20, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

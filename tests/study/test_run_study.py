@@ -176,8 +176,7 @@ def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(path, out, 
     from ray.cluster_utils import Cluster
 
     memory = 80 * 2**20
-    head = {"num_cpus": 0, "object_store_memory": memory, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     lost = threading.Event()
