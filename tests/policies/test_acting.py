@@ -151,7 +151,7 @@ def test_what_the_horizon_does_not_allow_is_refused(acting, message, spec):
 
 def test_a_compiled_network_plans_what_the_eager_one_does(small, batch, tmp_path):
     """By its default mode, a C++ compiler included; batches of two sizes, since rollouts end one by one."""
-    save_policy(small("flow_mlp"), tmp_path)  # few kernels: a second or more of the compiler's each
+    save_policy(small("flow_transformer"), tmp_path)
     eager, compiled = load_policy(tmp_path), load_policy(tmp_path, acting={"compile": "default"})
     for rows in (3, 1, 3):
         observation = batch(rows)["observation"]
