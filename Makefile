@@ -10,7 +10,11 @@ UV := $(shell command -v uv 2>/dev/null)
 NEW := $(if $(UV),$(UV) venv -q --seed --python $(PYTHON),$(PYTHON) -m venv)
 export PYTHONWARNINGS := ignore:Editable installation
 install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/python -m pip install -q --disable-pip-version-check)
+PYTEST = -m pytest -q -p xdist -p timeout -n 2 --dist worksteal
 SIM_TESTS = $$(grep -rl mark.sim tests --include='test_*.py')
+
+# Zarr, Hydra and others bring plugins for pytest, for whose sake all their code is compiled anew in each of its processes: 4 s a process.
+test test-slow: export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
 
 .PHONY: demo test test-slow test-lowest bench build docs setup setup-test setup-sim lint clean
 
@@ -18,11 +22,11 @@ demo: setup  ## the main job: collect, train, evaluate, plot, render
 	$(BIN)/dopr demo
 
 test: setup-test setup-sim  ## everything that is checked
-	$(BIN)/python -P -m pytest -q -n 2 --dist worksteal --durations 40 --durations-min 5 -m "not sim and not slow"
-	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal --durations 20 --durations-min 5 -m "sim and not slow" $(SIM_TESTS)
+	$(BIN)/python -P $(PYTEST) -p hypothesispytest --durations 40 --durations-min 5 -m "not sim and not slow"
+	$(VENV_SIM)/bin/python -P $(PYTEST) --durations 20 --durations-min 5 -m "sim and not slow" $(SIM_TESTS)
 
 test-slow: setup-sim  ## what takes minutes: every expert of Meta-World's, policies from pixels, pictures of gym-aloha
-	$(VENV_SIM)/bin/python -P -m pytest -q -n 2 --dist worksteal -m slow $(SIM_TESTS)
+	$(VENV_SIM)/bin/python -P $(PYTEST) -m slow $(SIM_TESTS)
 
 test-lowest:  ## the main job on the oldest versions that pyproject.toml allows; takes uv
 	uv venv -q --clear --python $(PYTHON) .venv-lowest

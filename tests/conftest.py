@@ -40,6 +40,13 @@ def one_thread():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made and not drawn, which takes more than half the time of a small study or evaluation."""
+    stand_ins = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<svg></svg>"}
+    monkeypatch.setattr("dopr_robot.evaluation.reports.plots.render", lambda figure, form="png": stand_ins[form])
+
+
+@pytest.fixture
 def human_lift(tmp_path):
     """The three human demonstrations that robosuite's wheel of 1.4.1 carries; `make setup-sim` fetches it."""
     wheel = next((Path(sys.prefix) / "wheels").glob("robosuite-1.4.1*.whl"), None)

@@ -215,7 +215,9 @@ def _horizon(
     style: Any = {"drawstyle": "steps-post" if step else "default", "color": colour, "linestyle": dashes}
     for curve in score.mean(axis=1) if len(score) > 1 else []:
         axes.plot(steps, curve, linewidth=0.7, alpha=0.4, **style)
-    axes.plot(steps, score.mean(axis=(0, 1)), marker="" if step else "o", markersize=4, linewidth=2, label=name, **style)
+    axes.plot(
+        steps, score.mean(axis=(0, 1)), marker="" if step else "o", markersize=4, linewidth=2, label=name, **style
+    )
     if band:
         own = difference_curve(score, np.zeros_like(score), rates=method.rates)
         low, high = np.clip([own.low, own.high], 0, 1) if method.rates else (own.low, own.high)

@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_no_cut_video(here, capsys):
 
 
 def test_a_reader_that_leaves_is_no_crash(here):
-    command = f"{sys.executable} -P -m dopr_robot.cli optimizers | head -n 1"
+    command = f"{sys.executable} -P -m dopr_robot.cli tasks | head -n 1"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )

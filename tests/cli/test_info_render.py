@@ -97,9 +97,10 @@ def demonstration(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", ["nonsense", "disable", "glfw"])
+@pytest.mark.parametrize("name", ["nonsense", "glfw"])
 def test_an_opengl_that_is_not_there_is_one_line(demonstration, tmp_path, name):
-    """Whether loading mujoco fails on it (a wrong name) or drawing does (a window without a screen)."""
+    """Whether loading mujoco fails on it (a wrong name) or drawing does (a window without a screen).
+    ``disable`` is in tests/evaluation/test_trained_is_evaluated.py."""
     env = {key: value for key, value in os.environ.items() if key != "DISPLAY"} | {"MUJOCO_GL": name}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "dopr_robot.cli", "render", demonstration, "--out", "one.mp4"],

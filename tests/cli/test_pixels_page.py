@@ -19,7 +19,7 @@ SMALLER = {
     "data.validation_fraction=0 training.device=cpu policy.network.dim=16 policy.network.layers=1 policy.network.heads=2",
     r"^(eval|compare) (.*)": r"\1 \2 --episodes 2 --horizons 2",
     r"^(eval .*)": r"\1 --video 0",
-    r"^(render .*)": r"\1 --episodes 1",
+    r"^(render .*)": r"\1 --episodes 1 --size 64",
 }
 
 
@@ -39,7 +39,7 @@ def seen(run):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
 
 

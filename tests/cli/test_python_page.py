@@ -25,7 +25,7 @@ def python(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
-def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, undrawn):
     """And, on the run and the store that it leaves, README's and one of docs/policies.md."""
     monkeypatch.chdir(tmp_path)
     blocks = python(PAGE)

@@ -28,14 +28,14 @@ def here(tmp_path_factory):
         yield folder
 
 
-def test_quiet_is_the_result_and_nothing_else(here, capfd):
+def test_quiet_is_the_result_and_nothing_else(here, capfd, undrawn):
     """The calls of the README, one after another; the last line of stdout is all that is said."""
     said = {
         "collect CartPoleSwingUp --episodes 3 --out s.zarr": "s.zarr",
         f"train data.store=s.zarr {' '.join(SMALL)} training.rollout_every=1000": "runs/a",
         "eval runs/a --episodes 2 --horizons 20 --out e --video 0": "e",
         "compare runs/a runs/a/checkpoints/2 --episodes 2 --horizons 20 --out c": "c",
-        "render s.zarr --out v.mp4 --episodes 1": "v.mp4",
+        "render s.zarr --out v.mp4 --episodes 1 --size 64": "v.mp4",
         "convert s.zarr s.hdf5 --to robomimic": "s.hdf5: 3 episodes",
         "info s.zarr --html s.html": "s.html",
     }
@@ -53,7 +53,7 @@ def test_quiet_keeps_errors_and_their_codes(here, capfd):
     assert captured.out == "" and captured.err.startswith("dopr: nowhere") and captured.err.count("\n") == 1
 
 
-def test_verbose_says_what_is_read_and_written_and_where_an_error_comes_from(here, capfd, caplog):
+def test_verbose_says_what_is_read_and_written_and_where_an_error_comes_from(here, capfd, caplog, undrawn):
     assert (
         main(["eval", "runs/a", "--verbose", "--episodes", "1", "--horizons", "9", "--out", "f", "--video", "0"]) == 0
     )

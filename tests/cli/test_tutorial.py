@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="
 SMALLER = {
     r"--episodes 60\b": "--episodes 3",
     r"--episodes 200\b": "--episodes 2 --video 0",
-    r"--out mine.mp4": "--out mine.mp4 --episodes 1",
+    r"--out mine.mp4": "--out mine.mp4 --episodes 1 --size 64",
     r"steps: 5000\b": "steps: 4",
     r"batch_size: 128\b": "batch_size: 16\n  checkpoint_every: 2\n  rollout_episodes: 2\n  warmup_steps: 1",
     r"(rollout|validate)_every: \d+": r"\1_every: 2",

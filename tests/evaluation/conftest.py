@@ -121,6 +121,12 @@ class PointPolicy(torch.nn.Module):
         return 0.5 * (goal - position)[:, -1:].expand(-1, 4, -1) + self.noise * (noise + wobble)
 
 
+@pytest.fixture(autouse=True)
+def drawn_where_it_is_marked(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("drawn") is None:
+        request.getfixturevalue("undrawn")
+
+
 @pytest.fixture
 def policy() -> PointPolicy:
     return PointPolicy()
@@ -185,7 +191,7 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
         del TASKS._entries[spec.id]
 
 
-NETWORKS = {"unet": {"channels": [32, 64], "time_dim": 32}, "transformer": {}}
+NETWORKS = {"unet": {"channels": [32, 64], "time_dim": 32}, "transformer": {"dim": 64, "layers": 2, "heads": 4}}
 
 
 @pytest.fixture
@@ -200,8 +206,9 @@ def make_run(point_tasks: tuple[str, str]) -> Callable[..., Path]:
             n_action_steps=8,
             task=point_tasks[0],
         )
-        network = name.split("_")[1]
-        policy = make_policy({"name": name, "network": {"name": network, **NETWORKS[network]}}, spec)
+        objective, network = name.split("_")
+        few = {"objective": {"name": objective, "steps": 2}} if objective in ("flow", "diffusion") else {}
+        policy = make_policy({"name": name, "network": {"name": network, **NETWORKS[network]}, **few}, spec)
         torch.manual_seed(seed)
         for parameter in policy.parameters():  # a fresh network's last layer is zero
             torch.nn.init.normal_(parameter, std=scale)

@@ -22,8 +22,9 @@ def runs(tmp_path, monkeypatch, make_run):
     return tmp_path
 
 
+@pytest.mark.drawn
 def test_two_runs(runs, capsys):
-    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "30", "--out", "c"]) == 0
+    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "14", "--out", "c"]) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[-1] == "c"
     result = json.loads((runs / "c" / "comparison.json").read_text())
@@ -36,13 +37,13 @@ def test_two_runs(runs, capsys):
     won = [a.outcome == "success" and b.outcome != "success" for a, b in zip(first, second, strict=True)]
     last = pair["curve"][-1]
     assert last["only_first"] == sum(won) and last["test"] == "McNemar, exact"
-    rates = [sum(record.outcome == "success" for record in records) / 30 for records in (first, second)]
+    rates = [sum(record.outcome == "success" for record in records) / 14 for records in (first, second)]
     assert last["difference"] == pytest.approx(rates[0] - rates[1])
     assert all(cell["p_holm"] >= cell["p_value"] for cell in pair["curve"])
 
 
 def test_runs_that_differ_in_the_training_seed_are_one_method(runs, capsys):
-    assert main(["compare", "adamw-0", "adamw-1", "dopr-0", "dopr-1", "--episodes", "20", "--out", "c"]) == 0
+    assert main(["compare", "adamw-0", "adamw-1", "dopr-0", "dopr-1", "--episodes", "8", "--out", "c"]) == 0
     result = json.loads((runs / "c" / "comparison.json").read_text())
     assert [method["training_seeds"] for method in result["methods"]] == [[0, 1], [0, 1]]
     assert result["pairs"][0]["curve"][0]["test"].startswith("permutation of training seeds")
@@ -98,21 +99,21 @@ def test_many_methods_are_drawn_against_the_first():
 
 
 def test_what_was_evaluated_is_not_evaluated_again(runs):
-    assert main(["eval", "adamw-0", "--episodes", "30"]) == 0
+    assert main(["eval", "adamw-0", "--episodes", "8"]) == 0
     before = (runs / "adamw-0" / "eval" / "20-seed0" / "results.json").read_bytes()
-    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "30", "--out", "c"]) == 0
+    assert main(["compare", "adamw-0", "dopr-0", "--episodes", "8", "--out", "c"]) == 0
     assert [path.name for path in (runs / "adamw-0" / "eval").iterdir()] == ["20-seed0"]
     assert (runs / "adamw-0" / "eval" / "20-seed0" / "results.json").read_bytes() == before
 
 
 def test_sequential_stops_once_decided_and_goes_on_where_it_stopped(runs, capsys):
-    words = ["compare", "adamw-0", "dopr-0", "--sequential", "--block", "10", "--out", "c"]
-    assert main([*words, "--episodes", "20"]) == 0
+    words = ["compare", "adamw-0", "dopr-0", "--sequential", "--block", "5", "--out", "c"]
+    assert main([*words, "--episodes", "10"]) == 0
     first = json.loads((runs / "c" / "comparison.json").read_text())["sequential"]
-    assert first["episodes"] <= 20
-    assert main([*words, "--episodes", "40"]) == 0
+    assert first["episodes"] <= 10
+    assert main([*words, "--episodes", "20"]) == 0
     second = json.loads((runs / "c" / "comparison.json").read_text())["sequential"]
-    assert second["decided"] or second["episodes"] == 40
+    assert second["decided"] or second["episodes"] == 20
     assert second["episodes"] >= first["episodes"]
     assert second["verdict"] in capsys.readouterr().out
 

@@ -31,6 +31,7 @@ def lines(folder):
     return (folder / "episodes.jsonl").read_text().splitlines()
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("kind", [0, 1])
 def test_a_whole_evaluation(policy, point_tasks, tmp_path, kind):
     results = run_evaluation(

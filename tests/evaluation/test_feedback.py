@@ -105,7 +105,8 @@ def test_rank_correlations_are_scipys():
     assert rank_correlation(measure, np.zeros((6, 40), bool)) == nothing
 
 
-def test_the_command_measures_every_checkpoint_and_goes_on_where_it_stopped(run, capsys):
+@pytest.mark.drawn
+def test_the_command_measures_every_checkpoint_and_goes_on_where_it_stopped(run, capsys, request):
     words = ["eval", "a", "--feedback", "--episodes", "8", "--num-envs", "4"]
     assert main(words) == 0
     output = capsys.readouterr().out.splitlines()
@@ -122,6 +123,7 @@ def test_the_command_measures_every_checkpoint_and_goes_on_where_it_stopped(run,
         assert under_way == {step: sum(record.length >= step for record in records) for step in under_way}
     assert {each["measure"] for each in first["rank_correlation"]} == {"validation_loss", "divergence", "action_gap"}
     # As after a kill in the second checkpoint.
+    request.getfixturevalue("undrawn")
     kept = (folder / "20" / "feedback.json").stat().st_mtime_ns
     (folder / "feedback.json").unlink()
     (folder / "40" / "feedback.json").unlink()

@@ -14,6 +14,7 @@ def reach(policy, point_tasks):
     return Evaluation(policy, point_tasks[0], episodes=30)
 
 
+@pytest.mark.drawn
 def test_every_length_is_an_evaluation_of_its_own(reach, tmp_path):
     results = evaluate_lengths(reach, tmp_path / "e", [3, 1, 2, 1], video=0)
     assert [point["length"] for point in results["lengths"]] == [1, 2, 3]

@@ -17,6 +17,7 @@ def reach(policy, point_tasks):
     return Evaluation(policy, point_tasks[0], episodes=30)
 
 
+@pytest.mark.drawn
 def test_every_strength_begins_in_the_unperturbed_initial_states(reach, tmp_path):
     """More goals stand for a perturbation: a number that makes the task harder."""
     results = evaluate_perturbed(reach, tmp_path / "e", {"goals": [2, 3, 2]}, video=0)

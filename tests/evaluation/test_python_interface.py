@@ -1,8 +1,6 @@
 """From Python as from the command: the same work, the same text, and for a mistake the same line."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -142,12 +140,6 @@ def test_a_curve_is_arrays_and_a_frame(here):
     assert len(pandas.DataFrame(results.episodes)) == 6
     pairs = dopr.compare([results, dopr.evaluate("b", episodes=6)], horizons=[24]).to_pandas()
     assert len(pairs) == 1 and -1 <= pairs.low[0] <= pairs.difference[0] <= pairs.high[0] <= 1
-
-
-def test_pandas_is_not_loaded_unless_asked_for():
-    code = "import sys, dopr_robot as d; d.Results, d.Comparison, d.Feedback, d.StudyResult; print('pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 SPELLINGS = {

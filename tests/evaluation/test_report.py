@@ -15,6 +15,7 @@ from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.reports.evaluation import write_feedback_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.drawn
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium")
 
 MEASURE = """

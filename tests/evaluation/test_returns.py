@@ -62,6 +62,7 @@ def test_a_record_says_its_return_at_a_horizon():
     assert return_curve([fell, old], [10, 20])[0]["horizon"] == 20 and return_curve([], [10]) == []
 
 
+@pytest.mark.drawn
 def test_an_evaluation_reports_it(policy, earning, tmp_path):
     """What was earned by a horizon is what an evaluation to that horizon says was earned."""
     whole = evaluated(policy, earning, tmp_path / "whole", horizons=HORIZONS)
@@ -95,6 +96,7 @@ def test_an_evaluation_of_before_goes_on(policy, earning, tmp_path):
     assert 40 in [point["horizon"] for point in results["returns"]]
 
 
+@pytest.mark.drawn
 def test_what_a_perturbation_costs_in_return(policy, earning, tmp_path):
     """Paired by seed, as success is, though nothing fails under it."""
     asked = Evaluation(policy, earning, episodes=12, horizons=HORIZONS)

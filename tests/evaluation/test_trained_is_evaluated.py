@@ -84,7 +84,7 @@ def test_a_policy_that_reads_pictures_gets_its_cameras(here, capsys):
     results = json.loads(next((here / "runs/seen/eval").glob("*/results.json")).read_text())
     assert results["env_options"] == {} and results["episodes"] == 2
     assert main(["compare", "runs/seen", "runs/rolled", *ways, "--out", "pixels"]) == 0
-    assert main(["render", "runs/seen", "--out", "seen.mp4", "--episodes", "1"]) == 0
+    assert main(["render", "runs/seen", "--out", "seen.mp4", "--episodes", "1", "--size", "64"]) == 0
     assert (here / "seen.mp4").stat().st_size > 0
     line = said(capsys, "eval", "runs/seen", *ways, "--option", "camera_size=48")
     assert "camera_size=48 and the policy reads pictures of 32 x 32" in line

@@ -10,6 +10,14 @@ PAIRS = [f"{objective}_{network}" for objective in OBJECTIVES for network in NET
 DRAWS = {"flow", "diffusion", "mixture", "bet"}
 """Objectives whose actions differ from draw to draw."""
 
+THIRD = [
+    f"{objective}_{network}"
+    for row, objective in enumerate(OBJECTIVES)
+    for column, network in enumerate(NETWORKS)
+    if (row + column) % 3 == 0
+]
+"""Every objective on two networks or more, and every network under two objectives or more."""
+
 pairs = pytest.mark.parametrize("name", PAIRS)
 
 
@@ -28,7 +36,7 @@ def test_every_pair_is_registered():
     assert len(PAIRS) >= 36 and set(PAIRS) <= set(POLICIES)
 
 
-@pairs
+@pytest.mark.parametrize("name", THIRD)
 def test_the_loss_falls_by_nine_tenths_on_one_batch(name, small, batch):
     policy, data = small(name), batch()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)

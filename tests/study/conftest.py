@@ -6,6 +6,12 @@ import pytest
 from dopr_robot import collect
 
 
+@pytest.fixture(autouse=True)
+def drawn_where_it_is_marked(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("drawn") is None:
+        request.getfixturevalue("undrawn")
+
+
 @pytest.fixture(scope="module")
 def make_study(tmp_path_factory) -> Callable[[str], Path]:
     """``make_study(yaml)``: the file of a study of two optimizers on QuadrotorTrack, and what ``yaml`` adds."""

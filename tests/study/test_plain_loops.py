@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,19 @@ import torch
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
-@pytest.fixture(autouse=True)
-def found(monkeypatch):
-    monkeypatch.syspath_prepend(str(STUDIES))
-    yield
+@pytest.fixture(autouse=True, scope="module")
+def found():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUDIES))
+        yield
     for name in ("loop", "images", "language"):
         sys.modules.pop(name, None)
+    problem.cache_clear()
 
 
+@cache
 def problem(name):
+    """One of each: pictures are judged by a classifier, which takes seconds to train."""
     module = importlib.import_module(name)
     return module.Digits() if name == "images" else module.Sums()
 
@@ -30,6 +35,7 @@ def test_arms_are_matched_and_a_stopped_study_goes_on(name, tmp_path, monkeypatc
     loop, of = importlib.import_module("loop"), problem(name)
     small = {"images": ("SAMPLES", 100), "language": ("ASKED", 20)}[name]
     monkeypatch.setattr(importlib.import_module(name), *small)
+    monkeypatch.setattr(importlib.import_module(name), "BATCH", 16)
     monkeypatch.setattr(loop, "RATES", (1e-3, 1e-2))
     monkeypatch.setattr(of, "points", of.points[:2])
     chosen = loop.run(of, tmp_path, arms=["adamw", "dopr_adamw"], seeds=2, steps=3)

@@ -94,9 +94,8 @@ def test_a_folder_of_records_alone_goes_on(out, path, tmp_path, monkeypatch):
     monkeypatch.setattr(Workers, "answers", lambda crew, jobs: (asked.extend(jobs), answers(crew, jobs))[1])
     run_study(load_study(path), out=copy, workers=1)
     assert not asked
-    run_study(
-        load_study(path, ["evaluation.test_episodes=5"]), out=copy, workers=1
-    )  # a test of its own: policies are needed
+    again = load_study(path, ["evaluation.test_episodes=5"])  # a test of its own, for which policies are needed
+    run_study(again, out=copy, workers=1)
     trained = [job for job in asked if hasattr(job, "folder")]
     assert len(trained) == 2 and {job.key["optimizer"] for job in trained} == {"adamw", "dopr_adamw"}
     lines = [json.loads(line) for line in (copy / "arms.jsonl").read_text().splitlines()]
@@ -104,7 +103,8 @@ def test_a_folder_of_records_alone_goes_on(out, path, tmp_path, monkeypatch):
     assert len(lines) == len(records(out)) + 2 and len(weights) == len(records(out))  # the same ones came back
 
 
-def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path):
+@pytest.mark.drawn
+def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path, request):
     """Three tasks here are one under three options."""
     store = load_study(path).tasks[0].store
     others = []
@@ -117,6 +117,7 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
         f"tasks=[{', '.join(others)}]", f"tune={{tasks: [{{task: QuadrotorTrack, store: {store}, horizons: [30]}}]}}",
         "learning_rates=null",
         "search={budget: 2, space: {lr: {within: 3}, weight_decay: [0.0, 0.1]}}", "training.steps=4",
+        "training.rollout_every=4", "training.validate_every=4", "training.checkpoint_every=4",
     ]  # fmt: skip
     result = run_study(load_study(path, words), out=tmp_path / "out", workers=1)
     arms = records(result.folder)
@@ -138,6 +139,7 @@ def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_ov
     )
     assert "weight_decay=" in str(result)
     before = (result.folder / "arms.jsonl").read_bytes()
+    request.getfixturevalue("undrawn")
     run_study(load_study(path, words), out=tmp_path / "out", workers=1)
     assert (result.folder / "arms.jsonl").read_bytes() == before
 

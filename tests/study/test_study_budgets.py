@@ -125,7 +125,8 @@ def test_the_answer_says_how_a_difference_goes_with_the_budget():
     assert sentences(table[:1], {"a": "A", "b": "B"}) == []
 
 
-def test_a_study_over_budgets_with_best_checkpoints_and_its_resume(path, tmp_path, monkeypatch):
+@pytest.mark.drawn
+def test_a_study_over_budgets_with_best_checkpoints_and_its_resume(path, tmp_path, monkeypatch, request):
     rolled = SelectionRollout.__call__
     scores = iter(range(10**6, 0, -1))  # each look is worse than the one before: the first is the best
 
@@ -156,6 +157,7 @@ def test_a_study_over_budgets_with_best_checkpoints_and_its_resume(path, tmp_pat
         "curves-QuadrotorTrack-regression_mlp-budget0.5.png",
     }  # fmt: skip
 
+    request.getfixturevalue("undrawn")
     asked = []
     answers = Workers.answers
     monkeypatch.setattr(Workers, "answers", lambda crew, jobs: (asked.extend(jobs), answers(crew, jobs))[1])

@@ -61,6 +61,7 @@ def records(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.drawn
 def test_return_is_told_where_the_reward_says_more(path, folder, tmp_path):
     """HalfCheetah can not fail: return tells the arms apart, chooses their rate and their best checkpoint, and is what is tested."""
     study = load_study(path, [f"tasks=[{task(folder, CHEETAH)}]"])
@@ -107,6 +108,7 @@ def test_tasks_of_success_and_of_return_are_summed_up_as_shares_of_what_the_demo
     entries = [task(folder, CHEETAH), task(folder, HOPPER, ", return_range: [-50, 150]")]
     entries.append(f"{{task: QuadrotorTrack, store: {own.store}, horizons: [10, 30]}}")
     words = [f"tasks=[{', '.join(entries)}]", "seeds=[0]", "learning_rates=[3e-3]", "budgets=[0.5, 1]"]
+    words += ["training.rollout_every=8", "training.validate_every=8"]
     out = run_study(load_study(path, words), out=tmp_path / "out", workers=1).folder
     rows = {(row["task"], row["optimizer"], row["budget"]): row for row in read_table(out) if row["horizon"] == "30"}
 
