@@ -66,7 +66,9 @@ def thousand_arms(store: Path, folder: Path) -> Path:
     rates = [round(1e-4 * number, 6) for number in range(1, 11)]
     many.write_text(STUDY.format(store=store, rates=rates, seeds=list(range(20))), encoding="utf-8")
     run_study(few, out=folder / "few", workers=1)
-    records = {record["optimizer"]: record for record in map(json.loads, (folder / "few/arms.jsonl").open(encoding="utf-8"))}
+    records = {
+        record["optimizer"]: record for record in map(json.loads, (folder / "few/arms.jsonl").open(encoding="utf-8"))
+    }
     (folder / "many").mkdir()
     with (folder / "many/arms.jsonl").open("w", encoding="utf-8") as file:
         for arm in load_study(many).arms():
