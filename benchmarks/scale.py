@@ -1,10 +1,11 @@
 """How far one machine carries: a store of 100,000 episodes, 1,000 and 10,000 episodes of evaluation, fifty evaluations compared, a study of
-1,000 arms. CPU seconds and peak memory, each part in a process of its own; its own peer is the same call on a hundredth of it.
+1,000 arms. CPU seconds and peak memory, each part in a process of its own; its own peer is the same call on a small part of it.
 
 What is measured is real but short: PickPlace's demonstrations, the first 12 steps of each, 2,000 times over; an evaluation of 8 steps; the
 records of one evaluation in fifty folders; the record of one arm under a thousand names.
 
     python benchmarks/scale.py --json scale.json
+    python benchmarks/scale.py --share 0.02
 """
 
 import argparse
@@ -18,19 +19,22 @@ from typing import Any
 
 import numpy as np
 import zarr
-from startup import DRIVER, measure
 
 from dopr_robot.datasets import Store
 from dopr_robot.study import load_study, run_study
+
+sys.path.insert(0, str(Path(__file__).parent))
+from startup import DRIVER, measure
 
 COMMAND = ["-m", "dopr_robot.cli"]
 OPEN = "import sys; from dopr_robot.datasets import Store; print(Store.open(sys.argv[1]).num_episodes)"
 ARMS = """
 import sys
+from pathlib import Path
 from dopr_robot.study import load_study
 from dopr_robot.study.run import finished
 study = load_study(sys.argv[1])
-assert len(finished(study.arms(), __import__("pathlib").Path(sys.argv[2]))) == int(sys.argv[3])
+assert len(finished(study.arms(), Path(sys.argv[2]))) == int(sys.argv[3])
 """
 STUDY = """
 tasks: [{{task: PickPlace, store: {store}, horizons: [8]}}]
@@ -87,7 +91,7 @@ def main() -> None:
     def report(name: str, call: list[str], less: list[str]) -> None:
         (cpu, _, memory), (base, _, _) = measure(call), measure(less)
         rows.append({"name": name, "ours": cpu, "peer": base, "ratio": base / cpu, "memory_mb": memory})
-        print(f"{name:<48} {cpu:6.2f} CPU s  {memory:6.0f} MB  (a hundredth of it: {base:.2f})", flush=True)
+        print(f"{name:<48} {cpu:6.2f} CPU s  {memory:6.0f} MB  (a small part of it: {base:.2f})", flush=True)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -114,9 +118,13 @@ def main() -> None:
                 [*evaluate, str(max(1, number // 100)), "--out", f"eval/few{number}"],
             )
         for copy in range(50):
-            shutil.copytree(folder / "eval" / str(round(1000 * args.share)), folder / f"compared/{copy}")
+            shutil.copytree(folder / f"eval/{round(1000 * args.share)}", folder / f"compared/{copy}")
         compared = [*COMMAND, "compare", *(f"compared/{copy}" for copy in range(50)), "--out", "comparison"]
-        report("compare 50 evaluations of 1,000 episodes", compared, [*compared[:5], "--out", "comparison2"])
+        report(
+            f"compare 50 evaluations of {round(1000 * args.share):,} episodes",
+            compared,
+            [*compared[:5], "--out", "comparison2"],
+        )
         study = thousand_arms(source, folder)
         few = ["-c", ARMS, str(folder / "few.yaml"), str(folder / "few"), "5"]
         report("read a study of 1,000 arms", ["-c", ARMS, str(study), str(folder / "many"), "1000"], few)

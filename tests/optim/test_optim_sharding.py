@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
 
-FORMS = {"batch": 13, "average": 13, "low_rank": 7, "sketch": 7, "auto": 7}  # and for how many steps
+FORMS = {"batch": 25, "average": 25, "low_rank": 7, "sketch": 7, "auto": 7}  # and for how many steps
 
 
 class Transposed(nn.Module):

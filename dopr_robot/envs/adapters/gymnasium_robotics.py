@@ -125,9 +125,8 @@ def make(task_id: str, *, max_steps: int | None = None, **views: Any) -> gymnasi
         disable_env_checker=True,
         **options,
     )
-    if model := getattr(
-        env.unwrapped, "tmp_xml_file_path", None
-    ):  # a maze's, which is left in the temporary folder otherwise
+    model = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if model is not None:  # a maze's, which the package leaves in the temporary folder
         Path(model).unlink(missing_ok=True)
     return Robotics(env, spec, seen, pushed=PUSHED)
 
