@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -187,35 +185,5 @@ def test_an_arm_whose_test_is_shared_out_has_the_same_records(path, out, tmp_pat
         assert (folder / "episodes.jsonl").read_bytes() == (out / "test" / folder.name / "episodes.jsonl").read_bytes()
 
 
-def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(path, out, tmp_path):
-    """Ray, a head without work and two nodes, one of which is taken away while it trains."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    memory = 80 * 2**20
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    lost = threading.Event()
-
-    def lose_a_node() -> None:
-        runs = tmp_path / "ray" / "runs"
-        while not (runs.exists() and len(list(runs.glob("*/metrics.jsonl"))) >= 2):  # both nodes are at work
-            time.sleep(0.02)
-        cluster.remove_node(nodes[0], allow_graceful=False)
-        lost.set()
-
-    thread = threading.Thread(target=lose_a_node, daemon=True)
-    thread.start()
-    try:
-        run_study(load_study(path), out=tmp_path / "ray", ray=cluster.address)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert lost.is_set()
-    assert records(tmp_path / "ray") == [arm for arm in records(out) if arm["optimizer"] != "sgd"]
-    for folder in (out / "test").iterdir():
-        if "sgd" not in folder.name:
-            assert (tmp_path / "ray" / "test" / folder.name / "episodes.jsonl").read_bytes() == (
-                folder / "episodes.jsonl"
-            ).read_bytes()
+def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(on_ray):
+    on_ray(Path(__file__).with_name("on_ray.py"))
