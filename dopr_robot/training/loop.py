@@ -32,7 +32,7 @@ from dopr_robot.training.course import Course, episodes_text
 from dopr_robot.training.data import TrainingData, load_data, to_tensors, validation_loss, whole_split
 from dopr_robot.training.fingerprint import START, fingerprint
 from dopr_robot.training.metrics import MetricsLog
-from dopr_robot.training.noise import PartOfBatch, step_seed
+from dopr_robot.training.noise import PartOfBatch, seed_all, step_seed
 from dopr_robot.training.processes import agree, alone, check_device, explained_memory, shared
 from dopr_robot.training.profiling import Parts, profiled
 from dopr_robot.training.schedule import make_schedule
@@ -148,6 +148,9 @@ def _train(
         # What a policy does around its network is a few operations; the rows of noise below need those uncompiled.
         getattr(policy, "network", policy).compile()
     wrapped, prepared = accelerator.prepare(policy, optimizer)
+    if scaler is None:
+        # accelerate's looks for an optional package twice a step, on disk: a tenth of a small network's.
+        prepared = optimizer
 
     def save(step: int) -> None:
         if not main:
@@ -191,7 +194,7 @@ def _train(
                     batch = to_tensors(data.train.batch(indices[part::parts]), device)
                 last = piece == options.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    with part_of_step("loss"), noise(config, step, part, parts), accelerator.autocast():
+                    with part_of_step("loss"), noise(config, device, step, part, parts), accelerator.autocast():
                         part_loss, _ = wrapped(batch)
                     with part_of_step("backward"):
                         accelerator.backward(part_loss / options.accumulate)
@@ -300,14 +303,14 @@ def build_optimizer(policy: Policy, config: RunConfig) -> Optimizer:
         raise UserError(f"optimizer {config.optimizer.get('name')}: {error}") from None
 
 
-def noise(config: RunConfig, step: int, part: int, parts: int) -> Any:
+def noise(config: RunConfig, device: torch.device, step: int, part: int, parts: int) -> Any:
     """Seed this step's random numbers; the context in which they are drawn."""
     options = config.training
     if options.compile and parts > 1:
         # Compiled code draws without asking torch's dispatcher: the parts draw each for itself.
-        torch.manual_seed(step_seed(options.seed, step, part))
+        seed_all(step_seed(options.seed, step, part), device)
         return nullcontext()
-    torch.manual_seed(step_seed(options.seed, step))
+    seed_all(step_seed(options.seed, step), device)
     return PartOfBatch(part, parts, options.batch_size // parts) if parts > 1 else nullcontext()
 
 

@@ -14,6 +14,18 @@ def step_seed(seed: int, step: int, part: int = 0) -> int:
     return int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint32)[0])
 
 
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed what is drawn on the CPU and on a device, as ``torch.manual_seed`` does.
+
+    That one also leaves word for every other kind of device that a later program may use, with the whole stack each: a quarter of a
+    small network's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(seed)
+
+
 class PartOfBatch(TorchDispatchMode):
     """Inside, random tensors with a row for each window are drawn for the whole batch, of which this part's rows are kept.
 
