@@ -14,6 +14,7 @@ from dopr_robot.optim.products import gram
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 _AT_ONCE = 1 << 26  # entries of matrices that are factorised together on a GPU
+_SMALL = 1 << 16  # entries of a matrix that is factorised together with others on a CPU too: up to here calls take the time, not the work
 
 
 class BatchInverse:
@@ -102,10 +103,10 @@ class BatchInverse:
             return None
         probe = _probe(self.dim, self.z.dtype)
         given, made = (gradient @ probe).flatten(), (self.d.mT @ (self.z @ probe)).flatten()
-        length = float(made.dot(made))
-        scale = float(given.dot(made)) / length if length > 0 else 0.0
-        rest = given.sub(made, alpha=scale)
-        return scale if scale and float(rest.norm()) <= _SAME[self.z.dtype] * float(given.norm()) else None
+        both, length, whole = torch.stack([given, made, given]).mul(torch.stack([made, made, given])).sum(1).tolist()
+        scale = both / length if length > 0 else 0.0
+        rest = given.sub_(made, alpha=scale)
+        return scale if scale and float(rest.dot(rest)) <= _SAME[self.z.dtype] ** 2 * whole else None
 
     def eigenvalues(self) -> Tensor:
         """Of S, ascending [groups, d]."""
@@ -161,8 +162,8 @@ def factorise(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> None
 def parts_of(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> Iterator[Part]:
     """What of ``solves`` is to be factorised together, each with its damping.
 
-    What layers of the same inputs share (query, key and value; gate and up) is factorised once, and on a GPU, where the number of
-    operations takes the time, what is of one size together.
+    What layers of the same inputs share (query, key and value; gate and up) is factorised once, and where the number of operations takes
+    the time, on a GPU and of small matrices, what is of one size together.
     """
     same: dict[Any, list[BatchInverse]] = {}
     for solve, damping in zip(solves, dampings, strict=True):
@@ -170,7 +171,8 @@ def parts_of(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> Itera
     sizes: dict[Any, list[list[BatchInverse]]] = {}
     for key, sharing in same.items():
         matrix, damping = sharing[0].matrix, key[-1]
-        together = (matrix.device, matrix.dtype, matrix.shape[1:], damping) if matrix.is_cuda else key
+        by_size = matrix.is_cuda or matrix.shape[1:].numel() <= _SMALL
+        together = (matrix.device, matrix.dtype, matrix.shape[1:], damping) if by_size else key
         sizes.setdefault(together, []).append(sharing)
     for (*_, damping), members in sizes.items():
         at_once = max(1, _AT_ONCE // members[0][0].matrix.numel())
