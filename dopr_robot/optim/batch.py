@@ -14,7 +14,9 @@ from dopr_robot.optim.products import gram
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 _AT_ONCE = 1 << 26  # entries of matrices that are factorised together on a GPU
-_SMALL = 1 << 16  # entries of a matrix that is factorised together with others on a CPU too: up to here calls take the time, not the work
+_SMALL = (
+    1 << 16
+)  # entries of a matrix that is factorised together with others on a CPU too: up to here calls take the time, not the work
 
 
 class BatchInverse:
