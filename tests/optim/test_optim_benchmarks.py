@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ def test_overhead_of_every_arm_on_the_perceptron(tmp_path):
     records = {record["name"]: record for record in json.loads(out.read_text())}
     forms = ("auto", "average", "low_rank")
     arms = ["DoPr-AdamW", *(f"DoPr-AdamW, {form}" for form in forms), "Muon", "DoPr-Muon", "SOAP", "SINGD"]
+    arms += ["HeavyBall SOAP"] if find_spec("heavyball") else []
     assert list(records) == [f"mlp: {arm} / AdamW" for arm in arms]
     assert all(record["ours"] > 0 and record["peer"] > 0 and record["ratio"] > 0 for record in records.values())
     weights = 170_864 * 4 / 2**20  # MiB
