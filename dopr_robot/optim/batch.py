@@ -14,9 +14,8 @@ from dopr_robot.optim.products import gram
 _SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 _AT_ONCE = 1 << 26  # entries of matrices that are factorised together on a GPU
-_SMALL = (
-    1 << 16
-)  # entries of a matrix that is factorised together with others on a CPU too: up to here calls take the time, not the work
+# On a CPU, entries of a matrix for which calls take more time than the work, and of those that are factorised together (16 MiB).
+_SMALL, _SMALL_AT_ONCE = 1 << 16, 1 << 22
 
 
 class BatchInverse:
@@ -105,7 +104,8 @@ class BatchInverse:
             return None
         probe = _probe(self.dim, self.z.dtype)
         given, made = (gradient @ probe).flatten(), (self.d.mT @ (self.z @ probe)).flatten()
-        both, length, whole = torch.stack([given, made, given]).mul(torch.stack([made, made, given])).sum(1).tolist()
+        pair = torch.stack([given, made])
+        (whole, both), (_, length) = (pair @ pair.T).tolist()
         scale = both / length if length > 0 else 0.0
         rest = given.sub_(made, alpha=scale)
         return scale if scale and float(rest.dot(rest)) <= _SAME[self.z.dtype] ** 2 * whole else None
@@ -177,7 +177,8 @@ def parts_of(solves: Sequence[BatchInverse], dampings: Sequence[float]) -> Itera
         together = (matrix.device, matrix.dtype, matrix.shape[1:], damping) if by_size else key
         sizes.setdefault(together, []).append(sharing)
     for (*_, damping), members in sizes.items():
-        at_once = max(1, _AT_ONCE // members[0][0].matrix.numel())
+        matrix = members[0][0].matrix
+        at_once = max(1, (_AT_ONCE if matrix.is_cuda else _SMALL_AT_ONCE) // matrix.numel())
         for start in range(0, len(members), at_once):
             yield Part(members[start : start + at_once], damping)
 

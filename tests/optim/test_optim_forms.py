@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dopr_robot.optim import ActivationPreconditioner, DoPr
-from dopr_robot.optim.batch import BatchInverse, Part, dual_cost, factorise, primal_cost
+from dopr_robot.optim.batch import BatchInverse, dual_cost, factorise, parts_of, primal_cost
 from dopr_robot.optim.budget import rows_within
 from dopr_robot.optim.products import gram
 from dopr_robot.optim.step import Refresh
@@ -69,11 +69,25 @@ def test_what_is_factorised_together_is_as_if_alone():
     for layer, n in zip(model, (20, 30, 40), strict=True):
         layer(torch.randn(n, 8)).square().sum().backward()
     alone, together = ([BatchInverse(factor) for factor in preconditioner.factors] for _ in range(2))
-    factorise(alone, [DAMPING] * 3)
-    Part([[solve] for solve in together], DAMPING).factorise()
+    for solve in alone:
+        factorise([solve], [DAMPING])
+    (part,) = parts_of(together, [DAMPING] * 3)  # of one size, and small
+    part.factorise()
     rows = torch.randn(1, 3, 8)
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one(rows.clone()), other(rows.clone()))
+
+
+def test_small_matrices_are_factorised_together_up_to_a_bound_and_large_ones_alone(monkeypatch):
+    model = nn.ModuleList(nn.Linear(8, 3, bias=False) for _ in range(5))
+    preconditioner = ActivationPreconditioner(model, form="batch")
+    for layer in model:
+        layer(torch.randn(20, 8)).sum().backward()
+    solves = [BatchInverse(factor) for factor in preconditioner.factors]
+    monkeypatch.setattr("dopr_robot.optim.batch._SMALL_AT_ONCE", 2 * 64)
+    assert [len(part.members) for part in parts_of(solves, [DAMPING] * 5)] == [2, 2, 1]
+    monkeypatch.setattr("dopr_robot.optim.batch._SMALL", 63)
+    assert [len(part.members) for part in parts_of(solves, [DAMPING] * 5)] == [1] * 5
 
 
 def test_products_of_16_bits_are_added_up_in_float32():

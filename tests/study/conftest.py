@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,3 +30,17 @@ learning_rates: [1e-3, 3e-3]
         return folder / "study.yaml"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def records() -> Callable[[Path], list[dict]]:
+    """``records(study)``: lines of its ``arms.jsonl`` in the order of the arms, without what a clock says."""
+
+    def read(out: Path) -> list[dict]:
+        lines = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
+        return sorted(
+            ({key: value for key, value in line.items() if key != "cost"} for line in lines),
+            key=lambda line: (line["optimizer"], line["learning_rate"], line["seed"]),
+        )
+
+    return read

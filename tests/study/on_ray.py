@@ -1,6 +1,5 @@
 """A study on a Ray cluster; test_run_study.py runs this file in a process of its own."""
 
-import json
 import threading
 import time
 
@@ -10,16 +9,7 @@ from ray.cluster_utils import Cluster
 from dopr_robot.study import load_study, run_study
 
 
-def records(out):
-    """Lines of ``arms.jsonl`` in the order of the arms, without what a clock says."""
-    lines = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
-    return sorted(
-        ({key: value for key, value in line.items() if key != "cost"} for line in lines),
-        key=lambda line: (line["optimizer"], line["learning_rate"]),
-    )
-
-
-def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(make_study, tmp_path):
+def test_a_cluster_that_loses_a_node_half_way_gives_the_same_records(make_study, records, tmp_path):
     """A head without work and two nodes, one of which is taken away while it trains."""
     path = make_study("""
 training: {steps: 8, batch_size: 32, warmup_steps: 2, checkpoint_every: 2}

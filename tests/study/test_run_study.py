@@ -28,16 +28,7 @@ def out(path) -> Path:
     return run_study(load_study(path), out=path.parent / "inline", workers=1).folder
 
 
-def records(out: Path) -> list[dict]:
-    """Lines of ``arms.jsonl`` in the order of the arms, without what a clock says."""
-    lines = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()]
-    return sorted(
-        ({key: value for key, value in line.items() if key != "cost"} for line in lines),
-        key=lambda line: (line["optimizer"], line["learning_rate"], line["seed"]),
-    )
-
-
-def test_what_a_study_leaves(out, path):
+def test_what_a_study_leaves(records, out, path):
     arms = records(out)
     assert len(arms) == 4 and len({arm["weights_sha256"] for arm in arms}) == 4
     assert len({(arm["initial_weights_sha256"], arm["first_batches_sha256"], arm["first_loss"]) for arm in arms}) == 1
@@ -69,7 +60,7 @@ def test_a_study_is_drawn_from_its_table_alone():
     assert line.get_ydata().tolist() == [float(row["success"]) for row in rows] and len(rows) == 4
 
 
-def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeypatch):
+def test_finished_arms_are_not_run_again_and_others_are_added(records, out, path, monkeypatch):
     asked = []
     answers = Workers.answers
     monkeypatch.setattr(Workers, "answers", lambda crew, jobs: (asked.extend(jobs), answers(crew, jobs))[1])
@@ -84,7 +75,7 @@ def test_finished_arms_are_not_run_again_and_others_are_added(out, path, monkeyp
         run_study(load_study(path, ["training.steps=9"]), out=out, workers=1)
 
 
-def test_a_folder_of_records_alone_goes_on(out, path, tmp_path, monkeypatch):
+def test_a_folder_of_records_alone_goes_on(records, out, path, tmp_path, monkeypatch):
     """What is committed of a study, without weights: tested arms are not trained again, whatever is added to it."""
     copy = shutil.copytree(out, tmp_path / "copy", ignore=shutil.ignore_patterns("runs", "policies"))
     asked = []
@@ -102,7 +93,9 @@ def test_a_folder_of_records_alone_goes_on(out, path, tmp_path, monkeypatch):
 
 
 @pytest.mark.drawn
-def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(path, tmp_path, request):
+def test_hyperparameters_of_one_task_are_tested_on_three_others_and_summed_up_over_them(
+    records, path, tmp_path, request
+):
     """Three tasks here are one under three options."""
     store = load_study(path).tasks[0].store
     others = []
@@ -152,7 +145,7 @@ def test_a_task_option_that_is_none_is_said_before_anything_is_trained(path, tmp
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_a_run_that_diverges_is_a_result(path, tmp_path):
+def test_a_run_that_diverges_is_a_result(records, path, tmp_path):
     options = ["optimizers=[sgd]", "learning_rates=[1e12]", "training.max_bad_steps=2", "training.gradient_clip=null"]
     out = run_study(load_study(path, options), out=tmp_path / "out", workers=1).folder
     (arm,) = records(out)
@@ -161,7 +154,7 @@ def test_a_run_that_diverges_is_a_result(path, tmp_path):
     assert {(row["success"], row["diverged"], row["validation_loss"]) for row in rows} == {("0.0", "1", "")}
 
 
-def test_the_command_runs_a_study_in_a_pool_with_the_same_records(path, out, tmp_path, capsys):
+def test_the_command_runs_a_study_in_a_pool_with_the_same_records(records, path, out, tmp_path, capsys):
     assert main(["compare", str(path), "--workers", "2", "--out", str(tmp_path / "pool")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "pool")
     own = finished(load_study(path).arms(), out)
