@@ -2,9 +2,10 @@
 
 A benchmark is a YAML file, and beside it a folder of its name with the ``episodes.jsonl`` of its evaluations, a training seed each:
 ``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states; ``best: last``
-in the YAML file where that is the last one).
+in the YAML file where that is the last one). One that stands for groups of tasks names a study, of whose tests its figures are.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +24,10 @@ PAGE, FIELD = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "field"
 WEIGHTS = {"last": "last averaged weights", "best": "best checkpoint"}
 HEAD = """# Beside published figures
 
-Does published success come back? Each row below is computed from the episode records in [benchmarks/field](../benchmarks/field) and from
-nothing else. The averaged weights at the end are the figure that a user gets; the best checkpoint, chosen on selection states that the
-evaluation does not see, is what papers often report. Intervals are 95 %, over initial states, and over training seeds where there are
-several. "–": not measured yet.
+Does published success come back? Each row below is computed from episode records, those in [benchmarks/field](../benchmarks/field) or
+those of the study that it names, and from nothing else. The averaged weights at the end are the figure that a user gets; the best
+checkpoint, chosen on selection states that the evaluation does not see, is what papers often report. Intervals are 95 %, over initial
+states, and over training seeds where there are several. "–": not measured yet.
 """
 
 
@@ -36,7 +37,11 @@ def page() -> str:
     texts = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(FIELD.glob("*.yaml"))}
     for name, about in texts.items():
         published = "<br>".join(f"{each['figure']} ({each['of']})" for each in about["published"]) or "none found"
-        ours = " | ".join(figure(name, about, which) for which in WEIGHTS)
+        ours = (
+            " | ".join(figure(name, about, which) for which in WEIGHTS)
+            if "task" in about
+            else f"{of_groups(about)} | –"
+        )
         made.append(f"| [{about['benchmark']}](#{place(about)}) | {published} | {ours} |")
     for about in texts.values():
         made += ["", f"## {about['benchmark']}", ""]
@@ -54,6 +59,8 @@ def place(about: dict[str, Any]) -> str:
 
 def described(about: dict[str, Any]) -> str:
     """What the figure is, in words."""
+    if "groups" in about:
+        return f"success over {about['episodes']} fresh initial states of each task, mean over the tasks of a group"
     task = get_task(about["task"])
     if about["figure"] == "success":
         return f"success within {task.max_steps} steps over {about['episodes']} fresh initial states"
@@ -71,10 +78,38 @@ def figure(name: str, about: dict[str, Any], which: str) -> str:
     for records in runs:
         if [record.seed for record in records] != list(seeds.block("final", 0, about["episodes"])):
             raise ValueError(f"benchmarks/field/{name}: {which} is not of the {about['episodes']} episodes of seed 0")
-    mean, (low, high) = over_runs(np.stack([values(records, about) for records in runs]), about["figure"] == "success")
-    scale, digits = (100, 1) if about["figure"] == "success" else (1, 3)
-    said = f"**{scale * mean:.{digits}f}** ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
-    return f"{said}{' %' if scale == 100 else ''}, {len(runs)} seed{'s' * (len(runs) > 1)}"
+    return said(np.stack([values(records, about) for records in runs]), about["figure"] == "success")
+
+
+def said(figures: np.ndarray, rate: bool) -> str:
+    """Figures ``[training seeds, episodes]`` in words."""
+    mean, (low, high) = over_runs(figures, rate)
+    scale, digits = (100, 1) if rate else (1, 3)
+    number = f"**{scale * mean:.{digits}f}** ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+    return f"{number}{' %' if rate else ''}, {len(figures)} seed{'s' * (len(figures) > 1)}"
+
+
+def of_groups(about: dict[str, Any]) -> str:
+    """A line for each group of tasks, with the optimizers of a study: of those tasks that nothing was chosen on."""
+    study = ROOT / "studies" / about["study"]
+    arms = [json.loads(line) for line in (study / "arms.jsonl").read_text(encoding="utf-8").splitlines()]
+    by_weights = {arm["weights_sha256"]: arm for arm in arms}
+    found: dict[tuple[str, str], dict[int, list[np.ndarray]]] = {}
+    for test in sorted(study.glob("test/*/test.json")):
+        arm = by_weights[json.loads(test.read_text(encoding="utf-8"))["weights_sha256"]]
+        succeeded = values(read_records(test.with_name("episodes.jsonl")), {"task": arm["task"], "figure": "success"})
+        (group,) = set(about["groups"]) & set(get_task(arm["task"]).groups)
+        found.setdefault((arm["optimizer"], group), {}).setdefault(arm["seed"], []).append(succeeded)
+    lines = []
+    for group in about["groups"]:
+        each = {optimizer: found[optimizer, group] for optimizer in about["optimizers"]}
+        told = [
+            f"{name} {said(np.stack([np.concatenate(tasks) for _, tasks in sorted(seeded.items())]), rate=True)}"
+            for name, seeded in each.items()
+        ]
+        (tasks, *_) = {len(tasks) for seeded in each.values() for tasks in seeded.values()}
+        lines.append(f"{group.rpartition('/')[2]} ({tasks} tasks): {'; '.join(told)}")
+    return "<br>".join(lines)
 
 
 def values(records: Sequence[EpisodeRecord], about: dict[str, Any]) -> np.ndarray:

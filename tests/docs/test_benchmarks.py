@@ -1,6 +1,7 @@
 """docs/benchmarks.md is what the records in benchmarks/field say."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -33,12 +34,19 @@ def test_commands_name_experiments_of_the_task(file):
     for name in re.findall(r"dopr train (\w+)", about["commands"]):
         experiment = yaml.safe_load((ROOT / "configs" / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
         assert experiment["task"] == about["task"]
+    if "study" in about:
+        study = yaml.safe_load((ROOT / "studies" / f"{about['study']}.yaml").read_text(encoding="utf-8"))
+        assert (
+            study["evaluation"]["test_episodes"] == about["episodes"]
+            and f"studies/{about['study']}.yaml" in about["commands"]
+        )
+        return
     assert f"--episodes {about['episodes']}" in about["commands"] or about["episodes"] == 50  # that of the experiments
 
 
 def written(folder, which, coverages, first=0):
     """Records of an evaluation of PushT with these coverages."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{which}.jsonl").open("w", encoding="utf-8") as file:
         for episode, coverage in enumerate(coverages):
             seed = seeds.block("final", 0, 100)[first + episode]
@@ -62,3 +70,22 @@ def test_figures_are_means_with_intervals_over_states_and_seeds(benchmarks, tmp_
     written(tmp_path / "pusht", "best-0", [0.5, 0.7, 0.9, 1.0], first=1)
     with pytest.raises(ValueError, match="best is not of the 4 episodes of seed 0"):
         benchmarks.figure("pusht", coverage, "best")
+
+
+def test_groups_are_of_a_studys_tests(benchmarks, tmp_path, monkeypatch):
+    """A group's tasks count alike, by optimizer; an arm that was not tested does not count."""
+    monkeypatch.setattr(benchmarks, "ROOT", tmp_path)
+    study = tmp_path / "studies" / "some"
+    tested = [("reach", "adamw", [0, 1]), ("coffee-pull", "adamw", [1, 1]), ("reach-wall", "adamw", [1, 1])]
+    tested += [("reach", "muon", [1, 1]), ("coffee-pull", "muon", [0, 0]), ("reach-wall", "muon", [1, 1])]
+    arms = []
+    for number, (task, optimizer, successes) in enumerate(tested):
+        arms.append({"task": f"metaworld/{task}-v3", "optimizer": optimizer, "seed": 0, "weights_sha256": str(number)})
+        written(study / "test" / str(number), "episodes", successes)
+        (study / "test" / str(number) / "test.json").write_text(json.dumps({"weights_sha256": str(number)}))
+    arms.append({"task": "metaworld/push-v3", "optimizer": "muon", "seed": 0, "weights_sha256": "of tuning"})
+    (study / "arms.jsonl").write_text("".join(json.dumps(arm) + "\n" for arm in arms))
+    about = {"study": "some", "groups": ["metaworld/easy", "metaworld/medium"], "optimizers": ["muon", "adamw"]}
+    easy, medium = benchmarks.of_groups(about).split("<br>")
+    assert medium.startswith("medium (1 tasks): muon **0.0** (") and "; adamw **100.0** (" in medium
+    assert easy.startswith("easy (2 tasks): muon **100.0** (") and "; adamw **75.0** (30.1 to 95.4) %, 1 seed" in easy
