@@ -2,10 +2,12 @@
 
 A benchmark is a YAML file, and beside it a folder of its name with the ``episodes.jsonl`` of its evaluations, a training seed each:
 ``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states; ``best: last``
-in the YAML file where that is the last one). One that stands for groups of tasks names a study, of whose tests its figures are.
+in the YAML file where that is the last one). One of several lines (groups of tasks, variants of one)
+names a study, of whose tests its figures are.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from dopr_robot.evaluation.rollouts.records import EpisodeRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 PAGE, FIELD = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "field"
+WRITTEN = {"success": (100, 1, " %"), "coverage": (1, 3, ""), "return": (1, 0, "")}
+"""Of a figure its scale, digits and unit."""
 WEIGHTS = {"last": "last averaged weights", "best": "best checkpoint"}
 HEAD = """# Beside published figures
 
@@ -38,9 +42,7 @@ def page() -> str:
     for name, about in texts.items():
         published = "<br>".join(f"{each['figure']} ({each['of']})" for each in about["published"]) or "none found"
         ours = (
-            " | ".join(figure(name, about, which) for which in WEIGHTS)
-            if "task" in about
-            else f"{of_groups(about)} | –"
+            " | ".join(figure(name, about, which) for which in WEIGHTS) if "task" in about else f"{of_study(about)} | –"
         )
         made.append(f"| [{about['benchmark']}](#{place(about)}) | {published} | {ours} |")
     for about in texts.values():
@@ -59,8 +61,8 @@ def place(about: dict[str, Any]) -> str:
 
 def described(about: dict[str, Any]) -> str:
     """What the figure is, in words."""
-    if "groups" in about:
-        return f"success over {about['episodes']} fresh initial states of each task, mean over the tasks of a group"
+    if "study" in about:
+        return f"{about['figure']} over {about['episodes']} fresh initial states of each task, mean over the tasks of a line"
     task = get_task(about["task"])
     if about["figure"] == "success":
         return f"success within {task.max_steps} steps over {about['episodes']} fresh initial states"
@@ -78,56 +80,58 @@ def figure(name: str, about: dict[str, Any], which: str) -> str:
     for records in runs:
         if [record.seed for record in records] != list(seeds.block("final", 0, about["episodes"])):
             raise ValueError(f"benchmarks/field/{name}: {which} is not of the {about['episodes']} episodes of seed 0")
-    return said(np.stack([values(records, about) for records in runs]), about["figure"] == "success")
+    return said(np.stack([values(records, about["task"], about["figure"]) for records in runs]), about["figure"])
 
 
-def said(figures: np.ndarray, rate: bool) -> str:
+def said(figures: np.ndarray, name: str) -> str:
     """Figures ``[training seeds, episodes]`` in words."""
-    mean, (low, high) = over_runs(figures, rate)
-    scale, digits = (100, 1) if rate else (1, 3)
-    number = f"**{scale * mean:.{digits}f}** ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
-    return f"{number}{' %' if rate else ''}, {len(figures)} seed{'s' * (len(figures) > 1)}"
+    mean, (low, high) = over_runs(figures, name)
+    scale, digits, unit = WRITTEN[name]
+    number = f"**{scale * mean:,.{digits}f}** ({scale * low:,.{digits}f} to {scale * high:,.{digits}f})"
+    return f"{number}{unit}, {len(figures)} seed{'s' * (len(figures) > 1)}"
 
 
-def of_groups(about: dict[str, Any]) -> str:
-    """A line for each group of tasks, with the optimizers of a study: of those tasks that nothing was chosen on."""
+def of_study(about: dict[str, Any]) -> str:
+    """A line for each group of tasks, or each variant of one, with the optimizers of a study: of what nothing was chosen on."""
     study = ROOT / "studies" / about["study"]
     arms = [json.loads(line) for line in (study / "arms.jsonl").read_text(encoding="utf-8").splitlines()]
     by_weights = {arm["weights_sha256"]: arm for arm in arms}
-    found: dict[tuple[str, str], dict[int, list[np.ndarray]]] = {}
+    found: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
     for test in sorted(study.glob("test/*/test.json")):
         arm = by_weights[json.loads(test.read_text(encoding="utf-8"))["weights_sha256"]]
-        succeeded = values(read_records(test.with_name("episodes.jsonl")), {"task": arm["task"], "figure": "success"})
-        (group,) = set(about["groups"]) & set(get_task(arm["task"]).groups)
-        found.setdefault((arm["optimizer"], group), {}).setdefault(arm["seed"], []).append(succeeded)
+        (line,) = {arm.get("variant"), *get_task(arm["task"]).groups} & set(about["lines"])
+        figures = values(read_records(test.with_name("episodes.jsonl")), arm["task"], about["figure"])
+        found.setdefault((line, arm["optimizer"]), {}).setdefault(arm["seed"], {})[arm["task"]] = figures
     lines = []
-    for group in about["groups"]:
-        each = {optimizer: found[optimizer, group] for optimizer in about["optimizers"]}
-        told = [
-            f"{name} {said(np.stack([np.concatenate(tasks) for _, tasks in sorted(seeded.items())]), rate=True)}"
-            for name, seeded in each.items()
-        ]
-        (tasks, *_) = {len(tasks) for seeded in each.values() for tasks in seeded.values()}
-        lines.append(f"{group.rpartition('/')[2]} ({tasks} tasks): {'; '.join(told)}")
+    for line, name in about["lines"].items():
+        each = {optimizer: found[line, optimizer] for optimizer in about["optimizers"]}
+        told = [f"{optimizer} {said(_by_seed(tasks), about['figure'])}" for optimizer, tasks in each.items()]
+        lines.append(f"{name}: {'; '.join(told)}")
     return "<br>".join(lines)
 
 
-def values(records: Sequence[EpisodeRecord], about: dict[str, Any]) -> np.ndarray:
+def _by_seed(found: dict[int, dict[str, np.ndarray]]) -> np.ndarray:
+    """``[seeds, episodes of all tasks]``."""
+    return np.stack([np.concatenate([figures for _, figures in sorted(found[seed].items())]) for seed in sorted(found)])
+
+
+def values(records: Sequence[EpisodeRecord], task_id: str, name: str) -> np.ndarray:
     """The figure of every episode; one that broke off has the least."""
-    if about["figure"] == "success":
-        task = get_task(about["task"])
+    if name == "success":
+        task = get_task(task_id)
         return statistics.succeeded(records, task.kind, task.max_steps).astype(float)
-    return np.array([record.metrics.get(about["figure"], 0.0) for record in records])
+    return np.array([record.return_ if name == "return" else record.metrics.get(name, 0.0) for record in records])
 
 
-def over_runs(figures: np.ndarray, rate: bool) -> tuple[float, tuple[float, float]]:
-    """Mean and interval of figures in [0, 1], ``[training seeds, episodes]``."""
+def over_runs(figures: np.ndarray, name: str) -> tuple[float, tuple[float, float]]:
+    """Mean and interval of figures ``[training seeds, episodes]``."""
+    least, most = (-math.inf, math.inf) if name == "return" else (0.0, 1.0)
     if len(figures) > 1:
-        found = statistics.difference_curve(figures[..., None], np.zeros((*figures.shape, 1)))
-        return float(found.difference[0]), (max(0.0, float(found.low[0])), float(found.high[0]))
-    if rate:
+        found = statistics.difference_curve(figures[..., None], np.zeros((*figures.shape, 1)), rates=name == "success")
+        return float(found.difference[0]), (max(least, float(found.low[0])), min(most, float(found.high[0])))
+    if name == "success":
         return float(figures.mean()), statistics.wilson(int(figures.sum()), figures.size)
-    found_one = statistics.mean_with_interval(figures[0], 0.0, 1.0)
+    found_one = statistics.mean_with_interval(figures[0], least, most)
     return found_one["mean"], tuple(found_one["ci95"])
 
 

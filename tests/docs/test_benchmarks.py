@@ -85,7 +85,8 @@ def test_groups_are_of_a_studys_tests(benchmarks, tmp_path, monkeypatch):
         (study / "test" / str(number) / "test.json").write_text(json.dumps({"weights_sha256": str(number)}))
     arms.append({"task": "metaworld/push-v3", "optimizer": "muon", "seed": 0, "weights_sha256": "of tuning"})
     (study / "arms.jsonl").write_text("".join(json.dumps(arm) + "\n" for arm in arms))
-    about = {"study": "some", "groups": ["metaworld/easy", "metaworld/medium"], "optimizers": ["muon", "adamw"]}
-    easy, medium = benchmarks.of_groups(about).split("<br>")
-    assert medium.startswith("medium (1 tasks): muon **0.0** (") and "; adamw **100.0** (" in medium
-    assert easy.startswith("easy (2 tasks): muon **100.0** (") and "; adamw **75.0** (30.1 to 95.4) %, 1 seed" in easy
+    about = {"study": "some", "figure": "success", "optimizers": ["muon", "adamw"]}
+    about["lines"] = {"metaworld/easy": "easy", "metaworld/medium": "medium"}
+    easy, medium = benchmarks.of_study(about).split("<br>")
+    assert medium.startswith("medium: muon **0.0** (") and "; adamw **100.0** (" in medium
+    assert easy.startswith("easy: muon **100.0** (") and "; adamw **75.0** (30.1 to 95.4) %, 1 seed" in easy
