@@ -12,19 +12,16 @@ That file goes into `dopr_robot/envs/assets/experts/`, and `dopr tasks --page do
 The actor is evaluated without noise, every EVERY steps on seeds of the package's range for selection; the best of these is kept, and its
 return is then measured on 100 seeds of the range for final figures, which decide nothing.
 
-Library and algorithms. HalfCheetah-v5, batches of 256, networks of 256 x 256, an environment step with a gradient step, a CPU second of one
-core that carried other work (sbx-rl 0.28, JAX 0.10; stable-baselines3 2.9, torch 2.13):
+Library and algorithm. CrossQ (arXiv 1902.05605: batch normalisation instead of target networks) of sbx-rl, actor and critics of 256 x 256
+(the authors' critics are 2,048 wide, for a GPU), four environment steps for each gradient step: these are the cheap ones, a gradient step
+with its four takes 20 ms of a busy core. HalfCheetah-v5, return of ten episodes without noise after so many CPU
+seconds (sbx-rl 0.28, JAX 0.10):
 
-    sbx TD3 107, SAC 80 (34 on Humanoid-v5, compilation included), CrossQ of 256 x 256 60, TQC 55; stable-baselines3 SAC 40
+    CrossQ  335 s 4,998    667 s 6,567    987 s 8,139
+    TD3     159 s -236 (as many steps as CrossQ's first)
 
-Returns of one run each after 1 M steps (Humanoid 2 M), deterministic, of the v3 tasks (rl-baselines3-zoo, benchmark.md):
-
-    TD3  HalfCheetah  9,656  Hopper 3,606  Walker2d 4,718  Ant 5,813  Humanoid 5,567
-    SAC               9,535         2,326           3,863      4,616           6,232
-    TQC              12,090         3,754           4,381      3,339           7,239
-
-So TD3 is the cheapest that reaches a return worth the name, and SAC for Humanoid, where it leaves more room; `--algorithm TQC` where
-time is no matter.
+An environment step with a gradient step each, a CPU second: TD3 107, SAC 80, CrossQ 60, TQC 55, SAC of stable-baselines3 40; TD3 and
+SAC are published with 1 M of both (rl-baselines3-zoo, benchmark.md), which is hours of a core.
 """
 
 import argparse
@@ -45,9 +42,9 @@ import gymnasium
 import numpy as np
 import sbx
 import torch
-from scipy import stats
+from sbx.common.jax_layers import BatchRenorm
+from scipy import stats as scipy_stats
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import NormalActionNoise
 
 from dopr_robot import seeds
 from dopr_robot.envs import get_task
@@ -55,19 +52,18 @@ from dopr_robot.envs.adapters.gymnasium_experts import Actor
 from dopr_robot.files import replacing, write_json
 from dopr_robot.locks import held
 
-RECIPES = {
-    # task: algorithm, steps of a training
-    "HalfCheetah-v5": ("TD3", 1_000_000),
-    "Hopper-v5": ("TD3", 1_000_000),
-    "Walker2d-v5": ("TD3", 1_000_000),
-    "Ant-v5": ("TD3", 1_000_000),
-    "Humanoid-v5": ("SAC", 2_000_000),
+STEPS = {
+    "HalfCheetah-v5": 512_000,
+    "Hopper-v5": 512_000,
+    "Walker2d-v5": 512_000,
+    "Ant-v5": 768_000,
+    "Humanoid-v5": 1_024_000,
 }
-TOGETHER = 32
-"""Environment steps, and then as many gradient steps in one compiled loop: what Python and JAX cost a call is shared."""
-EVERY, EPISODES, FINAL = 625 * TOGETHER, 10, 100
-"""Steps between two evaluations, and so between two checkpoints; episodes of one; of the last."""
-COMMON: dict[str, Any] = {"batch_size": 256, "learning_rate": 3e-4, "train_freq": TOGETHER, "gradient_steps": TOGETHER}
+"""Environment steps of a training where nobody says how many."""
+TOGETHER, PER_UPDATE = 32, 4
+"""Gradient steps in one compiled loop (what Python and JAX cost a call is shared), and environment steps for each of them."""
+EVERY, EPISODES, FINAL = 500 * TOGETHER * PER_UPDATE, 10, 100
+"""Environment steps between two evaluations, and so between two checkpoints; episodes of one; of the last."""
 ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -100,33 +96,40 @@ def make_env(task: str) -> gymnasium.Env:
     return gymnasium.wrappers.TransformObservation(env, lambda values: values.astype(np.float32), seen)
 
 
-def make_learner(task: str, algorithm: str, seed: int, folder: Path, buffer: int) -> Any:
-    env = make_env(task)
-    settings = COMMON | {
-        "buffer_size": buffer,
-        "learning_starts": 10_000,
-        "replay_buffer_class": OnDisk,
-        "replay_buffer_kwargs": {"folder": str(folder / "replay")},
-        "seed": seed,
-    }
-    if algorithm == "TD3":  # as its authors run it (github.com/sfujim/TD3)
-        joints = env.action_space.shape
-        settings |= {
-            "learning_starts": 25_000,
-            "action_noise": NormalActionNoise(np.zeros(joints), np.full(joints, 0.1)),
-        }
-    return getattr(sbx, algorithm)("MlpPolicy", env, **settings)
-
-
-def actor_of(learner: Any, task: str, provenance: dict[str, Any]) -> Actor:
-    """The mean's layers; those of the spread, the last one of SAC's and TQC's, stay behind."""
-    parameters = learner.policy.actor_state.params["params"]
-    layers = [parameters[f"Dense_{number}"] for number in range(len(learner.policy.net_arch_pi) + 1)]
-    return Actor(
-        tuple((np.asarray(layer["kernel"], np.float32), np.asarray(layer["bias"], np.float32)) for layer in layers),
-        task,
-        provenance,
+def make_learner(task: str, seed: int, folder: Path, buffer: int) -> sbx.CrossQ:
+    return sbx.CrossQ(
+        "MlpPolicy",
+        make_env(task),
+        policy_kwargs={"net_arch": {"pi": [256, 256], "qf": [256, 256]}},
+        train_freq=TOGETHER * PER_UPDATE,
+        gradient_steps=TOGETHER,
+        learning_starts=10_000,
+        buffer_size=buffer,
+        replay_buffer_class=OnDisk,
+        replay_buffer_kwargs={"folder": str(folder / "replay")},
+        seed=seed,
     )
+
+
+def actor_of(learner: sbx.CrossQ, task: str, provenance: dict[str, Any]) -> Actor:
+    """The layers of the mean; those of the spread, the last one, stay behind. What normalises a layer's input is linear, and goes into the
+    layer."""
+    parameters, seen = learner.policy.actor_state.params, learner.policy.actor_state.batch_stats
+    layers = []
+    for number in range(len(learner.policy.net_arch_pi) + 1):
+        dense, norm, stats = (
+            parameters[f"Dense_{number}"],
+            parameters[f"BatchRenorm_{number}"],
+            seen[f"BatchRenorm_{number}"],
+        )
+        weight, bias, gain, shift, mean, var = (
+            np.asarray(array, np.float64)
+            for array in (dense["kernel"], dense["bias"], norm["scale"], norm["bias"], stats["mean"], stats["var"])
+        )
+        gain = gain / np.sqrt(var + BatchRenorm.epsilon)
+        bias = bias + (shift - mean * gain) @ weight
+        layers.append(((gain[:, None] * weight).astype(np.float32), bias.astype(np.float32)))
+    return Actor(tuple(layers), task, provenance)
 
 
 def returns(actor: Actor, task: str, episodes: Sequence[int]) -> np.ndarray:
@@ -145,7 +148,7 @@ def returns(actor: Actor, task: str, episodes: Sequence[int]) -> np.ndarray:
     return np.array(found)
 
 
-def save(learner: Any, state: dict[str, Any], folder: Path) -> None:
+def save(learner: sbx.CrossQ, state: dict[str, Any], folder: Path) -> None:
     """A checkpoint; the state names the networks' file and is written last, so that the two are of one moment."""
     for name in ARRAYS:
         getattr(learner.replay_buffer, name).flush()
@@ -160,9 +163,9 @@ def save(learner: Any, state: dict[str, Any], folder: Path) -> None:
             old.unlink()
 
 
-def restore(task: str, algorithm: str, state: dict[str, Any], folder: Path) -> Any:
+def restore(task: str, state: dict[str, Any], folder: Path) -> sbx.CrossQ:
     """The learner of a checkpoint, with the buffer that lies beside it."""
-    learner = getattr(sbx, algorithm).load(
+    learner = sbx.CrossQ.load(
         folder / state["training"], env=make_env(task), replay_buffer_kwargs={"folder": str(folder / "replay")}
     )
     learner.replay_buffer.pos, learner.replay_buffer.full = state["pos"], state["full"]
@@ -170,20 +173,20 @@ def restore(task: str, algorithm: str, state: dict[str, Any], folder: Path) -> A
     return learner
 
 
-def train(task: str, algorithm: str, steps: int, folder: Path, seed: int, buffer: int, every: int) -> None:
+def train(task: str, steps: int, folder: Path, seed: int, buffer: int, every: int) -> None:
     """Train up to ``steps``, from the checkpoint that is there."""
     state: dict[str, Any] = {"steps": 0, "best": None, "cpu_s": 0.0}
     if (folder / "state.json").exists():
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        learner = restore(task, algorithm, state, folder)
+        learner = restore(task, state, folder)
     else:
-        learner = make_learner(task, algorithm, seed, folder, buffer)
-    print(f"{task}: {algorithm}, seed {seed}, from step {state['steps']} to {steps}", flush=True)
+        learner = make_learner(task, seed, folder, buffer)
+    print(f"{task}: seed {seed}, from step {state['steps']} to {steps}", flush=True)
     clock = time.process_time() - state["cpu_s"]
     while learner.num_timesteps < steps:
         learner.learn(min(every, steps - learner.num_timesteps), reset_num_timesteps=False)
         about = {
-            "algorithm": algorithm,
+            "algorithm": "CrossQ",
             "library": "sbx-rl",
             "library_version": version("sbx-rl"),
             "steps": learner.num_timesteps,
@@ -210,7 +213,7 @@ def export(folder: Path, task: str, out: Path) -> None:
     """Measure the best actor on the final seeds, and write it with its provenance."""
     best = Actor.load(folder / "best.safetensors", get_task(task))
     values = returns(best, task, seeds.block("final", 0, FINAL))
-    mean, margin = values.mean(), stats.t.ppf(0.975, FINAL - 1) * values.std(ddof=1) / np.sqrt(FINAL)
+    mean, margin = values.mean(), scipy_stats.t.ppf(0.975, FINAL - 1) * values.std(ddof=1) / np.sqrt(FINAL)
     about = {
         **best.provenance,
         "episodes": FINAL,
@@ -224,21 +227,19 @@ def export(folder: Path, task: str, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=RECIPES)
-    parser.add_argument("--folder", type=Path, help="of the training; without: experts/<task>-<algorithm>-<seed>")
-    parser.add_argument("--algorithm", choices=("TQC", "SAC", "TD3"), help="without: the task's recipe")
-    parser.add_argument("--steps", type=int, help="of the whole training; without: the task's recipe")
+    parser.add_argument("task", choices=STEPS)
+    parser.add_argument("--folder", type=Path, help="of the training; without: experts/<task>-<seed>")
+    parser.add_argument("--steps", type=int, help="of the environment, in all; without: the task's usual number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--buffer", type=int, default=1_000_000, help="transitions kept")
     parser.add_argument("--every", type=int, default=EVERY, help="steps between evaluations")
     parser.add_argument("--export", action="store_true", help="train no further, and export the best so far")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    algorithm, steps = args.algorithm or RECIPES[args.task][0], args.steps or RECIPES[args.task][1]
-    folder = args.folder or Path("experts") / f"{args.task}-{algorithm}-{args.seed}"
+    folder = args.folder or Path("experts") / f"{args.task}-{args.seed}"
     with held(folder):
         if not args.export:
-            train(args.task, algorithm, steps, folder, args.seed, args.buffer, args.every)
+            train(args.task, args.steps or STEPS[args.task], folder, args.seed, args.buffer, args.every)
         export(folder, args.task, folder / f"{args.task}.safetensors")
 
 
