@@ -99,8 +99,9 @@ def of_study(about: dict[str, Any]) -> str:
     found: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
     for test in sorted(study.glob("test/*/test.json")):
         arm = by_weights[json.loads(test.read_text(encoding="utf-8"))["weights_sha256"]]
-        (line,) = {arm.get("variant"), *get_task(arm["task"]).groups} & set(about["lines"])
-        figures = values(read_records(test.with_name("episodes.jsonl")), arm["task"], about["figure"])
+        task = arm["config"]["task.name"]
+        (line,) = {arm["task"], *get_task(task).groups} & set(about["lines"])
+        figures = values(read_records(test.with_name("episodes.jsonl")), task, about["figure"])
         found.setdefault((line, arm["optimizer"]), {}).setdefault(arm["seed"], {})[arm["task"]] = figures
     lines = []
     for line, name in about["lines"].items():

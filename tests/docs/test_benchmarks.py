@@ -80,13 +80,15 @@ def test_groups_are_of_a_studys_tests(benchmarks, tmp_path, monkeypatch):
     tested += [("reach", "muon", [1, 1]), ("coffee-pull", "muon", [0, 0]), ("reach-wall", "muon", [1, 1])]
     arms = []
     for number, (task, optimizer, successes) in enumerate(tested):
-        arms.append({"task": f"metaworld/{task}-v3", "optimizer": optimizer, "seed": 0, "weights_sha256": str(number)})
+        name = f"metaworld/{task}-v3"
+        arm = {"task": f"{name} as it is", "config": {"task.name": name}, "optimizer": optimizer, "seed": 0}
+        arms.append(arm | {"weights_sha256": str(number)})
         written(study / "test" / str(number), "episodes", successes)
         (study / "test" / str(number) / "test.json").write_text(json.dumps({"weights_sha256": str(number)}))
-    arms.append({"task": "metaworld/push-v3", "optimizer": "muon", "seed": 0, "weights_sha256": "of tuning"})
+    arms.append(arms[0] | {"weights_sha256": "of tuning"})
     (study / "arms.jsonl").write_text("".join(json.dumps(arm) + "\n" for arm in arms))
     about = {"study": "some", "figure": "success", "optimizers": ["muon", "adamw"]}
-    about["lines"] = {"metaworld/easy": "easy", "metaworld/medium": "medium"}
+    about["lines"] = {"metaworld/easy": "easy", "metaworld/coffee-pull-v3 as it is": "medium"}
     easy, medium = benchmarks.of_study(about).split("<br>")
     assert medium.startswith("medium: muon **0.0** (") and "; adamw **100.0** (" in medium
     assert easy.startswith("easy: muon **100.0** (") and "; adamw **75.0** (30.1 to 95.4) %, 1 seed" in easy
