@@ -94,6 +94,8 @@ def said(figures: np.ndarray, name: str) -> str:
 def of_study(about: dict[str, Any]) -> str:
     """A line for each group of tasks, or each variant of one, with the optimizers of a study: of what nothing was chosen on."""
     study = ROOT / "studies" / about["study"]
+    if not study.is_dir():
+        return "–"
     arms = [json.loads(line) for line in (study / "arms.jsonl").read_text(encoding="utf-8").splitlines()]
     by_weights = {arm["weights_sha256"]: arm for arm in arms}
     found: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}

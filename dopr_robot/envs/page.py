@@ -193,7 +193,7 @@ def _options(spec: TaskSpec) -> str:
 
 def _expert(spec: TaskSpec) -> str:
     if not spec.has_expert:
-        return f"none: {spec.expert_missing}" if spec.expert_missing else "none"
+        return "none"
     name = f"`{(spec.expert or '').split(':')[1]}`"
     told = getattr(load(spec.expert or ""), "told", None)  # a learned one says how it was trained
     name += f", {told(spec.id)}" if told else ""

@@ -65,7 +65,6 @@ class TaskSpec:
         expert_seeds: see ``expert_success``.
         expert_steps: mean length of its successful episodes, in control steps; None: not measured.
         expert_fault: where it fails, and why; "": nothing is known.
-        expert_missing: why there is none, and what would mend it; "": there is nothing to say.
         reward: what the reward of a step pays, where its sum over an episode (the return) says more than success does; evaluation then
             reports return versus horizon too.
         segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.segments`), or None.
@@ -98,7 +97,6 @@ class TaskSpec:
     expert_seeds: int = 200
     expert_steps: float | None = None
     expert_fault: str = ""
-    expert_missing: str = ""
     reward: str = ""
     segments: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
@@ -141,8 +139,7 @@ class TaskSpec:
     @property
     def without_expert(self) -> str:
         """What is told where there is none."""
-        why = f" ({self.expert_missing})" if self.expert_missing else ""
-        return f"{self.id} has no expert{why}: bring demonstrations of your own (dopr convert)"
+        return f"{self.id} has no expert: bring demonstrations of your own (dopr convert)"
 
     def check_installed(self) -> None:
         """Raise MissingExtraError where the task's package is not installed."""

@@ -1,4 +1,4 @@
-"""Learned experts: files made here, of networks that nobody trained."""
+"""Learned experts: files made here, of networks that nobody trained, and those that the package ships."""
 
 import json
 from itertools import pairwise
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dopr_robot import collect
+from dopr_robot import collect, seeds
 from dopr_robot.collection import demonstrations
-from dopr_robot.envs import TASKS, get_task
-from dopr_robot.envs.adapters import gymnasium_experts, gymnasium_mujoco
+from dopr_robot.envs import get_task
+from dopr_robot.envs.adapters import gymnasium_experts
 from dopr_robot.envs.adapters.gymnasium_experts import Actor
 from dopr_robot.envs.page import facts
 from dopr_robot.errors import DamagedError, UserError
@@ -29,16 +29,6 @@ def random_actor(task: str, *sizes: int) -> Actor:
         for a, b in pairwise(sizes)
     ]
     return Actor(tuple(layers), task, ABOUT)
-
-
-@pytest.fixture
-def shipped(tmp_path, monkeypatch):
-    """A package that has the weights of HalfCheetah and of no other task."""
-    monkeypatch.setattr(gymnasium_experts, "FOLDER", tmp_path / "experts")
-    random_actor("HalfCheetah-v5", 17, 32, 32, 6).save(gymnasium_experts.weights("HalfCheetah-v5"))
-    for task_id in gymnasium_mujoco.TASKS:
-        monkeypatch.delitem(TASKS._entries, task_id)
-    gymnasium_mujoco.register()
 
 
 def test_an_actor_is_its_layers(tmp_path):
@@ -109,7 +99,6 @@ def test_a_spoiled_provenance_is_named(tmp_path):
         Actor.load(tmp_path / "actor.safetensors", get_task("Hopper-v5"))
 
 
-@pytest.mark.usefixtures("shipped")
 def test_the_expert_acts_as_its_actor_in_gymnasium():
     """Without noise an episode is that of the actor in the package's own environment, whatever runs beside it."""
     found = list(demonstrations("HalfCheetah-v5", range(3), noise=0.0, num_envs=2, max_steps=40))
@@ -123,24 +112,17 @@ def test_the_expert_acts_as_its_actor_in_gymnasium():
             seen, *_ = env.step(action)
 
 
-@pytest.mark.usefixtures("shipped")
 def test_it_collects_like_any_other(tmp_path):
     spec = get_task("HalfCheetah-v5")
+    about = Actor.load(gymnasium_experts.weights(spec.id), spec).provenance
+    said = dict(facts(spec))["expert"]
     assert (
         spec.has_expert
-        and "TD3 of sbx-rl 0.28.0, 1,000 steps; return without noise 1,234" in dict(facts(spec))["expert"]
+        and f"{about['algorithm']} of {about['library']} {about['library_version']}, {about['steps']:,} steps" in said
     )
+    assert f"return without noise {about['return_mean']:,.0f} over 100 seeds" in said
     store = collect("HalfCheetah-v5", 1, tmp_path / "cheetah.zarr", noise=0.5)
     assert store.num_episodes == 1 and store.attributes.task == "HalfCheetah-v5"
-
-
-@pytest.mark.usefixtures("shipped")
-def test_a_task_whose_weights_are_not_shipped_says_so(tmp_path):
-    spec = get_task("Humanoid-v5")
-    assert not spec.has_expert and "no weights are shipped yet" in dict(facts(spec))["expert"]
-    with pytest.raises(UserError, match=r"Humanoid-v5 has no expert \(no weights are shipped yet: .*train_expert"):
-        collect("Humanoid-v5", 1, tmp_path / "humanoid.zarr")
-    assert not (tmp_path / "humanoid.zarr").exists()
 
 
 @pytest.mark.parametrize("name", ["Humanoid", "Ant", "HalfCheetah", "Walker2d", "Hopper"])
@@ -148,3 +130,19 @@ def test_every_class_fits_its_task(name):
     spec, expert = get_task(f"{name}-v5"), getattr(gymnasium_experts, f"{name}Expert")
     assert expert.noise.shape == (len(spec.action.low),)
     assert expert.noise == pytest.approx(0.1 * np.array(spec.action.high))
+
+
+@pytest.mark.parametrize("path", sorted(gymnasium_experts.FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_what_ships_runs_as_it_says(path):
+    """Small, of the Gymnasium that is installed or an earlier one, and as good in 200 steps as its return promises for 1,000."""
+    spec = get_task(path.stem)
+    actor = Actor.load(path, spec)
+    assert path.stat().st_size <= 2**20 and spec.has_expert
+    about = actor.provenance
+    assert (
+        about["episodes"] == 100
+        and about["environment"] == path.stem
+        and about["return_ci95"][0] < about["return_mean"]
+    )
+    (episode,) = demonstrations(path.stem, [seeds.block("final", 0, 1)[0]], noise=0.0, num_envs=1, max_steps=200)
+    assert episode.success and episode.arrays["rewards"].sum() > 0.1 * about["return_mean"]

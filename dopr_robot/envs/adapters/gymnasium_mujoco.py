@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium
 
 from dopr_robot.envs.adapters.adapter import Adapter, Views
-from dopr_robot.envs.adapters.gymnasium_experts import TRAINED_BY, weights
 from dopr_robot.envs.perturbations import PERTURBATIONS, perturbed
 from dopr_robot.envs.registration import ActionSpec, TaskSpec, bare_name, get_task, register_task
 
@@ -39,7 +38,6 @@ def register() -> None:
     """Add the tasks."""
     for task_id, (size, joints, bound, hertz, failure) in TASKS.items():
         learned = not task_id.startswith("Inverted")
-        there = learned and weights(task_id).is_file()
         register_task(
             TaskSpec(
                 id=task_id,
@@ -62,8 +60,7 @@ def register() -> None:
                 ),
                 entry_point="dopr_robot.envs.adapters.gymnasium_mujoco:make",
                 arguments={"task_id": task_id},
-                expert=f"dopr_robot.envs.adapters.gymnasium_experts:{bare_name(task_id)}Expert" if there else None,
-                expert_missing=f"no weights are shipped yet: {TRAINED_BY}" if learned and not there else "",
+                expert=f"dopr_robot.envs.adapters.gymnasium_experts:{bare_name(task_id)}Expert" if learned else None,
                 reward=REWARDS.get(task_id, ""),
                 options=PERTURBATIONS,
                 cameras=("free",) if task_id.startswith("Inverted") else ("track", "free"),
