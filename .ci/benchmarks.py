@@ -2,8 +2,8 @@
 
 A benchmark is a YAML file, and beside it a folder of its name with the ``episodes.jsonl`` of its evaluations, a training seed each:
 ``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states; ``best: last``
-in the YAML file where that is the last one). One of several lines (groups of tasks, variants of one)
-names a study, of whose tests its figures are.
+in the YAML file where that is the last one). One of several lines (groups of tasks, variants of one) names a study, of whose tests its
+figures are.
 """
 
 import json
@@ -41,10 +41,8 @@ def page() -> str:
     texts = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(FIELD.glob("*.yaml"))}
     for name, about in texts.items():
         published = "<br>".join(f"{each['figure']} ({each['of']})" for each in about["published"]) or "none found"
-        ours = (
-            " | ".join(figure(name, about, which) for which in WEIGHTS) if "task" in about else f"{of_study(about)} | –"
-        )
-        made.append(f"| [{about['benchmark']}](#{place(about)}) | {published} | {ours} |")
+        ours = [of_study(about), "–"] if "study" in about else [figure(name, about, which) for which in WEIGHTS]
+        made.append(f"| [{about['benchmark']}](#{place(about)}) | {published} | {' | '.join(ours)} |")
     for about in texts.values():
         made += ["", f"## {about['benchmark']}", ""]
         made += [f"Figure: {described(about)}. What differs in protocol: {about['differs']}.", ""]
@@ -94,8 +92,6 @@ def said(figures: np.ndarray, name: str) -> str:
 def of_study(about: dict[str, Any]) -> str:
     """A line for each group of tasks, or each variant of one, with the optimizers of a study: of what nothing was chosen on."""
     study = ROOT / "studies" / about["study"]
-    if not study.is_dir():
-        return "–"
     arms = [json.loads(line) for line in (study / "arms.jsonl").read_text(encoding="utf-8").splitlines()]
     by_weights = {arm["weights_sha256"]: arm for arm in arms}
     found: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
@@ -109,7 +105,8 @@ def of_study(about: dict[str, Any]) -> str:
     for line, name in about["lines"].items():
         each = {optimizer: found[line, optimizer] for optimizer in about["optimizers"]}
         told = [f"{optimizer} {said(_by_seed(tasks), about['figure'])}" for optimizer, tasks in each.items()]
-        lines.append(f"{name}: {'; '.join(told)}")
+        (tasks,) = {len(figures) for seeded in each.values() for figures in seeded.values()}
+        lines.append(f"{name}{f' ({tasks} tasks)' if tasks > 1 else ''}: {'; '.join(told)}")
     return "<br>".join(lines)
 
 

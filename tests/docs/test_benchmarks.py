@@ -91,4 +91,4 @@ def test_groups_are_of_a_studys_tests(benchmarks, tmp_path, monkeypatch):
     about["lines"] = {"metaworld/easy": "easy", "metaworld/coffee-pull-v3 as it is": "medium"}
     easy, medium = benchmarks.of_study(about).split("<br>")
     assert medium.startswith("medium: muon **0.0** (") and "; adamw **100.0** (" in medium
-    assert easy.startswith("easy: muon **100.0** (") and "; adamw **75.0** (30.1 to 95.4) %, 1 seed" in easy
+    assert easy.startswith("easy (2 tasks): muon **100.0** (") and "; adamw **75.0** (30.1 to 95.4) %, 1 seed" in easy

@@ -16,6 +16,7 @@ from dopr_robot.envs.adapters.gymnasium_experts import Actor
 from dopr_robot.envs.page import facts
 from dopr_robot.errors import DamagedError, UserError
 
+LEARNED = ("Humanoid", "Ant", "HalfCheetah", "Walker2d", "Hopper")
 ABOUT = {
     "algorithm": "TD3", "library": "sbx-rl", "library_version": "0.28.0", "steps": 1000, "seed": 0, "episodes": 100,
     "gymnasium": "1.4.0", "mujoco": "4.0.0", "return_mean": 1234.5, "return_ci95": [1200.0, 1269.0],
@@ -125,24 +126,23 @@ def test_it_collects_like_any_other(tmp_path):
     assert store.num_episodes == 1 and store.attributes.task == "HalfCheetah-v5"
 
 
-@pytest.mark.parametrize("name", ["Humanoid", "Ant", "HalfCheetah", "Walker2d", "Hopper"])
+@pytest.mark.parametrize("name", LEARNED)
 def test_every_class_fits_its_task(name):
     spec, expert = get_task(f"{name}-v5"), getattr(gymnasium_experts, f"{name}Expert")
     assert expert.noise.shape == (len(spec.action.low),)
     assert expert.noise == pytest.approx(0.1 * np.array(spec.action.high))
 
 
-@pytest.mark.parametrize("path", sorted(gymnasium_experts.FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
-def test_what_ships_runs_as_it_says(path):
-    """Small, of the Gymnasium that is installed or an earlier one, and as good in 200 steps as its return promises for 1,000."""
-    spec = get_task(path.stem)
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_ships_runs_as_it_says(name):
+    """Small, with its provenance, and as good in 200 steps as its return promises for 1,000."""
+    spec = get_task(f"{name}-v5")
+    path = gymnasium_experts.weights(spec.id)
     actor = Actor.load(path, spec)
     assert path.stat().st_size <= 2**20 and spec.has_expert
     about = actor.provenance
     assert (
-        about["episodes"] == 100
-        and about["environment"] == path.stem
-        and about["return_ci95"][0] < about["return_mean"]
+        about["episodes"] == 100 and about["environment"] == spec.id and about["return_ci95"][0] < about["return_mean"]
     )
-    (episode,) = demonstrations(path.stem, [seeds.block("final", 0, 1)[0]], noise=0.0, num_envs=1, max_steps=200)
+    (episode,) = demonstrations(spec.id, [seeds.block("final", 0, 1)[0]], noise=0.0, num_envs=1, max_steps=200)
     assert episode.success and episode.arrays["rewards"].sum() > 0.1 * about["return_mean"]
