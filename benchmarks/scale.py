@@ -17,10 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-
-from dopr_robot.datasets import Store
+from dopr_robot.datasets import Episode, Recording, Store, write_store
 from dopr_robot.study import load_study, run_study
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,17 +47,9 @@ evaluation: {{selection_episodes: 2, test_episodes: 2, best: false}}
 def short_store(source: Path, path: Path, times: int, steps: int = 12) -> None:
     """Write the first steps of a store's episodes many times over."""
     store = Store.open(source)
-    rows = np.concatenate([np.arange(start, start + steps) for start in store.episode_starts])
-    group = zarr.open_group(path, mode="w", zarr_format=2)
-    group.attrs.update(zarr.open_group(source, mode="r").attrs.asdict())
-    episodes = times * store.num_episodes
-    for key in store.keys:
-        held = np.tile(np.asarray(store.array(key)[:])[rows], (times, *[1] * len(store.keys[key].shape)))
-        group.create_array(f"data/{key}", data=held, chunks=(65536, *held.shape[1:]))
-    for name, values in {
-        "episode_ends": np.arange(1, episodes + 1) * steps, "seed": np.arange(episodes), "success": np.ones(episodes, np.int64),
-    }.items():  # fmt: skip
-        group.create_array(f"meta/{name}", data=values.astype(np.int64))
+    first = [{key: value[:steps] for key, value in store.episode(index).items()} for index in range(store.num_episodes)]
+    numbered = (Episode(arrays, turn * len(first) + n, True) for turn in range(times) for n, arrays in enumerate(first))
+    write_store(Recording(store.attributes, numbered), path)
 
 
 def thousand_arms(store: Path, folder: Path) -> Path:

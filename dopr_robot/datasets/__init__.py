@@ -2,9 +2,10 @@
 
 from dopr_robot.datasets.attributes import ActionAttributes, Attributes
 from dopr_robot.datasets.check import Finding, Report, check, repair
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.layout import KeyInfo
 from dopr_robot.datasets.opening import is_store
-from dopr_robot.datasets.recording import Episode, Recording, read_store, write_store
+from dopr_robot.datasets.recording import Recording, read_store, write_store
 from dopr_robot.datasets.sampling import batch_indices, split_episodes
 from dopr_robot.datasets.statistics import statistics
 from dopr_robot.datasets.store import Store

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr_robot.datasets.recording import Episode, read_store, write_store
+from dopr_robot.datasets.episode import UNKNOWN, Episode
+from dopr_robot.datasets.recording import read_store, write_store
 from dopr_robot.datasets.statistics import blocks
-from dopr_robot.datasets.store import UNKNOWN, Store
+from dopr_robot.datasets.store import Store
 from dopr_robot.errors import DamagedError, DoprError, UserError
 from dopr_robot.files import replacing
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import ActionAttributes, Attributes
-from dopr_robot.datasets.recording import Episode, Recording, read_store
+from dopr_robot.datasets.episode import Episode
+from dopr_robot.datasets.recording import Recording, read_store
 from dopr_robot.datasets.store import Store
 from dopr_robot.errors import UserError
 

@@ -27,6 +27,46 @@ def member(group: zarr.Group, path: str, name: str) -> zarr.Array | zarr.Group |
     return found
 
 
+class Arrays:
+    """The arrays of a group, each opened once.
+
+    What another program adds or changes is not seen; a store is opened anew for that.
+    """
+
+    def __init__(self, group: zarr.Group, path: str) -> None:
+        self.group = group
+        self.path = path
+        self._under: dict[str, dict[str, zarr.Array]] = {}
+        self._found: dict[str, zarr.Array] = {}
+
+    def under(self, name: str) -> dict[str, zarr.Array]:
+        """The arrays anywhere under a member, by name, in alphabetic order. Raises DamagedError as :func:`member`."""
+        if name not in self._under:
+            self._under[name] = found = arrays_in(self.group, self.path, name)
+            self._found |= {f"{name}/{key}": each for key, each in found.items()}
+        return self._under[name]
+
+    def get(self, name: str) -> zarr.Array | None:
+        """One array; None where there is no such. Raises DamagedError as :func:`member`."""
+        if name not in self._found:
+            found = member(self.group, self.path, name)
+            if not isinstance(found, zarr.Array):
+                return None
+            self._found[name] = found
+        return self._found[name]
+
+    def add(self, name: str, array: zarr.Array) -> zarr.Array:
+        """An array that was just made."""
+        self._under.clear()
+        self._found[name] = array
+        return array
+
+    def remove(self, name: str) -> None:
+        del self.group[name]
+        self._under.clear()
+        self._found.pop(name, None)
+
+
 def arrays_in(group: zarr.Group, path: str, name: str) -> dict[str, zarr.Array]:
     """The arrays anywhere under a member, by name, in alphabetic order. Raises DamagedError as :func:`member`."""
     node: Any = member(group, path, name)

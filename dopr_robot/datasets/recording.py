@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
+from dopr_robot.datasets.appending import TOGETHER_BYTES, together
 from dopr_robot.datasets.attributes import Attributes
-from dopr_robot.datasets.store import UNKNOWN, Store
+from dopr_robot.datasets.episode import UNKNOWN, Episode
+from dopr_robot.datasets.store import Store
 from dopr_robot.errors import UserError
 from dopr_robot.files import replacing
-
-
-@dataclass
-class Episode:
-    """One demonstration: ``arrays {key: [T, ...]}``, its seed and success where known, and whatever else belongs to it."""
-
-    arrays: dict[str, NDArray[Any]]
-    seed: int | None = None
-    success: bool | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,21 +40,39 @@ def read_store(store: Store, episodes: Iterable[int] | None = None) -> Recording
 def _episodes(store: Store, chosen: Iterable[int]) -> Iterator[Episode]:
     meta, seeds, success = store.meta, store.seeds, store.success
     others = [name for name in meta if name not in ("seed", "success")]
+    starts, ends = store.episode_starts, store.episode_ends
+    for run in _neighbours(store, chosen):
+        first = int(starts[run[0]])
+        rows = store.read(start=first, stop=int(ends[run[-1]]))
+        for index in run:
+            yield Episode(
+                {key: value[starts[index] - first : ends[index] - first] for key, value in rows.items()},
+                None if seeds[index] == UNKNOWN else int(seeds[index]),
+                None if success[index] == UNKNOWN else bool(success[index]),
+                {name: meta[name][index] for name in others},
+            )
+
+
+def _neighbours(store: Store, chosen: Iterable[int]) -> Iterator[list[int]]:
+    """Episodes that lie one after another, in lists that are worth one reading: up to 4 MiB, or one episode."""
+    step = sum(math.prod(info.shape) * info.dtype.itemsize for info in store.keys.values())
+    starts, ends = store.episode_starts, store.episode_ends
+    run: list[int] = []
     for index in chosen:
-        yield Episode(
-            store.episode(index),
-            None if seeds[index] == UNKNOWN else int(seeds[index]),
-            None if success[index] == UNKNOWN else bool(success[index]),
-            {name: meta[name][index] for name in others},
-        )
+        if run and (index != run[-1] + 1 or (ends[index] - starts[run[0]]) * step > TOGETHER_BYTES):
+            yield run
+            run = []
+        run.append(index)
+    if run:
+        yield run
 
 
 def write_store(recording: Recording, out: str | Path) -> Store:
     """A new store at ``out``, there only when it is whole; whatever goes wrong leaves nothing behind."""
     with new_path(out) as partial:
         with Store.create(partial, recording.attributes) as store:
-            for episode in recording.episodes:
-                store.append(episode.arrays, seed=episode.seed, success=episode.success, meta=episode.meta)
+            for episodes in together(recording.episodes):
+                store.extend(episodes)
         if not store.num_episodes:
             raise UserError(f"{out}: there is no episode to write")
     return Store.open(out)
@@ -89,7 +97,7 @@ def go_on_writing(recording: Recording, out: Path) -> Store:
         store = Store.create(begun, recording.attributes)
     with store:
         for episode in recording.episodes:
-            store.append(episode.arrays, seed=episode.seed, success=episode.success, meta=episode.meta)
+            store.extend([episode])
     return finish(out)
 
 

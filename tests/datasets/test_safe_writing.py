@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from dopr_robot.datasets import Store, check, repair
+from dopr_robot.datasets import Episode, Store, check, repair
 from dopr_robot.datasets.check import Replayed
 from dopr_robot.errors import DamagedError, UserError
 
@@ -45,8 +45,8 @@ CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncat
 """Audit events of changes to the file system; of ``open``, where it is for writing."""
 
 
-def append_until(change, path):
-    """Add an episode in a process that is killed before its nth change to the store; whether it was."""
+def append_until(change, path, count):
+    """Add some episodes in a process that is killed before its nth change to the store; whether it was."""
     child = os.fork()
     if child == 0:
         left = [change]
@@ -64,8 +64,8 @@ def append_until(change, path):
         sys.addaudithook(watch)
         try:
             with Store.open(path) as store:
-                index = store.num_episodes
-                store.append(episode(index), seed=index, success=True, meta={"name": f"demo_{index}"})
+                new = range(store.num_episodes, store.num_episodes + count)
+                store.extend([Episode(episode(index), index, True, {"name": f"demo_{index}"}) for index in new])
             os._exit(0)
         finally:
             os._exit(1)
@@ -74,19 +74,19 @@ def append_until(change, path):
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("earlier", [0, 2])
-def test_a_kill_before_any_change_to_the_files_leaves_every_earlier_episode(tmp_path, earlier):
-    """Of an append to one of two episodes; before every second change, since a file takes two: it is written beside its place and moved.
-    Of an append to an empty store, which makes the arrays, before every tenth."""
+@pytest.mark.parametrize(("earlier", "count", "step"), [(0, 1, 10), (2, 1, 2), (2, 3, 8)])
+def test_a_kill_before_any_change_to_the_files_leaves_every_earlier_episode(tmp_path, earlier, count, step):
+    """Of an append to one of two episodes before every second change, since a file takes two: it is written beside its place and moved.
+    Of an append to an empty store, which makes the arrays, and of several episodes together, which are there all or none, before some."""
     with Store.create(tmp_path / "before.zarr") as store:
         for index in range(earlier):
             store.append(episode(index), seed=index, success=True, meta={"name": f"demo_{index}"})
-    for change in range(2, 1000, 2 if earlier else 10):
+    for change in range(2, 1000, step):
         path = shutil.copytree(tmp_path / "before.zarr", tmp_path / f"{change}.zarr")
-        if not append_until(change, path):
+        if not append_until(change, path, count):
             break
         store = Store.open(path)
-        assert earlier <= store.num_episodes <= earlier + 1
+        assert store.num_episodes in (earlier, earlier + count)
         assert_holds(store)
         assert check(path).damage == []
         if change % 8 == 0:
@@ -94,7 +94,7 @@ def test_a_kill_before_any_change_to_the_files_leaves_every_earlier_episode(tmp_
                 store.append(episode(store.num_episodes), meta={"name": "next"})
             assert_holds(Store.open(path))
         shutil.rmtree(path)
-    assert change > 8 and Store.open(path).num_episodes == earlier + 1
+    assert change > 8 and Store.open(path).num_episodes == earlier + count
 
 
 def test_a_kill_at_any_moment_leaves_every_earlier_episode(tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import zipfile
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from dopr_robot.datasets import ActionAttributes, Attributes, KeyInfo, Store
+from dopr_robot.datasets import ActionAttributes, Attributes, Episode, KeyInfo, Store
 from dopr_robot.errors import DamagedError, UserError
 
 ATTRIBUTES = Attributes(
@@ -61,6 +62,48 @@ def test_meta_of_an_episode_may_be_texts_and_may_be_lacking(tmp_path):
     assert meta["name"].tolist() == ["", "demo_1", ""]
     assert meta["initial_state"].tolist() == [[0, 0, 0], [0, 1, 2], [0, 0, 0]]
     assert meta["seed"].tolist() == [-1, -1, -1] and meta["success"].tolist() == [-1, -1, -1]
+
+
+def test_episodes_added_together_are_those_added_one_after_another(tmp_path):
+    episodes = [
+        Episode(episode(2)),
+        Episode(episode(3, 10), 7, True, {"name": "demo_1"}),
+        Episode(episode(1, 20), 8, False, {"weight": 0.5}),
+        Episode(episode(4, 30), 9, True, {"name": "demo_3", "weight": 1.5}),
+    ]
+    for name, cuts in (("alone", [0, 1, 2, 3, 4]), ("two", [0, 2, 4]), ("all", [0, 4])):
+        with Store.create(tmp_path / name) as store:
+            store.extend([])
+            for a, b in itertools.pairwise(cuts):
+                store.extend(episodes[a:b])
+    alone = Store.open(tmp_path / "alone")
+    assert alone.num_episodes == 4 and alone.meta["weight"].tolist() == [0, 0, 0.5, 1.5]
+    for other in (Store.open(tmp_path / "two"), Store.open(tmp_path / "all")):
+        assert other.episode_ends.tolist() == alone.episode_ends.tolist() and other.keys == alone.keys
+        assert {name: values.tolist() for name, values in other.meta.items()} == {
+            name: values.tolist() for name, values in alone.meta.items()
+        }
+        for key, values in alone.read().items():
+            np.testing.assert_array_equal(other.read()[key], values)
+
+
+def test_of_episodes_added_together_none_is_there_where_one_does_not_fit(tmp_path):
+    for name, wrong, message in (
+        (
+            "shape",
+            Episode({"state": np.zeros((2, 4)), "action": np.zeros((2, 2), np.float32)}),
+            r"state: .*\(episode 3\)",
+        ),
+        ("meta", Episode(episode(2), meta={"goal": [1.0, 2.0]}), r"meta/goal: .*\(episode 3\)"),
+    ):
+        make(tmp_path / name, lengths=(5, 3))
+        with Store.open(tmp_path / name) as store, pytest.raises(UserError, match=message):
+            store.extend([Episode(episode(2), meta={"goal": 1.0}), wrong])
+        again = Store.open(tmp_path / name)
+        assert again.num_episodes == 2 and again.episode(1)["state"].shape == (3, 3)
+        with again:
+            again.append(episode(6), meta={"goal": 1.0})
+        assert Store.open(tmp_path / name).episode_ends.tolist() == [5, 8, 14]
 
 
 @pytest.mark.parametrize(("first", "then"), [("text", 1.5), (1.5, "text"), (1, 1.5), (1.5, [1.5, 2.5])])

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
 from dopr_robot.datasets.editing import success_from
+from dopr_robot.datasets.episode import Episode, as_array, check_episode
 from dopr_robot.datasets.formats.format import FORMATS, STORE, find_format
-from dopr_robot.datasets.layout import KeyInfo, as_array, check_episode
+from dopr_robot.datasets.layout import KeyInfo
 from dopr_robot.datasets.recording import (
-    Episode,
     Recording,
     finish,
     go_on_writing,

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.formats import hdf5
 from dopr_robot.datasets.formats.adroit import start_of, task_of
 from dopr_robot.datasets.formats.format import FORMATS, Format, some
-from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import UserError
 
 LOG = logging.getLogger(__name__)

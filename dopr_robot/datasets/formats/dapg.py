@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.formats.adroit import START, task_of
 from dopr_robot.datasets.formats.format import FORMATS, Format, one_line, some
-from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import UserError
 
 NAME = "dapg"

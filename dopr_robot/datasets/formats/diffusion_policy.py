@@ -22,9 +22,10 @@ import zarr.storage
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import GROUP_KEY, Attributes
+from dopr_robot.datasets.episode import UNKNOWN, Episode
 from dopr_robot.datasets.formats.format import FORMATS, Format, check_archive, described
-from dopr_robot.datasets.recording import Episode, Recording, read_store
-from dopr_robot.datasets.store import UNKNOWN, Store
+from dopr_robot.datasets.recording import Recording, read_store
+from dopr_robot.datasets.store import Store
 from dopr_robot.errors import DamagedError, UserError
 
 NAME = "diffusion_policy"

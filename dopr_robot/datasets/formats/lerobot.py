@@ -27,12 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.formats import hdf5
 from dopr_robot.datasets.formats.format import FORMATS, Format
 from dopr_robot.datasets.formats.lerobot_files import INDEX, NAME, OWN, Layout, Row, Table, entry, read_json, reading
 from dopr_robot.datasets.formats.lerobot_pictures import Camera, pictures
 from dopr_robot.datasets.formats.lerobot_writer import write
-from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import UserError
 
 LOG = logging.getLogger(__name__)

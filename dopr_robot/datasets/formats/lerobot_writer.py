@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.formats import hdf5
 from dopr_robot.datasets.formats.format import described
 from dopr_robot.datasets.formats.lerobot_files import INDEX, NAME, OWN, parquet
 from dopr_robot.datasets.formats.lerobot_pictures import av
-from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import UserError
 
 CHUNK = 1000

@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.formats import hdf5
 from dopr_robot.datasets.formats.adroit import START
 from dopr_robot.datasets.formats.format import FORMATS, Format, content, natural
-from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import UserError
 
 NAME = "minari"

@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets.attributes import Attributes
+from dopr_robot.datasets.episode import Episode
 from dopr_robot.datasets.formats import hdf5
 from dopr_robot.datasets.formats.format import FORMATS, Format, natural, one_line
 from dopr_robot.datasets.formats.robomimic import NAME as ROBOMIMIC
 from dopr_robot.datasets.formats.robomimic import ROBOSUITE, Environment, controller_action, environment
-from dopr_robot.datasets.recording import Episode, Recording
+from dopr_robot.datasets.recording import Recording
 from dopr_robot.errors import MissingExtraError, UserError, errors_only
 
 NAME = "robosuite"
