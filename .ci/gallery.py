@@ -15,7 +15,7 @@ def filled(text: str) -> str:
 
 
 def table(policy: str) -> str:
-    """A policy's success at the longest horizon, in Markdown: of every study with it a table, a row a task and a column an optimizer."""
+    """A policy's success (or return) at the longest horizon, in Markdown: of every study with it a table, a row a task and a column an optimizer."""
     made = []
     for file in sorted((ROOT / "studies").glob("*/table.csv")):
         with file.open(encoding="utf-8", newline="") as lines:
@@ -41,6 +41,9 @@ def table(policy: str) -> str:
 
 
 def _cell(row: dict[str, str]) -> str:
+    if row.get("return"):  # the task's figure
+        low, figure, high = (f"{float(row[name]):,.0f}" for name in ("return_low", "return", "return_high"))
+        return f"{figure} ({low} to {high}), lr {float(row['learning_rate']):g}"
     low, success, high = (f"{100 * float(row[name]):.0f}" for name in ("success_low", "success", "success_high"))
     return f"{success} % ({low} to {high}), lr {float(row['learning_rate']):g}"
 
