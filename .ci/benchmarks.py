@@ -6,6 +6,7 @@ in the YAML file where that is the last one). One of several lines (groups of ta
 figures are.
 """
 
+import csv
 import json
 import math
 import re
@@ -93,10 +94,14 @@ def of_study(about: dict[str, Any]) -> str:
     """A line for each group of tasks, or each variant of one, with the optimizers of a study: of what nothing was chosen on."""
     study = ROOT / "studies" / about["study"]
     arms = [json.loads(line) for line in (study / "arms.jsonl").read_text(encoding="utf-8").splitlines()]
+    with (study / "table.csv").open(encoding="utf-8", newline="") as rows:
+        chosen = {(row["task"], row["optimizer"], float(row["learning_rate"])) for row in csv.DictReader(rows)}
     by_weights = {arm["weights_sha256"]: arm for arm in arms}
     found: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
     for test in sorted(study.glob("test/*/test.json")):
         arm = by_weights[json.loads(test.read_text(encoding="utf-8"))["weights_sha256"]]
+        if (arm["task"], arm["optimizer"], arm["learning_rate"]) not in chosen:
+            continue  # it was, before other rates were tried
         task = arm["config"]["task.name"]
         (line,) = {arm["task"], *get_task(task).groups} & set(about["lines"])
         figures = values(read_records(test.with_name("episodes.jsonl")), task, about["figure"])
