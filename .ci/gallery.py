@@ -15,7 +15,7 @@ def filled(text: str) -> str:
 
 
 def table(policy: str) -> str:
-    """A policy's success (or return) at the longest horizon, in Markdown: of every study with it a table, a row a task and a column an optimizer."""
+    """A policy's figure at the longest horizon, in Markdown: of every study with it a table, a row a task and a column an optimizer."""
     made = []
     for file in sorted((ROOT / "studies").glob("*/table.csv")):
         with file.open(encoding="utf-8", newline="") as lines:
