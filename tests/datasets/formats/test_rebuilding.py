@@ -52,17 +52,17 @@ def test_what_is_rebuilt_is_what_the_task_shows(tmp_path, monkeypatch):
     raw, out = tmp_path / "demo.hdf5", tmp_path / "seen.zarr"
     write_raw(raw, episodes, model, package.__version__)
     stopped = iter([False, True])
-    append = Store.append
+    extend = Store.extend
 
     def stop(store, *args, **kwargs):
         if next(stopped):
             raise KeyboardInterrupt
-        append(store, *args, **kwargs)
+        extend(store, *args, **kwargs)
 
-    monkeypatch.setattr(Store, "append", stop)
+    monkeypatch.setattr(Store, "extend", stop)
     with pytest.raises(KeyboardInterrupt):
         convert(raw, out, cameras=CAMERAS, size=(32, 40))
-    monkeypatch.setattr(Store, "append", append)
+    monkeypatch.setattr(Store, "extend", extend)
     assert not out.exists() and Store.open(unfinished(out)).num_episodes == 1
     with pytest.raises(UserError, match="is the beginning of something else"):
         convert(raw, out, cameras=CAMERAS[:1], size=(32, 40))
