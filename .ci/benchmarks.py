@@ -19,6 +19,7 @@ import yaml
 
 from dopr_robot import seeds
 from dopr_robot.envs import get_task
+from dopr_robot.envs.task import words
 from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord, read_records
 
@@ -95,12 +96,16 @@ def of_study(about: dict[str, Any]) -> str:
     study = ROOT / "studies" / about["study"]
     arms = [json.loads(line) for line in (study / "arms.jsonl").read_text(encoding="utf-8").splitlines()]
     with (study / "table.csv").open(encoding="utf-8", newline="") as rows:
-        chosen = {(row["task"], row["optimizer"], float(row["learning_rate"])) for row in csv.DictReader(rows)}
+        chosen = {
+            (row["task"], row["optimizer"], float(row["learning_rate"]), row["hyperparameters"])
+            for row in csv.DictReader(rows)
+        }
     by_weights = {arm["weights_sha256"]: arm for arm in arms}
     found: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
     for test in sorted(study.glob("test/*/test.json")):
         arm = by_weights[json.loads(test.read_text(encoding="utf-8"))["weights_sha256"]]
-        if (arm["task"], arm["optimizer"], arm["learning_rate"]) not in chosen:
+        more = " ".join(words(arm.get("hyperparameters", {})))
+        if (arm["task"], arm["optimizer"], arm["learning_rate"], more) not in chosen:
             continue  # it was, before other rates were tried
         task = arm["config"]["task.name"]
         (line,) = {arm["task"], *get_task(task).groups} & set(about["lines"])

@@ -135,7 +135,7 @@ def optimizer(args: argparse.Namespace) -> Iterator[Row]:
     for precision in ("float32",) if args.small else ("float32", "bf16"):
         for model in ["mlp"] if args.small else ["unet", "transformer"]:
             arms, batch = overhead.build(models[model], ["AdamW", *ARMS], device)
-            overhead.measure(arms, batch, 2 if args.small else 30, device, precision, time.perf_counter, 25.0)
+            overhead.measure(arms, batch, 2 if args.small else 30, device, precision, time.perf_counter, 15.0)
             millions = sum(p.numel() for p in arms[0].model.parameters()) / 1e6
             for arm in arms[1:]:
                 found = overhead.summary(arm, arms[0])

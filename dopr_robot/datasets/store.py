@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ import zarr
 import zarr.codecs
 import zarr.storage
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from zarr.core.sync import sync
 
 from dopr_robot.datasets import closing  # noqa: F401 - zarr, at the interpreter's exit
@@ -251,7 +251,7 @@ class Store:
 
     def append(
         self,
-        arrays: Mapping[str, Any],
+        arrays: Mapping[str, ArrayLike],
         *,
         seed: int | None = None,
         success: bool | None = None,
@@ -268,13 +268,16 @@ class Store:
         Raises:
             UserError: keys, lengths, shapes or dtypes do not fit, or another program is writing.
         """
-        self.extend([Episode(dict(arrays), seed, success, dict(meta or {}))])
+        self.extend(
+            [Episode({key: np.asarray(value) for key, value in arrays.items()}, seed, success, dict(meta or {}))]
+        )
 
-    def extend(self, episodes: Sequence[Episode]) -> None:
+    def extend(self, episodes: Iterable[Episode]) -> None:
         """Add several episodes, all or none, in one write: of short ones that is many times faster than one after another.
 
-        Raises UserError as :meth:`append`.
+        They are held in memory together. Raises UserError as :meth:`append`.
         """
+        episodes = list(episodes)
         if not episodes:
             return
         if not self.is_own:

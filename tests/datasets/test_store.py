@@ -75,7 +75,7 @@ def test_episodes_added_together_are_those_added_one_after_another(tmp_path):
         with Store.create(tmp_path / name) as store:
             store.extend([])
             for a, b in itertools.pairwise(cuts):
-                store.extend(episodes[a:b])
+                store.extend(iter(episodes[a:b]))
     alone = Store.open(tmp_path / "alone")
     assert alone.num_episodes == 4 and alone.meta["weight"].tolist() == [0, 0, 0.5, 1.5]
     for other in (Store.open(tmp_path / "two"), Store.open(tmp_path / "all")):

@@ -78,19 +78,22 @@ def test_groups_are_of_a_studys_tests(benchmarks, tmp_path, monkeypatch):
     study = tmp_path / "studies" / "some"
     tested = [("reach", "adamw", [0, 1]), ("coffee-pull", "adamw", [1, 1]), ("reach-wall", "adamw", [1, 1])]
     tested += [("reach", "muon", [1, 1]), ("coffee-pull", "muon", [0, 0]), ("reach-wall", "muon", [1, 1])]
-    tested += [("reach", "muon", [0, 0])]  # by a rate that was the best before another was tried
+    tested += [("reach", "muon", [0, 0])] * 2  # by a rate, and a damping, that was the best before another was tried
     arms = []
     for number, (task, optimizer, successes) in enumerate(tested):
         name = f"metaworld/{task}-v3"
         arm = {"task": f"{name} as it is", "config": {"task.name": name}, "optimizer": optimizer, "seed": 0}
-        arm["learning_rate"] = 0.003 if number < 6 else 0.001
+        arm |= {
+            "learning_rate": 0.001 if number == 6 else 0.003,
+            "hyperparameters": {"damping": 1.0 if number == 7 else 0.1},
+        }
         arms.append(arm | {"weights_sha256": str(number)})
         written(study / "test" / str(number), "episodes", successes)
         (study / "test" / str(number) / "test.json").write_text(json.dumps({"weights_sha256": str(number)}))
     arms.append(arms[0] | {"weights_sha256": "of tuning"})
     (study / "arms.jsonl").write_text("".join(json.dumps(arm) + "\n" for arm in arms))
-    chosen = "".join(f"{arm['task']},{arm['optimizer']},0.003\n" for arm in arms)
-    (study / "table.csv").write_text("task,optimizer,learning_rate\n" + chosen)
+    chosen = "".join(f"{arm['task']},{arm['optimizer']},0.003,damping=0.1\n" for arm in arms)
+    (study / "table.csv").write_text("task,optimizer,learning_rate,hyperparameters\n" + chosen)
     about = {"study": "some", "figure": "success", "optimizers": ["muon", "adamw"]}
     about["lines"] = {"metaworld/easy": "easy", "metaworld/coffee-pull-v3 as it is": "medium"}
     easy, medium = benchmarks.of_study(about).split("<br>")

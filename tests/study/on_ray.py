@@ -18,11 +18,8 @@ evaluation: {selection_episodes: 2, test_episodes: 4}
     here = run_study(load_study(path), out=tmp_path / "here", workers=1).folder
     there = tmp_path / "ray"
     memory = 80 * 2**20
-    noticed = {
-        "health_check_period_ms": 500,
-        "health_check_failure_threshold": 2,
-    }  # a lost node, in a second instead of fifteen
-    head = {"num_cpus": 0, "object_store_memory": memory, "_system_config": noticed}
+    soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}  # that a node is lost, not after 15 s
+    head = {"num_cpus": 0, "object_store_memory": memory, "_system_config": soon}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
