@@ -75,7 +75,7 @@ def _append_meta(arrays: Arrays, index: int, episodes: Sequence[Episode]) -> Non
             (len(episodes), *first.shape), array.fill_value, object if first.dtype.kind == "O" else array.dtype
         )
         for number, entry in entries.items():
-            column[number - index] = entry
+            column[number - index, ...] = entry  # without the dots an old NumPy puts an array of a text, not the text
         write_rows(array, index, column)
     whole = index + len(episodes)
     for name, array in arrays.under("meta").items():  # what none of them has
