@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.networks.common import TimeEmbedding
+from dopr_robot.policies.networks.common import Conv1d, TimeEmbedding
 from dopr_robot.policies.options import NetworkOptions
 
 
@@ -36,9 +36,7 @@ class ConvBlock(nn.Sequential):
     """Convolution that keeps the length, group norm, Mish: ``[B, in, H] -> [B, out, H]``."""
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, groups: int) -> None:
-        super().__init__(
-            nn.Conv1d(dim_in, dim_out, kernel_size, padding=kernel_size // 2), nn.GroupNorm(groups, dim_out), nn.Mish()
-        )
+        super().__init__(Conv1d(dim_in, dim_out, kernel_size), nn.GroupNorm(groups, dim_out), nn.Mish())
 
 
 class FiLMBlock(nn.Module):
@@ -50,7 +48,7 @@ class FiLMBlock(nn.Module):
         self.first = ConvBlock(dim_in, dim_out, config.kernel_size, config.groups)
         self.second = ConvBlock(dim_out, dim_out, config.kernel_size, config.groups)
         self.film = nn.Sequential(nn.Mish(), nn.Linear(condition_dim, dim_out * (2 if self.scale_and_shift else 1)))
-        self.residual = nn.Conv1d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
+        self.residual = Conv1d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         hidden = self.first(x)
@@ -127,7 +125,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(Level(2 * deep, shallow, condition, config) for deep, shallow in upwards)
         self.grow = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, stride=2, padding=1) for _, width in upwards)
         self.head = nn.Sequential(
-            ConvBlock(widths[0], widths[0], config.kernel_size, config.groups), nn.Conv1d(widths[0], output_dim, 1)
+            ConvBlock(widths[0], widths[0], config.kernel_size, config.groups), Conv1d(widths[0], output_dim, 1)
         )
 
     def forward(self, sample: Tensor | None, time: Tensor | None, condition: Tensor) -> Tensor:
