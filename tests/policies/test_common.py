@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dopr_robot.optim import DoPr
-from dopr_robot.policies.networks.common import Conv1d
+from dopr_robot.policies.networks.common import Conv1d, Mish
 
 
 def gradients(layer, x):
@@ -42,3 +42,23 @@ def test_dopr_preconditions_a_short_convolution_as_torchs():
             optimizer.step()
         weights.append(layer.weight.detach().clone())
     torch.testing.assert_close(*weights)
+
+
+def test_mish_is_torchs_wherever_it_is_taken():
+    x = torch.cat([torch.linspace(-110, 110, 2001), torch.tensor([-1e30, -1e4, 0.0, 1e4, 1e30])])
+    found = []
+    for layer in (Mish(), nn.Mish()):
+        at = x.clone().requires_grad_()
+        y = layer(at)
+        (3 * y).sum().backward()
+        found.append((y.detach(), at.grad))
+    for ours, its in zip(*found, strict=True):
+        torch.testing.assert_close(ours, its, rtol=1e-5, atol=3e-6)
+    assert Mish()(torch.tensor(float("nan"))).isnan()
+
+
+def test_mish_refuses_a_second_derivative():
+    x = torch.randn(3, requires_grad=True)
+    (slope,) = torch.autograd.grad(Mish()(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(slope.sum(), x)

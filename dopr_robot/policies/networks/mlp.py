@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dopr_robot.policies.networks.common import TimeEmbedding
+from dopr_robot.policies.networks.common import Mish, TimeEmbedding
 from dopr_robot.policies.options import NetworkOptions
 
 
@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Mish(), nn.Dropout(dropout), nn.Linear(dim, dim)
+            nn.LayerNorm(dim), nn.Linear(dim, dim), Mish(), nn.Dropout(dropout), nn.Linear(dim, dim)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class MLP(nn.Module):
             nn.Linear(width, config.dim),
             *(ResidualBlock(config.dim, config.dropout) for _ in range(config.blocks)),
             nn.LayerNorm(config.dim),
-            nn.Mish(),
+            Mish(),
             nn.Linear(config.dim, horizon * output_dim),
         )
 

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.networks.common import Conv1d, TimeEmbedding
+from dopr_robot.policies.networks.common import Conv1d, Mish, TimeEmbedding
 from dopr_robot.policies.options import NetworkOptions
 
 
@@ -36,7 +36,7 @@ class ConvBlock(nn.Sequential):
     """Convolution that keeps the length, group norm, Mish: ``[B, in, H] -> [B, out, H]``."""
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, groups: int) -> None:
-        super().__init__(Conv1d(dim_in, dim_out, kernel_size), nn.GroupNorm(groups, dim_out), nn.Mish())
+        super().__init__(Conv1d(dim_in, dim_out, kernel_size), nn.GroupNorm(groups, dim_out), Mish())
 
 
 class FiLMBlock(nn.Module):
@@ -47,7 +47,7 @@ class FiLMBlock(nn.Module):
         self.scale_and_shift = config.scale_and_shift
         self.first = ConvBlock(dim_in, dim_out, config.kernel_size, config.groups)
         self.second = ConvBlock(dim_out, dim_out, config.kernel_size, config.groups)
-        self.film = nn.Sequential(nn.Mish(), nn.Linear(condition_dim, dim_out * (2 if self.scale_and_shift else 1)))
+        self.film = nn.Sequential(Mish(), nn.Linear(condition_dim, dim_out * (2 if self.scale_and_shift else 1)))
         self.residual = Conv1d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class UNet(nn.Module):
         if any(width % config.groups for width in config.channels):
             raise UserError(f"network.channels={list(config.channels)} have to be multiples of groups={config.groups}")
         widths = list(config.channels)
-        self.time = TimeEmbedding(config.time_dim, nn.Mish) if input_dim else None
+        self.time = TimeEmbedding(config.time_dim, Mish) if input_dim else None
         self.query = None if input_dim else nn.Parameter(0.02 * torch.randn(horizon, widths[0]))
         condition = condition_dim * n_obs_steps + (config.time_dim if input_dim else 0)
         inputs = [input_dim or widths[0], *widths[:-1]]
