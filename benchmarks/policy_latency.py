@@ -47,7 +47,8 @@ def planner(
         limits = {"min": -np.ones(size), "max": np.ones(size), "mean": np.zeros(size), "std": np.ones(size)}
         policy.normalizer.fit({key: limits}, [key])
     if policy.fits:
-        policy.fit([{"observation": {}, "action": torch.from_numpy(rng.uniform(-1, 1, (64, 16, ACTION))).float()}])
+        action = torch.from_numpy(rng.uniform(-1, 1, (64, 16, ACTION))).float()
+        policy.fit([{"observation": {"state": torch.zeros(64, 2, STATE)}, "action": action}])
     policy.to(device).eval()
     seen = {"state": torch.rand(1, 2, STATE, device=device)}
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dopr_robot.optim.capture import Beginning, Recorder, watch_run
 from dopr_robot.optim.layers import Layer, PackedProjection, Part
+from dopr_robot.optim.untraced import untraced
 
 
 def find_attention(module: nn.MultiheadAttention, include_bias: bool) -> Iterator[Layer]:
@@ -51,7 +52,7 @@ class AttentionRecorder(Beginning):
         self.recorders = recorders
         self.watch: _Watch | None = None
 
-    @torch._disable_dynamo
+    @untraced
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         recorder = self.recorders.get("output")
         if recorder is not None and recorder.factor.due and torch.is_grad_enabled():
@@ -60,7 +61,7 @@ class AttentionRecorder(Beginning):
             self.watch = _Watch(recorder, weight, shape, batch_first=self.module.batch_first)
             self.watch.begin()
 
-    @torch._disable_dynamo
+    @untraced
     def end(self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         if self.watch is not None:
             self.watch.end()
@@ -129,7 +130,7 @@ class _Watch:
                 F.linear = _linear
 
 
-@torch._disable_dynamo
+@untraced
 def _watched_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     output = _linear(input, weight, bias)
     for watch in getattr(_local, "watches", []):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dopr_robot.optim.budget import rows_within
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.layers import Layer, Stream
+from dopr_robot.optim.untraced import untraced
 
 MaskFinder = Callable[[torch.Size], Tensor | None]
 
@@ -50,7 +51,7 @@ class End(Hook):
     def __init__(self, beginning: Beginning) -> None:
         self.beginning = beginning
 
-    @torch._disable_dynamo
+    @untraced
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         self.beginning.end(args, kwargs, output)
 
@@ -115,7 +116,7 @@ class Recorder(Hook):
         self.find_mask = find_mask
         self.max_tokens = max_tokens
 
-    @torch._disable_dynamo
+    @untraced
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         if self.wanted(output):
             self.expect([output], self.layer.streams(*args, **kwargs))

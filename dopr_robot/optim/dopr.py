@@ -15,11 +15,12 @@ from dopr_robot.optim.sharding import is_sharded
 from dopr_robot.optim.sources import Models, one_model
 from dopr_robot.optim.spectrum import Spectrum
 from dopr_robot.optim.state import KEY, by_weight, is_entry, pack, room
+from dopr_robot.optim.untraced import Uncompiled
 
 _OPTIONS = frozenset(inspect.signature(ActivationPreconditioner).parameters) - {"model", "parameters", *PER_GROUP}
 
 
-class DoPr(Optimizer):
+class DoPr(Uncompiled):
     """Double preconditioning: ``base`` steps along activation-preconditioned gradients.
 
         S = 1/n Σ zᵢ zᵢᵀ

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,13 +14,14 @@ from dopr_robot.optim.packaged import PACKAGED
 from dopr_robot.optim.preconditioner import ActivationPreconditioner
 from dopr_robot.optim.roles import muon_roles
 from dopr_robot.optim.signs import Lion, Signum
+from dopr_robot.optim.untraced import SGD, Adam, AdamW
 
 Groups = list[dict[str, Any]]
 
 _BASES: dict[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
     "muon": Muon,
     "signum": Signum,
     "adamuon": AdaMuon,

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from dopr_robot.optim.checks import check_hyperparameters
+from dopr_robot.optim.untraced import Uncompiled
 
 # Quintic Newton-Schulz: the slope at zero is as large as it gets while singular values end between 0.7 and 1.2.
 # Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
@@ -40,7 +40,7 @@ _PARTS = {"parts": 1, "transposed": False}
 _BATCH = 2**24  # entries that are orthogonalised at once: 64 MiB
 
 
-class Muon(Optimizer):
+class Muon(Uncompiled):
     r"""Muon for groups with ``use_muon=True``, AdamW for the others.
 
     A weight of shape ``[out, ...]`` is taken as the matrix ``[out, rest]``, so that convolutions can take part. Matrices of one shape are

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from dopr_robot.optim.capture import Beginning, Hook, Recorder, watch_run
 from dopr_robot.optim.layers import Layer, Part
+from dopr_robot.optim.untraced import untraced
 
 _KERNELS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 
@@ -45,7 +46,7 @@ class RecurrentRecorder(Beginning):
         self.recorders = recorders
         self.running: list[_LayerByLayer] = []
 
-    @torch._disable_dynamo
+    @untraced
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if torch.is_grad_enabled() and any(recorder.factor.due for recorder in self.recorders.values()):
             self.running.append(_LayerByLayer(self.recorders))
@@ -62,7 +63,7 @@ class CellRecorder(Hook):
     def __init__(self, recorders: Mapping[str, Recorder]) -> None:
         self.recorders = recorders
 
-    @torch._disable_dynamo
+    @untraced
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
         x, hidden = _cell_inputs(*args, **kwargs)
@@ -75,7 +76,7 @@ def _cell_inputs(input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     return input, hx[0] if isinstance(hx, tuple) else hx
 
 
-@torch._disable_dynamo
+@untraced
 def _expect(recorders: Mapping[str, Recorder], inputs: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> None:
     for name, x in inputs.items():
         recorder = recorders.get(name)

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dopr_robot.optim.checks import check_hyperparameters
+from dopr_robot.optim.untraced import Uncompiled
 
 
-class Signum(Optimizer):
+class Signum(Uncompiled):
     r"""Signum: the sign of the momentum, with decoupled weight decay.
 
         m ← β m + (1 − β) g
@@ -44,7 +45,7 @@ class Signum(Optimizer):
         return loss
 
 
-class Lion(Optimizer):
+class Lion(Uncompiled):
     r"""Lion: the sign of an interpolation between momentum and gradient, with decoupled weight decay.
 
         c = β₁ m + (1 − β₁) g

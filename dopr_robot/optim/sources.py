@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -14,6 +13,7 @@ from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.groups import PLACE
 from dopr_robot.optim.kinds import STACK, kind_of
 from dopr_robot.optim.stacks import watch_stacks
+from dopr_robot.optim.untraced import untraced
 
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
@@ -143,7 +143,7 @@ def watch_modules(owner: Any) -> Any:
     """Tell ``owner.meet`` of every module that begins to run and that it does not know; returns the handle."""
     reference = weakref.ref(owner)
 
-    @torch._disable_dynamo
+    @untraced
     def before(module: nn.Module, args: Any) -> None:
         owner = reference()
         if owner is not None and not owner.model.knows(module):

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from dopr_robot.optim.capture import Beginning, Recorder, watch_run
 from dopr_robot.optim.layers import Experts, Layer
+from dopr_robot.optim.untraced import untraced
 
 Use = bool | str  # whether the stack is [experts, in, out], or why it is left to the base
 _PATIENCE = 10  # since watching costs time
@@ -58,7 +59,7 @@ class StackRecorder(Beginning):
         self.idle: Counter[str] = Counter()
         self.running: list[_Products] = []
 
-    @torch._disable_dynamo
+    @untraced
     def __call__(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         names = [
             name

@@ -147,7 +147,8 @@ def _train(
     if options.compile:
         # What a policy does around its network is a few operations; the rows of noise below need those uncompiled.
         getattr(policy, "network", policy).compile()
-    wrapped, prepared = accelerator.prepare(policy, optimizer)
+    # The devices are said, or accelerate asks the same of the weights.
+    wrapped, prepared = accelerator.prepare(policy, optimizer, device_placement=[True, True])
     if scaler is None:
         # accelerate's looks for an optional package twice a step, on disk: a tenth of a small network's.
         prepared = optimizer
@@ -204,7 +205,9 @@ def _train(
             fault = course.fault(value, options.spike_ratio)
             if fault is None:
                 with part_of_step("optimizer"):
-                    norm = float(accelerator.clip_grad_norm_(parameters, options.gradient_clip or math.inf))
+                    # accelerate's own asks each gradient whether it is a DTensor, and loads a second's worth of torch for the question.
+                    accelerator.unscale_gradients()
+                    norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.gradient_clip or math.inf))
                 if scaler is None and not math.isfinite(norm):  # a scaler looks itself, and lowers its scale
                     fault = f"the gradient's norm is {norm}"
             if fault is None:

@@ -1,6 +1,8 @@
 """What happens between the steps: pieces of a batch, rollouts, the best checkpoints, reasons to stop, where figures go."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -153,6 +155,28 @@ def test_a_compiled_network_learns_the_same(store, config, weights, tmp_path):
         for flag in ("false", "true")
     )
     assert distance(eager, compiled) < 1e-6
+
+
+def test_torchs_compiler_and_sharding_are_loaded_by_nobody_who_does_not_ask(store, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from dopr_robot.training import compose_config, train\n"
+        "config = compose_config(None, sys.argv[2:])\n"
+        "train(config, Path(sys.argv[1]))\n"
+        "print([name for name in ('torch._dynamo', 'torch.distributed.tensor', 'sympy') if name in sys.modules])"
+    )
+    options = [f"data.store={store}", "training.batch_size=8", "training.steps=3", "training.warmup_steps=0"]
+    call = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+        str(tmp_path / "run"),
+        *options,
+        "policy=flow_mlp",
+        "policy.network.dim=16",
+    ]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def compose_for(store, *overrides):
