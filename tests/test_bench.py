@@ -1,6 +1,7 @@
 """`make bench`: what it says fell, and what it writes."""
 
 import json
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -49,3 +50,11 @@ def test_a_run_that_fell_is_not_the_measure_of_the_next(history, monkeypatch):
     assert fell == 1
     assert measured(monkeypatch, {"one": 1.0, "two": 4.0}) == 1
     assert measured(monkeypatch, {"one": 1.9, "two": 4.0}) == 0
+
+
+def test_a_plan_of_every_kind_of_objective_is_timed():
+    script = Path(__file__).parent.parent / "benchmarks" / "policy_latency.py"
+    names = ["bet_causal_transformer", "flow_mlp", "mixture_lstm"]
+    call = [sys.executable, "-P", str(script), "--rounds", "1", "--threads", "1", "--policies", *names]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == names

@@ -15,6 +15,7 @@ from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.reports import naming, plots
+from dopr_robot.evaluation.reports.differences import difference_figure
 from dopr_robot.evaluation.reports.evaluation import write_comparison_report
 from dopr_robot.evaluation.reports.provenance import training_rows
 from dopr_robot.evaluation.reports.returns import returns_figure
@@ -259,7 +260,7 @@ def write_comparison(result: dict[str, Any], runs: Sequence[Evaluated], out: Pat
     write_json(out / "comparison.json", result)
     curves = curves_figure(result, runs)
     spec = get_task(result["task"])
-    difference = plots.difference_figure(result["pairs"], spec.control_hz)
+    difference = difference_figure(result["pairs"], spec.control_hz)
     returns = None
     if result["methods"][0]["returns"]:
         title = f"{spec.name}: {result['episodes']} common initial states"

@@ -7,7 +7,7 @@ import pytest
 from dopr_robot.cli import main
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation import read_records
-from dopr_robot.evaluation.reports import plots
+from dopr_robot.evaluation.reports.differences import difference_figure
 from dopr_robot.evaluation.reports.naming import details, method_labels, settings
 from dopr_robot.training import compose_config, write_config
 
@@ -90,12 +90,16 @@ def test_the_report_says_what_was_compared(runs, capsys):
 def test_many_methods_are_drawn_against_the_first():
     def pair(first, second):
         cell = {"horizon": 9, "difference": 0.1, "ci95": [0, 0.2], "band95": [-0.1, 0.3], "p_holm": 0.5}
-        return {"first": first, "second": second, "curve": [cell]}
+        return {"first": first, "second": second, "curve": [cell | {"horizon": 4}, cell]}
 
-    names = ["a long name that has to be wrapped " + str(number) for number in range(8)]
-    figure = plots.difference_figure([pair(*each) for each in combinations(names, 2)], 10)
-    drawn = [axes for axes in figure.axes if axes.get_visible()]
-    assert len(drawn) == 7 and all("\n" in axes.get_title(loc="left") for axes in drawn)
+    def figure(methods):
+        names = [f"a long name that has to be wrapped {number}" for number in range(methods)]
+        return difference_figure([pair(*each) for each in combinations(names, 2)], 10)
+
+    drawn = [axes for axes in figure(7).axes if axes.get_visible()]
+    assert len(drawn) == 6 and all("\n" in axes.get_title(loc="left") for axes in drawn)
+    (axes,) = figure(60).axes  # as many panels would be ten metres of paper
+    assert len(axes.get_yticklabels()) == 59 and "at 9 steps (0.9 s)" in axes.get_title(loc="left")
 
 
 def test_what_was_evaluated_is_not_evaluated_again(runs):

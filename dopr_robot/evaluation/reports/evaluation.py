@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from dopr_robot.envs import TaskSpec
 from dopr_robot.envs.task import in_words
+from dopr_robot.evaluation.reports.differences import PAIRS
 from dopr_robot.evaluation.reports.pages import data_uri, svg, write_page
-from dopr_robot.evaluation.reports.plots import PAIRS, training_figure
+from dopr_robot.evaluation.reports.plots import training_figure
 from dopr_robot.evaluation.reports.provenance import evaluation_command, metrics_of, training_rows
 from dopr_robot.evaluation.rollouts.records import read_results
 from dopr_robot.files import shown

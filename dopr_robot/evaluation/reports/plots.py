@@ -27,8 +27,6 @@ FEW = 5
 """Quartiles of fewer episodes are not drawn."""
 BANDS = 4
 """Curves of more methods than these are drawn without bands."""
-PAIRS = 6
-"""Differences of more pairs than these are drawn against the first method alone."""
 WRAP = 46
 """Characters in a line of a legend."""
 STYLE: Any = {
@@ -213,46 +211,6 @@ def _scaled(factor: float, values: np.ndarray) -> np.ndarray:
 def looks(number: int) -> list[tuple[str, str]]:
     """So many pairs of colour and dashes: the colours are told apart by everybody, and where they come again the dashes are others."""
     return [(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in range(number)]
-
-
-def difference_figure(pairs: Sequence[Mapping[str, Any]], control_hz: float) -> Figure:
-    """Differences of success curves, one panel a pair: dark the 95 % interval at each horizon, light the band for the whole curve.
-
-    Of more than :data:`PAIRS` pairs those with the first method, the others being in the tables.
-    """
-    shown = [pair for pair in pairs if pair["first"] == pairs[0]["first"]] if len(pairs) > PAIRS else list(pairs)
-    columns = 1 if len(shown) < 3 else 2
-    rows = -(-len(shown) // columns)
-    titles = [wrapped(f"{pair['first']} minus {pair['second']}", 84 // columns) for pair in shown]
-    lines = max(title.count("\n") for title in titles)
-    with matplotlib.rc_context(STYLE):
-        figure = Drawing(figsize=(7.2, 1.1 + (2.2 + 0.17 * lines) * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, pair, title in zip(panels, shown, titles, strict=False):
-            horizons = [0, *(cell["horizon"] for cell in pair["curve"])]
-            low, high = 100 * np.array([[0, 0], *(cell["ci95"] for cell in pair["curve"])]).T
-            band_low, band_high = 100 * np.array([[0, 0], *(cell["band95"] for cell in pair["curve"])]).T
-            difference = [0, *(100 * cell["difference"] for cell in pair["curve"])]
-            axes.axhline(0, color="0.3", linewidth=1)
-            axes.fill_between(
-                horizons, band_low, band_high, color=COLOURS[0], alpha=0.10, linewidth=0, label="95 %, whole curve"
-            )
-            axes.fill_between(
-                horizons, low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="95 %, at each horizon"
-            )
-            axes.plot(horizons, difference, "o-", color=COLOURS[0], markersize=4)
-            for cell in pair["curve"]:
-                if cell["p_holm"] <= 0.05:
-                    axes.annotate("*", (cell["horizon"], 100 * cell["ci95"][1]), ha="center", fontsize=12)
-            axes.set_title(title, loc="left", fontsize=9)
-        for axes in panels[len(shown) :]:
-            axes.set_visible(False)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", fontsize=8, ncols=2)
-        figure.supxlabel(
-            f"horizon (control steps at {control_hz:g} Hz)    * significant after Holm's correction", fontsize=10
-        )
-        figure.supylabel("difference of success, points", fontsize=10)
-    return figure
 
 
 def training_figure(lines: Sequence[Mapping[str, Any]]) -> Figure | None:

@@ -54,13 +54,14 @@ def difference_curve(
         rates: whether they are successes, whose difference lies between -1 and 1; False: it has no bounds.
     """
     difference = first.mean(axis=(0, 1)) - second.mean(axis=(0, 1))
-    paired = first.mean(axis=0) - second.mean(axis=0)  # [E, H]
     means = first.mean(axis=1), second.mean(axis=1)  # [S, H] each
     sides = (means[0] - means[1],) if len(means[0]) == len(means[1]) else means
-    over_episodes, *over_seeds = _weights(
-        (len(paired), *(len(side) for side in sides if len(side) > 1)), resamples, seed
+    sizes = (first.shape[1], *(len(side) for side in sides if len(side) > 1))
+    over_seeds = _weights(sizes, resamples, seed)[1:]
+    drawn_first, drawn_second = (
+        _means(side.mean(axis=0).tobytes(), sizes, resamples, seed) for side in (first, second)
     )
-    replicates = over_episodes @ paired / len(paired)
+    replicates = drawn_first - drawn_second
     for side, sign in zip(sides, (1, -1), strict=False):
         if (seeds := len(side)) > 1:
             wider = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) / scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
@@ -90,6 +91,12 @@ def _weights(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray[
     rng = np.random.default_rng(seed)
     drawn = (rng.multinomial(size, np.full(size, 1 / size), size=resamples) for size in sizes)
     return [each.astype(np.float64) for each in drawn]  # which products are fast in
+
+
+@lru_cache(maxsize=64)
+def _means(episodes: bytes, sizes: tuple[int, ...], resamples: int, seed: int) -> NDArray[np.float64]:
+    """The means of figures ``[E, H]`` over each draw of episodes: ``[resamples, H]``. A method has them in common with all its pairs."""
+    return _weights(sizes, resamples, seed)[0] @ np.frombuffer(episodes).reshape(sizes[0], -1) / sizes[0]
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
@@ -162,11 +169,11 @@ def power(difference: float, discordant: float, episodes: int, level: float = 0.
     # Numbers of discordant pairs that occur at all: what lies further out weighs less than 1e-20 (Bernstein's inequality).
     mean, reach = episodes * discordant, 10 * math.sqrt(episodes * discordant * (1 - discordant)) + 60
     counts = np.arange(max(0, math.floor(mean - reach)), min(episodes, math.ceil(mean + reach)) + 1)
-    weights = scipy.stats.binom.pmf(counts, episodes, discordant)
+    # The distribution's own functions, without the checks of scipy.stats, which are most of the time.
+    weights = np.diff(scipy.special.bdtr(counts, episodes, discordant), prepend=0.0)
     critical = _critical(level, 1 << episodes.bit_length())[counts]
-    rejects = scipy.stats.binom.cdf(critical, counts, share) + scipy.stats.binom.sf(
-        counts - critical - 1, counts, share
-    )
+    rare = np.maximum(critical, 0)
+    rejects = scipy.special.bdtr(rare, counts, share) + scipy.special.bdtrc(counts - rare - 1, counts, share)
     return float(weights @ np.where(critical >= 0, np.minimum(rejects, 1.0), 0.0))
 
 
