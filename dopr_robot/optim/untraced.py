@@ -41,9 +41,8 @@ def _without_guard(method: F) -> F:
 
 def _step(method: F) -> F:
     """A step of torch's, which loads the compiler for the sake of ``differentiable``."""
-    while getattr(
-        method, "hooked", False
-    ):  # with a class's first instance torch puts hooks around its step, and so around ours
+    # With a class's first instance torch puts hooks around its step, and so around ours.
+    while getattr(method, "hooked", False):
         method = method.__wrapped__  # type: ignore[attr-defined]
     bare = torch.no_grad()(getattr(method, "__wrapped__", method))
 
