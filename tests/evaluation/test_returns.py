@@ -157,6 +157,13 @@ def test_differences_of_returns_have_no_bounds():
     assert not same.low.any() and not same.high.any()
 
 
+def test_a_difference_is_the_same_in_single_precision():
+    first, second = np.random.default_rng(0).normal(5, 2, (2, 3, 40, 2)).astype(np.float32)
+    found = difference_curve(first, second, rates=False)
+    exact = difference_curve(first.astype(np.float64), second.astype(np.float64), rates=False)
+    np.testing.assert_allclose([found.low, found.band_high], [exact.low, exact.band_high], rtol=1e-4)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_comparison_tells_the_paired_difference(point_policy, earning, tmp_path, old):
     places = [tmp_path / "calm", tmp_path / "shaky"]

@@ -77,7 +77,7 @@ def _lines(shown: Pairs, control_hz: float) -> Figure:
     axes.grid(axis="y", visible=False)
     horizon = last[0][0]["horizon"]
     axes.set_title(
-        f"{wrapped(shown[0]['first'], 50)} minus each, at {horizon} steps ({horizon / control_hz:g} s)",
+        f"{wrapped(shown[0]['first'], 50)} minus each, at {horizon} steps ({horizon / control_hz:.3g} s)",
         loc="left",
         fontsize=10,
     )

@@ -59,7 +59,7 @@ def difference_curve(
     sizes = (first.shape[1], *(len(side) for side in sides if len(side) > 1))
     over_seeds = _weights(sizes, resamples, seed)[1:]
     drawn_first, drawn_second = (
-        _means(side.mean(axis=0).tobytes(), sizes, resamples, seed) for side in (first, second)
+        _means(side.mean(axis=0, dtype=np.float64).tobytes(), sizes, resamples, seed) for side in (first, second)
     )
     replicates = drawn_first - drawn_second
     for side, sign in zip(sides, (1, -1), strict=False):

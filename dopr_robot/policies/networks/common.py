@@ -74,7 +74,7 @@ class _Mish(torch.autograd.Function):
 
 
 class Mish(nn.Mish):
-    """``nn.Mish`` within 3e-6, on a CPU 2.2 (forward and backward) and 1.2 times as fast: torch's takes a logarithm and a tanh too."""
+    """``nn.Mish`` within 3e-6, without torch's logarithm and tanh: on a CPU 2 to 3 times as fast (1.1 to 1.4 forward alone)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():

@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """``gelu(x, approximate="tanh")`` through the sigmoid, within 5e-7: 2.2 times as fast on a CPU, and an eighth of a batch's plan."""
+    """``gelu(x, approximate="tanh")`` through the sigmoid, within 5e-7: a batch's plan on a CPU takes 0.91 of the time."""
     return x * torch.addcmul(x, x * x, x, value=0.044715).mul_(2 * math.sqrt(2 / math.pi)).sigmoid_()
 
 
