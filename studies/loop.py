@@ -34,7 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "dopr_muon": {"name": "dopr_muon"},
 }
 BASE = {"soap": "adamw", "dopr_adamw": "adamw", "dopr_adamw, averaged S": "adamw", "dopr_muon": "muon", "muon": "adamw"}
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SELECT, WARMUP, WEIGHT_DECAY = 2, 100, 0.01
 
 
@@ -46,7 +46,8 @@ class Problem(ABC):
         average: decay of the averaged weights, which are what is judged.
         points: where the figure is taken: numbers of digits, of integration steps.
         axis, figure: what points and figure are called.
-        larger_is_better: of the figure; an arm is chosen by its mean over the points.
+        larger_is_better: of the figure; a rate is chosen by its mean over the points, a distance by its geometric one: that of
+            one integration step is a hundred times that of 64.
     """
 
     steps: int
@@ -121,8 +122,8 @@ def run(problem: Problem, out: Path, *, arms: Sequence[str], seeds: int, steps: 
     chosen = []
     for arm in arms:
         tried = {rate: [record(arm, rate, seed) for seed in range(min(SELECT, seeds))] for rate in RATES}
-        worth = {rate: np.mean([each["selection"] for each in those]) for rate, those in tried.items()}
-        best = (max if problem.larger_is_better else min)(RATES, key=lambda rate: _known(worth[rate], problem))
+        worth = {rate: _worth(problem, [each["selection"] for each in those]) for rate, those in tried.items()}
+        best = max(RATES, key=worth.__getitem__)
         chosen += [record(arm, best, seed) for seed in range(seeds)]
     rows = list(table(problem, chosen, arms))
     with (out / "figures.csv").open("w", encoding="utf-8", newline="") as sheet:
@@ -134,9 +135,10 @@ def run(problem: Problem, out: Path, *, arms: Sequence[str], seeds: int, steps: 
     return chosen
 
 
-def _known(worth: float, problem: Problem) -> float:
-    """A figure that is not finite is the worst."""
-    return worth if math.isfinite(worth) else -math.inf if problem.larger_is_better else math.inf
+def _worth(problem: Problem, figures: Sequence[Sequence[float]]) -> float:
+    """Of a rate, the larger the better; figures that are not finite are the worst."""
+    worth = float(np.mean(figures) if problem.larger_is_better else -np.log(figures).mean())
+    return worth if math.isfinite(worth) else -math.inf
 
 
 def table(problem: Problem, chosen: Sequence[dict[str, Any]], arms: Sequence[str]) -> Iterator[dict[str, Any]]:

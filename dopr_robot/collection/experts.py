@@ -1,6 +1,6 @@
 """Demonstrations from a task's expert."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -54,7 +54,7 @@ def demonstrations(
         name: a task.
         seeds: one an episode; may be without end, since no more are drawn than are asked for.
         noise: multiple of the expert's own scale; None: 1.
-        num_envs: copies that run side by side.
+        num_envs: copies that run side by side; no more than there are seeds.
         keep_failures: yield episodes in which the expert failed too.
         make_expert: from the environment; None: the task's own.
         **kwargs: of the environment.
@@ -66,6 +66,8 @@ def demonstrations(
     spec = get_task(name)
     make_expert = make_expert or load_expert(spec)
     longest = kwargs.get("max_steps", spec.max_steps)  # a simulator need not have a limit of its own
+    if isinstance(seeds, Sized):
+        num_envs = max(1, min(num_envs, len(seeds)))
     queue = zip(count(), seeds, strict=False)
     env = make_vec(name, num_envs, **kwargs)
     try:

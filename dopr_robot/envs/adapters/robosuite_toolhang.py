@@ -37,6 +37,8 @@ class ToolHangExpert(RobosuiteExpert):
     """From the tool's middle to its hole."""
     slope = 0.35
     """How much lower than its hole the tool's handle is held, in radians: the ring is inside of the hook as the handle drops."""
+    within = 0.005
+    """How far below the mouth the tip is once the rod is in the hole."""
     standing = np.array([-0.08, -0.08, 1.14])
     """Where the frame's grip is while it is stood up, beside the stand."""
     drooping = 0.9
@@ -60,12 +62,14 @@ class ToolHangExpert(RobosuiteExpert):
             return hand.fetch(grip, across, FRAME)
         turn = turned(np.pi) @ frame.rotation.T
         upright = turn @ hand.rotation
-        off = stand.position + self.mouth - frame.position
+        mouth = stand.position + self.mouth
+        off = mouth - frame.at(0.0, 0.0, self.tip)  # a frame that hangs aslant has its tip elsewhere than below its corner
         aside = float(np.linalg.norm(off[:2]))
-        if aside < 0.012 and off[2] > self.tip:  # in the hole
-            return hand.towards(hand.position + np.array([off[0], off[1], -0.03]), upright, True)
+        if aside < 0.012 and off[2] > self.within:
+            lean = mouth - frame.position
+            return hand.towards(hand.position + np.array([lean[0], lean[1], -0.03]), upright, True)
         if frame.rotation[2, 2] > 0.995:
-            high = np.clip(4.0 * (aside - 0.002), -0.02, 0.06) - self.tip
+            high = np.clip(4.0 * (aside - 0.002), -0.02, 0.06)
             return hand.towards(hand.position + off + high * UP, upright, True)
         if hand.position[2] < 0.98:
             return hand.rise(hand.rotation, True)
