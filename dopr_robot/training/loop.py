@@ -33,7 +33,7 @@ from dopr_robot.training.data import TrainingData, load_data, to_tensors, valida
 from dopr_robot.training.fingerprint import START, fingerprint
 from dopr_robot.training.metrics import MetricsLog
 from dopr_robot.training.noise import PartOfBatch, seed_all, step_seed
-from dopr_robot.training.processes import agree, alone, check_device, explained_memory, shared
+from dopr_robot.training.processes import agree, alone, bf16_takes, check_device, explained_memory, shared
 from dopr_robot.training.profiling import Parts, profiled
 from dopr_robot.training.schedule import make_schedule
 from dopr_robot.training.signals import Interrupted, deferred_signals
@@ -88,6 +88,10 @@ def train(
             reset_partial_state=True
         )  # another run of this process may have had another device or precision
     accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
+    if options.precision == "bf16" and accelerator.device.type == "cpu" and (slower := bf16_takes()) > 2:
+        LOG.warning(
+            "training.precision=bf16: this processor takes %.0f times as long as in float32: take training.precision=no", slower
+        )
     parts = options.accumulate * accelerator.num_processes
     if options.batch_size % parts:
         raise UserError(

@@ -197,6 +197,7 @@ def test_numbers_that_do_not_fit_are_refused(store):
 
 def test_statistics_equal_numpy(store, monkeypatch):
     monkeypatch.setattr(sys.modules["dopr_robot.datasets.statistics"], "BLOCK_BYTES", 100)  # several blocks an episode
+    monkeypatch.setattr(sys.modules["dopr_robot.datasets.statistics"], "PART_BYTES", 40)
     for episodes in (None, [2, 0]):
         rows = np.concatenate([store.episode(e)["state"] for e in (episodes or range(3))])
         found = statistics(store, ["state"], episodes)["state"]

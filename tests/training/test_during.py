@@ -14,6 +14,7 @@ from dopr_robot.errors import MissingExtraError, UserError
 from dopr_robot.training import compose_config, read_metrics, train
 from dopr_robot.training.course import Course
 from dopr_robot.training.noise import PartOfBatch
+from dopr_robot.training.processes import bf16_takes
 
 
 def distance(a, b) -> float:
@@ -113,6 +114,17 @@ def test_training_stops_where_success_does_not_improve_and_does_not_go_on_when_a
     last = train(config(store, *options), tmp_path, rollout)
     assert last.name == "8" and "has not improved" in caplog.text
     assert train(config(store, *options), tmp_path, rollout) == last and len(calls) == 4
+
+
+def test_bf16_on_a_processor_without_it_is_trained_and_a_line_says_what_it_costs(
+    store, config, tmp_path, caplog, monkeypatch
+):
+    assert bf16_takes(size=16) > 0
+    for slower in (40.0, 0.6):
+        monkeypatch.setattr("dopr_robot.training.loop.bf16_takes", lambda slower=slower: slower)
+        train(config(store, "training.precision=bf16", "training.steps=2"), tmp_path / f"{slower:g}")
+    (line,) = [text for text in caplog.messages if "precision" in text]
+    assert "takes 40 times as long" in line
 
 
 def test_the_time_limit_saves_and_the_next_call_goes_on_to_the_same_end(store, config, weights, tmp_path, caplog):
