@@ -284,7 +284,8 @@ def pusht(args: argparse.Namespace) -> Iterator[Row]:
     seconds = 4.0 if args.small else 60 * args.pusht_minutes
     batch, episodes = (16, 2) if args.small else (256, 100)
     words = [
-        "policy=flow_unet", f"data.store={args.pusht}", f"training.device={args.device}", f"training.batch_size={batch}", "training.rollout_every=0",
+        "policy=flow_unet", f"data.store={args.pusht}",
+        f"training.device={args.device}", f"training.batch_size={batch}", "training.rollout_every=0",
         "training.validate_every=1000000", "training.checkpoint_every=1000000", "training.log_every=10", *args.pusht_settings,
     ]  # fmt: skip
     if args.small:

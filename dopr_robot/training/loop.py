@@ -90,7 +90,8 @@ def train(
     accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
     if options.precision == "bf16" and accelerator.device.type == "cpu" and (slower := bf16_takes()) > 2:
         LOG.warning(
-            "training.precision=bf16: this processor takes %.0f times as long as in float32: take training.precision=no", slower
+            "training.precision=bf16: this processor takes %.0f times as long as in float32: take training.precision=no",
+            slower,
         )
     parts = options.accumulate * accelerator.num_processes
     if options.batch_size % parts:

@@ -63,7 +63,9 @@ class ToolHangExpert(RobosuiteExpert):
         turn = turned(np.pi) @ frame.rotation.T
         upright = turn @ hand.rotation
         mouth = stand.position + self.mouth
-        off = mouth - frame.at(0.0, 0.0, self.tip)  # a frame that hangs aslant has its tip elsewhere than below its corner
+        off = mouth - frame.at(
+            0.0, 0.0, self.tip
+        )  # a frame that hangs aslant has its tip elsewhere than below its corner
         aside = float(np.linalg.norm(off[:2]))
         if aside < 0.012 and off[2] > self.within:
             lean = mouth - frame.position
