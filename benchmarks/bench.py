@@ -24,7 +24,7 @@ HISTORY = HERE / "history.jsonl"
 BENCHMARKS = {
     "startup": ["--rounds", "3"],
     "env_throughput": ["--steps", "10", "--turns", "3"],
-    "eval_throughput": ["--episodes", "32", "--copies", "16", "--turns", "1"],
+    "eval_throughput": ["--episodes", "32", "--copies", "16", "--turns", "3"],
 }
 """Those whose peers need nothing that is not in the package, with the arguments that keep them short."""
 FELL, LINES = 0.15, 5

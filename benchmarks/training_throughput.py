@@ -3,8 +3,8 @@
 Peers: their ``ConditionalUnet1D`` and ``TransformerForDiffusion`` from a checkout of github.com/real-stanford/diffusion_policy, with the
 DDPM loss, clipping, AdamW and an average of the weights, in the shortest loop that does that, over tensors that lie in memory. Ours:
 ``training.train`` as a user runs it, with the same network sizes, batch, loss and threads. They take turns in one process; a figure is
-the median over turns. Further rows have our default policies, bf16 where the processor has it, ``torch.compile`` and DoPr beside our plain AdamW run (``ratio``:
-that over this).
+the median over turns. Further rows have our default policies, bf16 where the processor has it, ``torch.compile`` and DoPr beside our
+plain AdamW run (``ratio``: that over this).
 
     git clone https://github.com/real-stanford/diffusion_policy
     python benchmarks/training_throughput.py --diffusion-policy diffusion_policy --json throughput.json

@@ -23,7 +23,7 @@ from dopr_robot.envs.adapters.robosuite_transport import END, HELD, TransportExp
 
 TASKS = ("Lift", "Can", "Square")
 LONG = {"ToolHang": 7, "Transport": 14}
-SEEDS = {"ToolHang": 1007, "Transport": 1004}
+SEEDS = {"ToolHang": 1054, "Transport": 1004}
 
 
 def act(expert, *, hand, opening, yaw=0.0, thing=(0.0, 0.0, 0.83), turn=0.0, first=0):
@@ -96,15 +96,17 @@ def test_a_hand_that_is_tilted_points_outward():
         assert axis[2] < -0.8 and axis[:2] @ [np.cos(yaw), np.sin(yaw)] > 0.5
 
 
-def tool_hang(*, aside, down):
-    """What the hand does that holds the frame upright over the stand's hole, its rod's tip so far aside and below the mouth."""
+def tool_hang(*, aside, down, lean=0.0):
+    """What the hand does that holds the frame over the stand's hole, its rod's tip so far aside and below the mouth, leaning to +x."""
     expert = ToolHangExpert(None)
     thing = np.zeros(44)
     thing[13] = thing[41] = 1.0
-    thing[24:28] = Rotation.from_matrix(turned(np.pi)).as_quat()
-    thing[21:24] = expert.mouth + np.array([aside, 0.0, -expert.tip - down])
-    rotation = np.stack([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]], axis=1)
-    return expert.decide(thing, Hand(thing[21:24] + expert.grip * np.array([0.0, 0.0, 1.0]), rotation, 0.025, 1.0))
+    leaning = Rotation.from_rotvec([0.0, lean, 0.0]).as_matrix()
+    up = leaning @ [0.0, 0.0, 1.0]
+    thing[24:28] = Rotation.from_matrix(leaning @ turned(np.pi)).as_quat()
+    thing[21:24] = expert.mouth + np.array([aside, 0.0, -down]) - expert.tip * up
+    rotation = leaning @ np.stack([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]], axis=1)
+    return expert.decide(thing, Hand(thing[21:24] + expert.grip * up, rotation, 0.025, 1.0))
 
 
 def test_the_rod_goes_down_over_the_hole_alone():
@@ -113,6 +115,15 @@ def test_the_rod_goes_down_over_the_hole_alone():
     assert off[2] > 0.5 and off[0] < -0.1
     inside = tool_hang(aside=0.003, down=0.05)
     assert inside[2] < -0.3 and inside[6] == 1.0 and np.abs(inside[3:6]).max() < 1e-6
+    on_the_rim = tool_hang(aside=0.006, down=0.003)
+    assert on_the_rim[2] > 0.1 and on_the_rim[0] < -0.05
+    leaning_above, leaning_inside = (
+        tool_hang(aside=0.0, down=-0.01, lean=0.05),
+        tool_hang(aside=0.0, down=0.05, lean=0.05),
+    )
+    assert (
+        abs(leaning_above[0]) < 0.01 and leaning_inside[0] < -0.1
+    )  # by the tip, and once it is in the hole by the corner
 
 
 @pytest.mark.parametrize("sides", [1, 2, 4])
