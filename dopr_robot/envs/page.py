@@ -48,9 +48,8 @@ quarter of the bin.
 
 The experts' way-points follow from the observation alone. They are measured on seeds that they were not written on
 (`python benchmarks/expert_success.py --tasks robosuite/Lift-v0 --first 1000 --seeds 100`), those of
-ToolHang from 1200 on, those of Transport on few, from 1004 on. ToolHang's fails where the rod's tip, which the noise moves by more than the
-hole's play, finds it too late, or where the frame slips in the hand; Transport's first arm works near its wrist's singularity, and may drop
-the hammer where it turns there.""",
+ToolHang from 1400 on, those of Transport on few, from 1004 on. ToolHang's fails where the frame stands and the tool does not stay on its
+hook; Transport's first arm works near its wrist's singularity, and may drop the hammer where it turns there.""",
 }
 """What has to be known of an extra's tasks."""
 GROUPED = {

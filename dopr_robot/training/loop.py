@@ -90,7 +90,7 @@ def train(
     accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
     if options.precision == "bf16" and accelerator.device.type == "cpu" and (slower := bf16_takes()) > 2:
         LOG.warning(
-            "training.precision=bf16: this processor takes %.0f times as long as in float32: take training.precision=no",
+            "training.precision=bf16: a matrix product takes this processor %.0f times as long as in float32: take training.precision=no",
             slower,
         )
     parts = options.accumulate * accelerator.num_processes

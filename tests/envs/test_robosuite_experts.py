@@ -117,13 +117,8 @@ def test_the_rod_goes_down_over_the_hole_alone():
     assert inside[2] < -0.3 and inside[6] == 1.0 and np.abs(inside[3:6]).max() < 1e-6
     on_the_rim = tool_hang(aside=0.006, down=0.003)
     assert on_the_rim[2] > 0.1 and on_the_rim[0] < -0.05
-    leaning_above, leaning_inside = (
-        tool_hang(aside=0.0, down=-0.01, lean=0.05),
-        tool_hang(aside=0.0, down=0.05, lean=0.05),
-    )
-    assert (
-        abs(leaning_above[0]) < 0.01 and leaning_inside[0] < -0.1
-    )  # by the tip, and once it is in the hole by the corner
+    above, within = (tool_hang(aside=0.0, down=down, lean=0.05) for down in (-0.01, 0.05))
+    assert abs(above[0]) < 0.01 and within[0] < -0.1  # by the tip, and once it is in the hole by the corner
 
 
 @pytest.mark.parametrize("sides", [1, 2, 4])

@@ -52,6 +52,28 @@ def test_arms_are_matched_and_a_stopped_study_goes_on(name, tmp_path, monkeypatc
     assert len((tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()) == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("images", {1e-3: [20.0, 0.3], 3e-3: [18.0, 0.4], 1e-2: [np.inf, 0.1], 3e-2: [np.nan, 0.1]}),
+        ("language", {1e-3: [0.9, 0.6], 3e-3: [1.0, 0.4], 1e-2: [0.2, 0.1], 3e-2: [np.nan, 1.0]}),
+    ],
+)
+def test_the_rate_is_that_of_the_best_figures_and_a_large_distance_does_not_outweigh_the_others(
+    name, figures, tmp_path, monkeypatch
+):
+    loop, of = importlib.import_module("loop"), problem(name)
+
+    def train(of, arm, rate, seed, steps):
+        told = {"arm": arm, "rate": rate, "seed": seed, "steps": steps, "selection": figures[rate], "test": [0.5, 0.5]}
+        return told | {"validation_loss": 1.0, "cpu_seconds_per_step": 0.1}
+
+    monkeypatch.setattr(loop, "RATES", tuple(figures))
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(of, "points", of.points[:2])
+    assert {each["rate"] for each in loop.run(of, tmp_path, arms=["adamw"], seeds=2, steps=1)} == {1e-3}
+
+
 def test_sums_are_sums():
     language = importlib.import_module("language")
     digits = torch.tensor([1, 3, 6, 2])

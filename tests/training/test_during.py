@@ -124,7 +124,7 @@ def test_bf16_on_a_processor_without_it_is_trained_and_a_line_says_what_it_costs
         monkeypatch.setattr("dopr_robot.training.loop.bf16_takes", lambda slower=slower: slower)
         train(config(store, "training.precision=bf16", "training.steps=2"), tmp_path / f"{slower:g}")
     (line,) = [text for text in caplog.messages if "precision" in text]
-    assert "takes 40 times as long" in line
+    assert "takes this processor 40 times as long" in line
 
 
 def test_the_time_limit_saves_and_the_next_call_goes_on_to_the_same_end(store, config, weights, tmp_path, caplog):

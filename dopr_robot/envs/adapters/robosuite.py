@@ -32,7 +32,7 @@ EXPERTS = {
     "Lift": ("robosuite_experts", 1.0, 100, 47.5),
     "Can": ("robosuite_experts", 1.0, 100, 107.7),
     "Square": ("robosuite_experts", 0.99, 100, 103.5),
-    "ToolHang": ("robosuite_toolhang", 0.88, 100, 425.4),
+    "ToolHang": ("robosuite_toolhang", 0.95, 100, 364.5),
     "Transport": ("robosuite_transport", 1.0, 4, 392.5),
 }
 """The scripted experts: module, success, on how many seeds, and the mean length of the successful episodes

@@ -63,15 +63,13 @@ class ToolHangExpert(RobosuiteExpert):
         turn = turned(np.pi) @ frame.rotation.T
         upright = turn @ hand.rotation
         mouth = stand.position + self.mouth
-        off = mouth - frame.at(
-            0.0, 0.0, self.tip
-        )  # a frame that hangs aslant has its tip elsewhere than below its corner
+        # A frame that hangs aslant has its tip elsewhere than below its corner.
+        off, lean = mouth - frame.at(0.0, 0.0, self.tip), mouth - frame.position
         aside = float(np.linalg.norm(off[:2]))
         if aside < 0.012 and off[2] > self.within:
-            lean = mouth - frame.position
             return hand.towards(hand.position + np.array([lean[0], lean[1], -0.03]), upright, True)
         if frame.rotation[2, 2] > 0.995:
-            high = np.clip(4.0 * (aside - 0.002), -0.02, 0.06)
+            high = np.clip(10.0 * (aside - 0.002), -0.03, 0.06)
             return hand.towards(hand.position + off + high * UP, upright, True)
         if hand.position[2] < 0.98:
             return hand.rise(hand.rotation, True)
