@@ -130,6 +130,7 @@ def collect(
                     if held == episodes:
                         break
             finally:
+                attempts.close()  # the simulator's copies, now: in a cycle of references they would live on
                 if not found and not store.num_episodes:  # what came to nothing leaves nothing
                     shutil.rmtree(out)
     if held == episodes:

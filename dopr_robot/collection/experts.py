@@ -1,6 +1,6 @@
 """Demonstrations from a task's expert."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Sized
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -44,7 +44,7 @@ def demonstrations(
     keep_failures: bool = False,
     make_expert: Callable[[Any], Expert] | None = None,
     **kwargs: Any,
-) -> Iterator[Demonstration]:
+) -> Generator[Demonstration, None, None]:
     """Episodes of the task's expert, in the order of their seeds; successful ones unless told otherwise.
 
     White noise is injected on the executed action while the clean one is recorded (DART: Laskey et al., 2017), so that the data

@@ -9,6 +9,7 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -147,6 +148,8 @@ class _Watch:
         if outer is not None and not outer.over:
             return _Call(seconds)  # the outer call is watched
         call = self._calls[thread] = _Call(seconds)
+        if sys.is_finalizing():  # a simulator that is closed by the interpreter's end: no thread starts any more
+            return call
         if self._thread is None or not self._thread.is_alive():  # a forked process has none
             self._thread = threading.Thread(target=self._run, name="simulator watch", daemon=True)
             self._thread.start()

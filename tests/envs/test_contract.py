@@ -142,6 +142,25 @@ def test_a_hang_outside_python_ends_the_process_with_a_line():
     assert done.returncode == 1 and done.stderr.startswith("the simulator hangs outside Python")
 
 
+@pytest.mark.parametrize("task", ["QuadrotorTrack", "InvertedPendulum-v5"])
+def test_a_program_ends_that_leaves_a_simulator_to_the_interpreters_end(task):
+    code = (
+        "import gc; gc.disable()\n"
+        "from dopr_robot.envs import make_vec\n"
+        "def steps():\n"
+        f"    env = make_vec({task!r}, 2)\n"
+        "    try:\n"
+        "        yield env.reset(seed=[0, 1])\n"
+        "    finally:\n"
+        "        env.close()\n"
+        "episodes = steps()\n"
+        "next(episodes)\n"
+        "print('made')\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
+
+
 def test_a_task_that_ignores_its_seed_is_refused(line):
     assert Evaluation(Homing(), line.id, episodes=3).jobs
     with pytest.raises(UserError, match=r"begins differently at two resets with seed \d+ \(state\[0\]: .*, then "):
