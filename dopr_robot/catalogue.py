@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from dopr_robot.errors import DoprError, UnknownNameError, UserError
-from dopr_robot.settings import leaves
 from dopr_robot.tables import Shown, Table, interval
 
 Row = Mapping[str, Any]
@@ -253,6 +252,7 @@ def explain(key: str | None = None) -> Listing:
 
     Raises UnknownNameError for a key that no configuration has.
     """
+    from dopr_robot.settings import leaves
     from dopr_robot.training import compose_config
 
     tree = asdict(compose_config())

@@ -2,6 +2,8 @@
 
 import html
 import io
+import shutil
+import sys
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,20 +36,38 @@ class Table:
 
     def text(self, head: bool = True) -> str:
         """As text, with the columns' names or without; where the terminal is too narrow names are folded, and numbers stay whole."""
+        from rich.cells import cell_len
+
+        lines = [[escaped(str(cell)) for cell in line] for line in (*([self.head] if head else []), *self.rows)]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        # Without a terminal a line is as long as it has to be: programs read it.
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+        if sum(widths) + 2 * (len(widths) - 1) > room or any(
+            sign in cell for line in lines for cell in line for sign in "\n\t"
+        ):
+            return self._folded(lines, head, room)
+
+        def aligned(cell: str, width: int, number: bool) -> str:
+            space = " " * (width - cell_len(cell))
+            return space + cell if number else cell + space
+
+        numbers = [number for _, number in self._columns()]
+        return "\n".join("  ".join(map(aligned, line, widths, numbers)).rstrip() for line in lines)
+
+    def _folded(self, lines: Sequence[Sequence[str]], head: bool, room: int) -> str:
+        """Cells on several lines, as ``room`` columns of a terminal want it; rich, which does that, takes longer to import than to run."""
         from rich.console import Console
-        from rich.markup import escape
         from rich.table import Table as RichTable
+        from rich.text import Text
 
         table = RichTable(box=None, show_header=head, padding=(0, 2, 0, 0), header_style="", pad_edge=False)
         for name, number in self._columns():
-            table.add_column(escape(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
-        for row in self.rows:
-            table.add_row(*(escape(escaped(str(cell))) for cell in row))
-        # Without a terminal a line is as long as it has to be: programs read it.
-        terminal, text = Console(), io.StringIO()
-        width = terminal.width if terminal.is_terminal else 10_000
+            table.add_column(Text(name), justify="right" if number else "left", no_wrap=number, overflow="fold")
+        for line in lines[head:]:
+            table.add_row(*map(Text, line))
+        text = io.StringIO()
         # A notebook's kernel would show the table itself, before the line that it belongs behind.
-        Console(file=text, width=width, highlight=False, color_system=None, force_jupyter=False).print(table)
+        Console(file=text, width=room, highlight=False, color_system=None, force_jupyter=False).print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def html(self) -> str:

@@ -5,6 +5,7 @@ A subcommand's module has ``add_arguments(parser)`` and ``run(args) -> exit code
 
 import argparse
 import contextlib
+import gc
 import io
 import itertools
 import logging
@@ -162,6 +163,9 @@ def _set_up() -> None:
     # other programs want the cores too; sleeping at once costs much where they do not. So they spin for some microseconds. Steps a
     # second of a small MLP on two cores, idle and beside two other programs: 50 and 27; sleeping at once 45 and 21; by default 0.9 busy.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Importing torch and what we need of it makes objects by the hundred thousand, all of which stay: looking for garbage among them
+    # every 700 is a sixth of what passes before the first step (benchmarks/startup.py). A training step makes none.
+    gc.set_threshold(100_000, 20, 20)
     handler = logging.StreamHandler()
     handler.setFormatter(_EscapingFormatter("dopr: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

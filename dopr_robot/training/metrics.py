@@ -3,15 +3,17 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from dopr_robot.errors import DamagedError, MissingExtraError
 from dopr_robot.files import naming, replacing
 from dopr_robot.reading import parse_json, read_bytes, read_json_lines, require
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 PROJECT = "dopr_robot"
 FIGURES = ("validation_loss", "validation_loss_without_ema", "success_rate", "return")
@@ -38,12 +40,12 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, start: int, tracker: str | None = None, config: Mapping[str, Any] | None = None):
+        self.folder, self.start = folder, start
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             lines = [line for line in read_bytes(self.path).split(b"\n") if _step_of(line) <= start]
             with replacing(self.path) as beside:
                 beside.write_bytes(b"".join(line + b"\n" for line in lines))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
         self.tracker: Any = None
         if tracker:
             module = import_tracker(tracker)
@@ -52,6 +54,13 @@ class MetricsLog:
             self.tracker = module.init(
                 project=PROJECT, name=folder.name, config=dict(config or {}), resume="allow", **options
             )
+
+    @cached_property
+    def board(self) -> "SummaryWriter":
+        """TensorBoard's, made for the first figure: its import is a tenth of what passes before the first step."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1 if self.start else None)
 
     def write(self, step: int, values: Mapping[str, float], seconds: float) -> None:
         """Append one line and flush it; ``seconds`` of training went before."""
@@ -71,7 +80,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        if "board" in vars(self):
+            self.board.close()
         if self.tracker is not None:
             self.tracker.finish()
 

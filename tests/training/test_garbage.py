@@ -1,0 +1,32 @@
+"""A training step leaves nothing to the garbage collector, which the command seldom calls."""
+
+import gc
+
+import pytest
+
+from dopr_robot import progress
+from dopr_robot.training import compose_config, train
+
+SMALL = {
+    "flow_transformer": ["policy.network.dim=16", "policy.network.layers=1", "policy.network.heads=2"],
+    "diffusion_unet": ["policy.network.channels=[16,32]", "policy.network.groups=4"],
+    "regression_mlp": ["policy.network.dim=16"],
+}
+
+
+@pytest.mark.parametrize("optimizer", ["dopr_adamw", "dopr_muon"])
+@pytest.mark.parametrize("policy", SMALL)
+def test_a_step_makes_no_garbage(optimizer, policy, store, tmp_path, monkeypatch):
+    found, first = [], progress.Meter.advance
+
+    def advance(meter, *args, **kwargs):
+        first(meter, *args, **kwargs)
+        found.append(gc.collect())
+
+    settings = [
+        f"policy={policy}", f"optimizer={optimizer}", f"data.store={store}", "training.steps=6", "training.batch_size=16",
+        "training.validate_every=6", "training.log_every=6", "policy.horizon=8", "policy.n_action_steps=4", *SMALL[policy],
+    ]  # fmt: skip
+    monkeypatch.setattr(progress.Meter, "advance", advance)
+    train(compose_config(None, settings), tmp_path / "run")
+    assert found[2:5] == [0, 0, 0]  # neither a checkpoint nor a line of the log between them
