@@ -3,7 +3,8 @@
 Each is run with few rounds; what its --json calls `ratio` (how many times better than its peer ours is) goes into one line of
 benchmarks/history.jsonl, `{commit, ratios: {"benchmark: name": ratio}}`. Ratios alone, since they hardly depend on the machine. What
 fell by more than 15 % against the median of the last five lines is named, and the exit code is then 1: one lucky or one fallen run does
-not become the measure of the next.
+not become the measure of the next. A benchmark in which something fell is run once more first, and the better figure counts: what a
+neighbour on the machine did is seldom there twice.
 
     python benchmarks/bench.py
     python benchmarks/bench.py startup --dry           # one of them, and nothing is written
@@ -25,8 +26,14 @@ BENCHMARKS = {
     "startup": ["--rounds", "3"],
     "env_throughput": ["--steps", "10", "--turns", "3"],
     "eval_throughput": ["--episodes", "32", "--copies", "16", "--turns", "3"],
+    "optimizer_overhead": [
+        *("--models", "mlp", "transformer", "--arms", "AdamW", "DoPr-AdamW", "Muon", "DoPr-Muon"),
+        *("--steps", "10", "--threads", "1"),
+    ],
 }
 """Those whose peers need nothing that is not in the package, with the arguments that keep them short."""
+COSTS = ("optimizer_overhead",)
+"""Whose ratios are of times, ours over the peer's: they are turned over."""
 FELL, LINES = 0.15, 5
 
 
@@ -36,7 +43,8 @@ def ratios(name: str, arguments: list[str]) -> dict[str, float]:
         out = Path(folder) / "found.json"
         subprocess.run([sys.executable, "-P", str(HERE / f"{name}.py"), *arguments, "--json", str(out)], check=True)
         rows = json.loads(out.read_text(encoding="utf-8"))
-    return {f"{name}: {row['name']}": row["ratio"] for row in rows if row.get("ratio") is not None}
+    found = {f"{name}: {row['name']}": row["ratio"] for row in rows if row.get("ratio") is not None}
+    return {key: 1 / ratio if name in COSTS else ratio for key, ratio in found.items()}
 
 
 def fallen(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
@@ -69,11 +77,15 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.names) - BENCHMARKS.keys():
         parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(BENCHMARKS)}")
-    now: dict[str, float] = {}
-    for name in args.names or BENCHMARKS:
-        now |= ratios(name, BENCHMARKS[name])
     lines = HISTORY.read_text(encoding="utf-8").splitlines() if HISTORY.exists() else []
     before = reference([json.loads(line) for line in lines])
+    now: dict[str, float] = {}
+    for name in args.names or BENCHMARKS:
+        found = ratios(name, BENCHMARKS[name])
+        if fallen(before, found):
+            again = ratios(name, BENCHMARKS[name])
+            found = {key: max(ratio, again.get(key, ratio)) for key, ratio in found.items()}
+        now |= found
     worse = fallen(before, now)
     for name, ratio in now.items():
         was = f"  (was {before[name]:.2f})" if name in before else ""
