@@ -148,9 +148,10 @@ def _section(title: str, specs: list[TaskSpec], docs: Path) -> str:
 
 def facts(spec: TaskSpec) -> list[tuple[str, str]]:
     """What there is to say of a task, by name, in Markdown; without its options and its action's entries."""
+    longer = "; longer where `--horizons` asks for it" if spec.extensible else ""
     rows = [
         ("what", spec.description),
-        ("kind, longest horizon", f"{spec.kind}, {spec.max_steps} control steps at {spec.control_hz:.4g} Hz"),
+        ("kind, longest horizon", f"{spec.kind}, {spec.max_steps} control steps at {spec.control_hz:.4g} Hz{longer}"),
         ("observations", ", ".join(f"`{key}` {list(shape)}" for key, shape in spec.observations.items())),
         ("cameras", ", ".join(f"`{camera}`" for camera in spec.cameras)),
         ("group", ", ".join(f"`{group}`" for group in spec.groups)),

@@ -51,6 +51,8 @@ class TaskSpec:
         kind: ``attain``: success at horizon h means reached by step h; ``sustain``: not yet failed at step h.
         control_hz: control steps a second.
         max_steps: longest horizon, in control steps.
+        extensible: whether an evaluation may ask for horizons beyond it: the limit is the benchmark's and not the simulator's, and
+            demonstrators often took longer.
         description: what has to be done and what success means, in a sentence.
         observations: shape of one step of every observation.
         action: what an action means.
@@ -110,6 +112,7 @@ class TaskSpec:
     start: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     length: str | None = None
+    extensible: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("attain", "sustain"):

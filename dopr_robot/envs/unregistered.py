@@ -181,6 +181,7 @@ def _described(env: gymnasium.Env, name: str, kind: Kind) -> TaskSpec:
         arguments={"name": name, "kind": kind},
         package="gymnasium",
         source="Gymnasium's registry",
+        extensible=True,
         options={key: what for key, what in PERTURBATIONS.items() if model is not None or key != "disturbance"},
         cameras=() if model is None else (*camera_names(model), FREE),
         opengl=model is not None,

@@ -239,9 +239,11 @@ def _changed(arm: Arm, record: Record) -> str:
 
 
 def _horizons(study: Study, task: str, own: list[int] | None) -> tuple[int, ...]:
-    longest = get_task(task).max_steps
+    spec = get_task(task)
     asked = own or study.horizons
-    return tuple(check_horizons(asked, longest) if asked else default_horizons(longest, 4))
+    return tuple(
+        check_horizons(asked, spec.max_steps, spec.extensible) if asked else default_horizons(spec.max_steps, 4)
+    )
 
 
 def _check(arms: Sequence[Arm]) -> None:

@@ -143,3 +143,22 @@ def test_json_of_a_damaged_store_tells_what_is_whole(pictures, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["episodes"] == 2 and said["warnings"][0] == "episode_ends: does not increase (episode 2)"
     assert [str(finding) for finding in check(pictures).damage][:1] == said["warnings"][:1]
+
+
+def test_demonstrations_longer_than_the_task_are_told(tmp_path, capsys):
+    """What imitates them is as slow as they were, and its evaluation would end before it arrives."""
+    for task, said in (
+        (
+            "HalfCheetah-v5",
+            "longer   2 episodes than the 1000 steps that HalfCheetah-v5 lasts: dopr eval --horizons 1000,1300\n",
+        ),
+        ("PickPlace", "longer   3 episodes than the 160 steps that dopr_robot/PickPlace-v0 lasts\n"),
+        ("somewhere/Else-v0", None),
+    ):
+        path = tmp_path / f"{task.replace('/', '_')}.zarr"
+        with Store.create(path, Attributes(task="dopr_robot/PickPlace-v0" if task == "PickPlace" else task)) as store:
+            for steps in (900, 1200, 1300):
+                store.append({"state": np.zeros((steps, 17), np.float32), "action": np.zeros((steps, 6), np.float32)})
+        assert main(["info", str(path)]) == 0
+        printed = capsys.readouterr().out
+        assert said in printed if said else "longer " not in printed

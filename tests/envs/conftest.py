@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
-from dopr_robot.envs import TASKS, ActionSpec, TaskSpec, register_task
+from dopr_robot.envs import TASKS, ActionSpec, TaskSpec
 
 BAD_SEED = 3
 
@@ -84,6 +84,5 @@ def line(monkeypatch):
         package="gymnasium",
         extra="line",
     )
-    register_task(spec)
-    yield spec
-    del TASKS._entries[spec.id]
+    monkeypatch.setitem(TASKS._entries, spec.id, spec)
+    return spec

@@ -6,7 +6,7 @@ is a failure. Sustain: stay within 0.6 of a goal that the wind blows the point a
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from dopr_robot.envs import TASKS, ActionSpec, TaskSpec, register_task
+from dopr_robot.envs import TASKS, ActionSpec, TaskSpec
 from dopr_robot.policies import ArraySpec, PolicySpec, make_policy, save_policy
 
 FAULTS = {
@@ -156,7 +156,7 @@ def make_point() -> Callable[..., Callable[..., VectorEnv]]:
 
 
 @pytest.fixture
-def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+def point_tasks(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Ids of the task in both kinds, registered as an outsider's package would."""
     monkeypatch.setitem(sys.modules, "point_task", sys.modules[__name__])
     action = ActionSpec("velocity", False, "m/step", ("x", "y"), (-0.1, -0.1), (0.1, 0.1))
@@ -184,11 +184,9 @@ def point_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
             "point/Stay-v0", "sustain", max_steps=40, description="stay", entry_point="point_task:make_stay", **shared
         ),
     )
-    for spec in specs:
-        register_task(spec)
-    yield specs[0].id, specs[1].id
-    for spec in specs:
-        del TASKS._entries[spec.id]
+    for spec in specs:  # by monkeypatch, which tests use too: what it takes back, it takes back in order
+        monkeypatch.setitem(TASKS._entries, spec.id, spec)
+    return specs[0].id, specs[1].id
 
 
 NETWORKS = {"unet": {"channels": [32, 64], "time_dim": 32}, "transformer": {"dim": 64, "layers": 2, "heads": 4}}

@@ -148,6 +148,12 @@ def test_horizons_beyond_the_task_are_refused(asked):
         check_horizons(asked, 100)
 
 
+def test_horizons_beyond_a_task_that_can_be_longer():
+    assert check_horizons([300, 5], 100, extensible=True) == [5, 300]
+    with pytest.raises(UserError, match="horizon 0 "):
+        check_horizons([0], 100, extensible=True)
+
+
 def test_horizons_by_default():
     assert check_horizons(None, 160) == [20, 40, 60, 80, 100, 120, 140, 160]
     assert check_horizons(None, 3) == [1, 2, 3]

@@ -8,6 +8,7 @@ import time
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
 
 from dopr_robot import seeds
 from dopr_robot.errors import DoprError, UserError
@@ -228,3 +229,23 @@ def test_bad_input_writes_nothing(policy, point_tasks, tmp_path, change, message
     with pytest.raises(UserError, match=message):
         run_evaluation(Evaluation(**({"policy": policy, "task": point_tasks[0]} | change)), tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+class Still:
+    """Does nothing, for the cheetah."""
+
+    n_obs_steps, n_action_steps, action_dim = 1, 8, 6
+    observations = {"state": (17,)}
+
+    def act(self, observation, generator):
+        return torch.zeros(len(observation["state"]), 8, 6)
+
+
+def test_episodes_are_as_long_as_the_longest_horizon_where_the_task_allows_it():
+    evaluation = Evaluation(Still(), "HalfCheetah-v5", episodes=1, horizons=[1000, 1004])
+    records = []
+    evaluation.rollout().run(evaluation.jobs, records.append, num_envs=1)
+    assert [record.length for record in records] == [1004]
+    assert Evaluation(Still(), "HalfCheetah-v5", episodes=1).horizon == 1000
+    with pytest.raises(UserError, match=r"horizon 161 is outside 1\.\.160"):
+        Evaluation(Still(), "PickPlace", episodes=1, horizons=[161])

@@ -44,6 +44,7 @@ def register() -> None:
                 options=PERTURBATIONS,
                 cameras=CAMERAS,
                 opengl=True,
+                extensible=True,
                 package="gym_aloha",
                 extra="aloha",
                 source="github.com/huggingface/gym-aloha",

@@ -65,6 +65,7 @@ def register() -> None:
                 options=PERTURBATIONS,
                 cameras=("free",) if task_id.startswith("Inverted") else ("track", "free"),
                 opengl=True,
+                extensible=True,
                 source="gymnasium.farama.org/environments/mujoco",
             )
         )

@@ -98,6 +98,7 @@ def _add(
             opengl=True,
             stages=stages,
             start=start,
+            extensible=True,
             package="gymnasium_robotics",
             extra="gymnasium-robotics",
             source="robotics.farama.org",

@@ -49,6 +49,7 @@ SPEC = TaskSpec(
     package="gym_pusht",
     extra="pusht",
     in_process=True,
+    extensible=True,
     source="github.com/huggingface/gym-pusht",
 )
 

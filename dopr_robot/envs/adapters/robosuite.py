@@ -81,6 +81,7 @@ def register() -> None:
                 },
                 cameras=(*_cameras(name, arms), FREE),
                 opengl=True,
+                extensible=True,
                 expert=f"dopr_robot.envs.adapters.{module}:{name}Expert",
                 expert_success=success,
                 expert_seeds=seeds,

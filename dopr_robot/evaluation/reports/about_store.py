@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr_robot.datasets import Store, check, statistics
+from dopr_robot.envs import recorded_task
 from dopr_robot.envs.task import in_words
 from dopr_robot.errors import UserError
 from dopr_robot.evaluation.reports.store import KeyRow, action_text, key_rows, write_store_report
@@ -103,6 +104,7 @@ class StoreDescription(Shown):
         if store.num_episodes:
             lengths = store.episode_lengths
             yield f"lengths  {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}  |{histogram(lengths)}|"
+            yield from self._beyond(lengths)
             known = store.success[store.success >= 0]
             yield f"success  {known.mean():.1%} of {len(known)} episodes that say" if len(known) else "success  unknown"
         yield f"action   {action_text(store)}"
@@ -115,6 +117,13 @@ class StoreDescription(Shown):
         if warnings is None:
             yield "warnings were not looked for in so large a store: --check reads everything"
         yield from (f"warning: {line}" for line in warnings or [])
+
+    def _beyond(self, lengths: NDArray[np.int64]) -> Iterator[str]:
+        """A line where the task ends before most of its demonstrators did: what imitates them is as slow as they were."""
+        spec = recorded_task(self.store.attributes.task or "")
+        if spec is not None and np.median(lengths) > spec.max_steps:
+            more = f": dopr eval --horizons {spec.max_steps},{lengths.max()}" if spec.extensible else ""
+            yield f"longer   {(lengths > spec.max_steps).sum()} episodes than the {spec.max_steps} steps that {spec.id} lasts{more}"
 
     def write_page(self, out: str | os.PathLike[str]) -> None:
         """A page with plots and pictures. Raises UserError for a store without an episode."""

@@ -33,7 +33,7 @@ class Evaluation:
         episodes: how many initial states.
         seed: block of initial states inside the range of ``use``.
         horizons: control steps at which success is reported; None: 8 equal ones up to the task's longest. Rollouts stop at the
-            largest.
+            largest. Beyond the task's longest, episodes are made longer where the task allows it (``TaskSpec.extensible``).
         use: "final", or "selection" for choosing a checkpoint.
         checkpoint: the checkpoint's folder, for ``results.json``; None for a policy that has none.
         env_options: of the task, over its own; become all that it has.
@@ -61,7 +61,7 @@ class Evaluation:
         task = task.given(self.env_options).seen_by(self.policy.observations)
         object.__setattr__(self, "task", task)
         object.__setattr__(self, "env_options", task.varied)
-        object.__setattr__(self, "horizons", check_horizons(self.horizons, self.spec.max_steps))
+        object.__setattr__(self, "horizons", check_horizons(self.horizons, self.spec.max_steps, self.spec.extensible))
         self._check(self.jobs[0].seed)
 
     def _check(self, seed: int) -> None:
@@ -119,7 +119,8 @@ class Evaluation:
         """``num_envs`` copies of the task, which may use so many cores."""
         assert isinstance(self.task, Task)
         processes = {"workers": cores} if cores and self.spec.in_workers else {}
-        return self.task.make_vec(num_envs, **processes, **kwargs)
+        longer = {"max_steps": self.horizon} if self.horizon > self.spec.max_steps else {}
+        return self.task.make_vec(num_envs, **processes, **longer, **kwargs)
 
     @property
     def copies(self) -> int:
