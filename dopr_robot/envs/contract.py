@@ -57,8 +57,9 @@ def admit(env: E, task: TaskSpec) -> E:
     def other(function: Callable[..., Any]) -> Callable[..., Any]:
         return wraps(function)(lambda *args, **kwargs: ask(function, *args, **kwargs))
 
-    for name, held in (("reset", reset), ("step", step), ("render", other), ("close", other)):
-        setattr(env, name, held(getattr(env, name)))
+    for name, held in (("reset", reset), ("step", step), ("render", other), ("render_copies", other), ("close", other)):
+        if name != "render_copies" or hasattr(env, name):  # which Gymnasium does not ask for
+            setattr(env, name, held(getattr(env, name)))
     return env
 
 

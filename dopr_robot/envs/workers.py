@@ -146,8 +146,12 @@ class WorkerVectorEnv(VectorEnv):
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:  # type: ignore[override]
         """A frame of every copy."""
-        frames = self._ask("render", dict.fromkeys(range(self.num_envs)))
-        return tuple(frames[copy] for copy in range(self.num_envs))
+        return self.render_copies(range(self.num_envs))
+
+    def render_copies(self, copies: Sequence[int]) -> tuple[NDArray[np.uint8], ...]:
+        """Frames of some copies."""
+        frames = self._ask("render", dict.fromkeys(copies))
+        return tuple(frames[copy] for copy in copies)
 
     def apply(self, function: str, arguments: Mapping[int, Sequence[Any]], seconds: float = STEP_S) -> dict[int, Any]:
         """What ``function`` (``module:name``) gives, called where each copy lives as ``function(env, *arguments)``, by copy."""

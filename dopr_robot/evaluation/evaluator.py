@@ -280,6 +280,6 @@ def _check_rendering(evaluation: Evaluation) -> None:
     env = evaluation.make_env(1, render_mode="rgb_array")
     try:
         env.reset(seed=[evaluation.jobs[0].seed])  # type: ignore[arg-type]
-        rendered(env)
+        rendered(env, [0])
     finally:
         env.close()

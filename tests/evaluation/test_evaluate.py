@@ -2,6 +2,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 
@@ -13,7 +14,7 @@ import torch
 from dopr_robot import seeds
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
-from dopr_robot.evaluation.reports.showcase import choose
+from dopr_robot.evaluation.reports.showcase import choose, film
 
 FILES = {"episodes.jsonl", "results.json", "horizon.png", "rollouts.mp4", "failures.png", "report.html"}
 
@@ -64,6 +65,20 @@ def test_a_whole_evaluation(policy, point_tasks, tmp_path, kind):
     assert results["metrics"]["closeness"]["mean"] == pytest.approx(
         np.mean([record.metrics["closeness"] for record in records])
     )
+
+
+def test_only_what_is_shown_is_drawn(reach, results, tmp_path, monkeypatch, capsys):
+    """An episode that has ended, and a frame between two that are shown, cost nothing: a picture may take longer than the step."""
+    point = sys.modules["point_task"].PointEnv
+    drawn, render = [], point.render
+    monkeypatch.setattr(point, "render", lambda env: drawn.append(env) or render(env))
+    records = read_records(tmp_path / "whole" / "episodes.jsonl")
+    shown = {0: "best", 1: "worst", 2: "random", 3: "random"}
+    assert len({records[episode].length for episode in shown}) > 1
+    clips = film(reach, records, shown)
+    assert len(drawn) == sum(len(clip.frames) for clip in clips)
+    assert [clip.steps[-1] for clip in clips] == [records[episode].length for episode in shown]
+    assert "film: 4/4 episodes" in capsys.readouterr().err
 
 
 def test_the_video_shows_how_episodes_ended(reach, tmp_path):

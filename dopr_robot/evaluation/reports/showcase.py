@@ -14,6 +14,7 @@ from dopr_robot.evaluation.rollouts.episode import Episode, Job
 from dopr_robot.evaluation.rollouts.plan import Evaluation
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord
 from dopr_robot.files import replacing
+from dopr_robot.progress import progress
 
 logger = logging.getLogger(__name__)
 STILL_ROWS = 6
@@ -73,10 +74,9 @@ class Camera:
             if now[copy] % self.stride == 0 or now[copy] == self.lengths.get(episode.job.episode)
         ]
         if due:
-            images = rendered(env)
-            for copy in due:
+            for copy, image in zip(due, rendered(env, due), strict=True):
                 episode = copies[copy].job.episode
-                self.frames.setdefault(episode, []).append(fit(images[copy]))
+                self.frames.setdefault(episode, []).append(fit(image))
                 self.steps.setdefault(episode, []).append(now[copy])
 
 
@@ -91,7 +91,13 @@ def film(evaluation: Evaluation, records: Sequence[EpisodeRecord], titles: Mappi
     )
     again: list[EpisodeRecord] = []
     jobs = [Job(record.episode, record.seed) for record in recorded.values()]
-    evaluation.rollout(camera, render_mode="rgb_array").run(jobs, again.append, workers=1)
+    with progress("film", len(jobs), "episodes") as meter:
+
+        def keep(record: EpisodeRecord) -> None:
+            again.append(record)
+            meter.advance()
+
+        evaluation.rollout(camera, render_mode="rgb_array").run(jobs, keep, workers=1)
     for record in again:
         if record != recorded[record.episode]:
             logger.warning(

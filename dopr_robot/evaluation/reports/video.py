@@ -47,10 +47,14 @@ class Clip:
         return f"step {self.steps[index]}{seconds}"
 
 
-def rendered(env: VectorEnv) -> Sequence[np.ndarray]:
-    """One image a copy. Raises UserError where the task draws none."""
-    images = env.render()
-    if images is None or len(images) != env.num_envs:
+def rendered(env: VectorEnv, copies: Sequence[int]) -> Sequence[np.ndarray]:
+    """An image of each of these copies. Raises UserError where the task draws none."""
+    if hasattr(env, "render_copies"):
+        images: Any = env.render_copies(copies)
+    else:
+        every: Any = env.render() or [None] * env.num_envs
+        images = [every[copy] for copy in copies]
+    if any(image is None for image in images):
         raise UserError("the task does not render images: use --video 0")
     return cast(Sequence[np.ndarray], images)
 
