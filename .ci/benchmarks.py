@@ -66,6 +66,8 @@ def described(about: dict[str, Any]) -> str:
     task = get_task(about["task"])
     if about["figure"] == "success":
         return f"success within {task.max_steps} steps over {about['episodes']} fresh initial states"
+    if about["figure"] == "return":
+        return f"return of {task.max_steps} steps, mean over {about['episodes']} fresh initial states"
     how = {"max": "the largest of an episode", "mean": "an episode's mean", "final": "at an episode's end"}
     return (
         f"{about['figure']}, {how[task.metrics[about['figure']]]}, mean over {about['episodes']} fresh initial states"
