@@ -93,6 +93,25 @@ def episodes(spec: TaskSpec, steps: int = STEPS, look: Callable[[Any], list[str]
         env.close()
 
 
+def limit(spec: TaskSpec, steps: int = 3) -> Iterator[str]:
+    """Where horizons beyond `max_steps` may be asked for (`extensible`), an episode is as long as it is asked to be."""
+    if not spec.extensible:
+        return
+    env = make(spec.id, max_steps=steps)
+    try:
+        env.reset(seed=SEED)
+        middle = np.mean([spec.action.low, spec.action.high], axis=0).astype(np.float32)
+        for step in range(1, steps + 1):
+            _, _, terminated, truncated, _ = env.step(middle)
+            if terminated:
+                return
+            if truncated != (step == steps):
+                yield f"made with max_steps={steps} it {'ends' if truncated else 'goes on'} after {step} steps"
+                return
+    finally:
+        env.close()
+
+
 def copies(spec: TaskSpec, steps: int = 10) -> Iterator[str]:
     """Three copies, stepped together, against one: the same to the bit."""
     low, high = (np.asarray(bound, np.float32) for bound in (spec.action.low, spec.action.high))
@@ -148,6 +167,7 @@ CHECKS: Mapping[str, Callable[[TaskSpec], Iterator[str]]] = {
     "spaces": spaces,
     "seed": seed,
     "episodes": episodes,
+    "limit": limit,
     "copies": copies,
     "expert": expert,
 }

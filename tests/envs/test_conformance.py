@@ -63,6 +63,7 @@ FAMILIES = {
 def test_copies_are_what_the_single_environment_is(task):
     """One task a family, since copies may be processes."""
     spec = get_task(task)
+    assert list(conformance.limit(spec)) == []
     assert list(conformance.copies(spec, {"robosuite": 3, "aloha": 2}.get(spec.extra, 10))) == []
 
 

@@ -237,7 +237,9 @@ def test_the_check_says_what_a_task_does_not_keep_to(line, capsys, monkeypatch):
         assert any(said in text for text in found["seed"]), fault
     capsys.readouterr()
     assert main(["tasks", "Middle", "--check"]) == 1
-    assert capsys.readouterr().out.endswith("line/Middle-v0: 5 of 5 checks failed\n")
+    assert capsys.readouterr().out.endswith("line/Middle-v0: 5 of 6 checks failed\n")
+    monkeypatch.setitem(TASKS._entries, line.id, replace(line, extensible=True))
+    assert "unexpected keyword argument 'max_steps'" in dict(check_task(TASKS[line.id]))["limit"][0]
 
 
 def test_an_expert_that_never_succeeds_is_given_up(line, tmp_path, capsys):
