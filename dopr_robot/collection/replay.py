@@ -72,10 +72,8 @@ def replaying(about: Attributes, longest: int = 0) -> Iterator[Replay]:
     collection(about)
     task = recorded(about)
     spec = task.spec
-    limit = {"max_steps": longest} if spec.start and longest > spec.max_steps else {}
-    env: Any = Task(task.id, task.varied).make_vec(
-        1, **limit
-    )  # pictures may differ in a pixel where another OpenGL draws them
+    # Without its cameras: pictures may differ in a pixel where another OpenGL draws them.
+    env: Any = Task(task.id, task.varied).make_vec(1, **spec.lasting(longest))
     space = env.single_action_space
     assert isinstance(space, Box)
 

@@ -144,6 +144,10 @@ class TaskSpec:
         """What is told where there is none."""
         return f"{self.id} has no expert: bring demonstrations of your own (dopr convert)"
 
+    def lasting(self, steps: int) -> dict[str, int]:
+        """The keyword of an environment whose episodes may take so many steps; {}: it needs none, or takes none."""
+        return {"max_steps": steps} if self.extensible and steps > self.max_steps else {}
+
     def check_installed(self) -> None:
         """Raise MissingExtraError where the task's package is not installed."""
         if find_spec(self.package) is None:

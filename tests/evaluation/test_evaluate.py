@@ -15,6 +15,7 @@ from dopr_robot import seeds
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
 from dopr_robot.evaluation.reports.showcase import choose, film
+from dopr_robot.evaluation.reports.video import rendered
 
 FILES = {"episodes.jsonl", "results.json", "horizon.png", "rollouts.mp4", "failures.png", "report.html"}
 
@@ -79,6 +80,25 @@ def test_only_what_is_shown_is_drawn(reach, results, tmp_path, monkeypatch, caps
     assert len(drawn) == sum(len(clip.frames) for clip in clips)
     assert [clip.steps[-1] for clip in clips] == [records[episode].length for episode in shown]
     assert "film: 4/4 episodes" in capsys.readouterr().err
+
+
+def test_whatever_a_vector_environment_draws_is_shown_or_refused():
+    """One that is not ours draws every copy, as a tuple or as one array."""
+    frames = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    for drawn in (frames, tuple(frames)):
+        assert [image.item() for image in rendered(Drawing(drawn), [2, 0])] == [2, 0]
+    for drawn in (None, (), (None, None, None)):
+        with pytest.raises(UserError, match="does not render images"):
+            rendered(Drawing(drawn), [0])
+
+
+class Drawing:
+    """Three copies."""
+
+    num_envs = 3
+
+    def __init__(self, drawn):
+        self.render = lambda: drawn
 
 
 def test_the_video_shows_how_episodes_ended(reach, tmp_path):

@@ -52,8 +52,8 @@ def rendered(env: VectorEnv, copies: Sequence[int]) -> Sequence[np.ndarray]:
     if hasattr(env, "render_copies"):
         images: Any = env.render_copies(copies)
     else:
-        every: Any = env.render() or [None] * env.num_envs
-        images = [every[copy] for copy in copies]
+        every: Any = env.render()
+        images = [None] if every is None or len(every) != env.num_envs else [every[copy] for copy in copies]
     if any(image is None for image in images):
         raise UserError("the task does not render images: use --video 0")
     return cast(Sequence[np.ndarray], images)

@@ -119,8 +119,7 @@ class Evaluation:
         """``num_envs`` copies of the task, which may use so many cores."""
         assert isinstance(self.task, Task)
         processes = {"workers": cores} if cores and self.spec.in_workers else {}
-        longer = {"max_steps": self.horizon} if self.horizon > self.spec.max_steps else {}
-        return self.task.make_vec(num_envs, **processes, **longer, **kwargs)
+        return self.task.make_vec(num_envs, **processes, **self.spec.lasting(self.horizon), **kwargs)
 
     @property
     def copies(self) -> int:
