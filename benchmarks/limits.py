@@ -3,8 +3,8 @@
 The machine is measured first, on one thread: products of 1,024 x 1,024 matrices in float32 and bfloat16, copies of 256 MB, and MuJoCo's
 steps of PickPlace in its own C loop (``mujoco.rollout``). Then what the package does with it, each beside the limit that it meets:
 floating-point operations of the matrix products alone, as ``torch.utils.flop_counter`` counts them, and of DoPr those of the cheaper of
-its two forms, S's symmetric product counted whole, so that more than the limit may be reached; bytes that have to be read and written
-once; control steps times substeps. The best of several rounds counts on both sides.
+its two forms; bytes that have to be read and written once; control steps times substeps. The best of several rounds counts on both sides,
+and products are those that training takes (``dopr_robot.policies.products``).
 
     python benchmarks/limits.py
     python benchmarks/limits.py --rounds 20 --json limits.json        # [{name, ours, peer, ratio, why}], the peer is the machine
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dopr_robot.datasets import Attributes, Episode, Recording, Windows, batch_indices, write_store
 from dopr_robot.envs import make_vec
 from dopr_robot.optim import make_optimizer
-from dopr_robot.optim.batch import dual_cost, primal_cost
+from dopr_robot.policies.products import fast_products
 
 sys.path.insert(0, str(Path(__file__).parent))
 from optimizer_overhead import MODELS
@@ -42,7 +42,7 @@ WHY = {
     "matrix products in bfloat16": "the processor has no instructions for it, or few: training.precision=bf16 is for those that have",
     "training step, transformer": "norms, softmax and GELU between the products are memory traffic",
     "training step, U-Net": "group norms, Mish and FiLM between narrow convolutions are memory traffic, not products",
-    "DoPr's solves, transformer": "factorising matrices of some hundred rows is no product",
+    "DoPr's solves, transformer": "factorising matrices of some hundred rows, and triangular solves, are no products",
     "plan, transformer": "16 tokens: products of 16 rows do not fill the processor's registers, and an operation costs microseconds",
     "AdamW's step, transformer": "torch's fused step reads and writes four arrays a weight",
     "windows": "64 windows of some hundred bytes: the batch is made in tens of microseconds, mostly Python's",
@@ -127,8 +127,18 @@ def solves(name: str, rounds: int) -> float:
     work = 0.0
     for (_, n, d), modules in outputs.items():
         out = sum(int(module.out_features) for module in modules)  # type: ignore[arg-type]
-        work += 2 * min(primal_cost(n, d, out), dual_cost(n, d, out, known=True))
+        work += 2 * min(form(n, d, out) for form in (primal, dual))
     return work / min(seconds[1:])
+
+
+def primal(n: int, d: int, out: int) -> float:
+    """The fewest multiplications of the primal form: half of S, its Cholesky factor, two triangular solves."""
+    return n * d * d / 2 + d**3 / 6 + out * d * d
+
+
+def dual(n: int, d: int, out: int) -> float:
+    """Those of the dual form, whose product with the outputs' gradients is known: half of K, its factor, the solves, a product."""
+    return n * n * d / 2 + n**3 / 6 + n * n * min(d, out) + n * d * out
 
 
 def plan(rounds: int) -> float:
@@ -212,7 +222,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write [{name, ours, peer, ratio, unit, why}]")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, fast_products():
         rows = table(args.rounds, Path(folder))
     for row in rows:
         print(f"{row['ratio']:7.1%}  {row['name']:28} {row['ours']:9.3g} of {row['peer']:9.3g} {row['unit']}")

@@ -2,9 +2,9 @@
 
 Peers: their ``ConditionalUnet1D`` and ``TransformerForDiffusion`` from a checkout of github.com/real-stanford/diffusion_policy, with the
 DDPM loss, clipping, AdamW and an average of the weights, in the shortest loop that does that, over tensors that lie in memory. Ours:
-``training.train`` as a user runs it, with the same network sizes, batch, loss and threads. They take turns in one process; a figure is
-the median over turns. Further rows have our default policies, bf16 where the processor has it, ``torch.compile`` and DoPr beside our
-plain AdamW run (``ratio``: that over this).
+``training.train`` as a user runs it, with the same network sizes, batch, loss and threads. They take turns, the peer in processes of its
+own, since ours says how this one holds memory; a figure is the median over turns. Further rows have our default policies, bf16 where the
+processor has it, ``torch.compile`` and DoPr beside our plain AdamW run (``ratio``: that over this).
 
     git clone https://github.com/real-stanford/diffusion_policy
     python benchmarks/training_throughput.py --diffusion-policy diffusion_policy --json throughput.json
@@ -13,11 +13,13 @@ plain AdamW run (``ratio``: that over this).
 import argparse
 import copy
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,19 @@ def peer(args: argparse.Namespace, name: str = "unet") -> tuple[float, int]:
     return rate, sum(p.numel() for p in network.parameters())
 
 
+def apart(args: argparse.Namespace, name: str = "unet") -> tuple[float, int]:
+    """:func:`peer` in a new process."""
+    begun = (str(args.diffusion_policy.resolve()), args.threads)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin, begun) as pool:
+        return pool.submit(peer, args, name).result()
+
+
+def begin(checkout: str, threads: int) -> None:
+    """A peer's process: where its networks lie."""
+    sys.path.insert(0, checkout)
+    torch.set_num_threads(threads)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--diffusion-policy", type=Path, required=True, metavar="CHECKOUT")
@@ -153,8 +168,6 @@ def main() -> None:
     parser.add_argument("--channels", type=lambda text: [int(part) for part in text.split(",")], default=[64, 128, 256])
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile (needs a C++ compiler)")
     args = parser.parse_args()
-    sys.path.insert(0, str(args.diffusion_policy.resolve()))
-    torch.set_num_threads(args.threads)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "random.zarr"
@@ -164,7 +177,7 @@ def main() -> None:
             sides: dict[str, list[float]] = {"ours": [], "peer": []}
             for _ in range(args.turns):
                 sides["ours"].append(ours(config, args.warm))
-                rate, parameters = peer(args, name)
+                rate, parameters = apart(args, name)
                 sides["peer"].append(rate)
             with tempfile.TemporaryDirectory() as run:
                 own = sum(p.numel() for p in load_policy(train(config, Path(run))).parameters())
@@ -180,7 +193,7 @@ def main() -> None:
             results.append(row(f"training_throughput/{name}_vs_plain", *map(list, zip(*pairs, strict=True))))
         for name in ("flow_transformer", "flow_mlp"):
             config = settings(store, args, {"name": name, "n_obs_steps": TO, "horizon": H, "n_action_steps": TA})
-            pairs = [(ours(config, args.warm), peer(args)[0]) for _ in range(args.turns)]
+            pairs = [(ours(config, args.warm), apart(args)[0]) for _ in range(args.turns)]
             results.append(
                 row(f"training_throughput/{name}_vs_diffusion_policy_unet", *map(list, zip(*pairs, strict=True)))
             )

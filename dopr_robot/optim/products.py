@@ -18,10 +18,10 @@ def gram(rows: Tensor) -> Tensor:
     groups, n, _ = rows.shape
     if groups > 1 or n < 4 * _STRIP or not rows.is_cpu:
         return rows @ rows.mT
-    whole = rows.new_empty(n, n)
+    whole, strips = rows.new_empty(n, n), rows[0].contiguous()
     for start in range(0, n, _STRIP):
         end = min(start + _STRIP, n)
-        torch.mm(rows[0, start:end], rows[0, :end].t(), out=whole[start:end, :end])
+        whole[start:end, :end] = strips[start:end] @ strips[:end].t()
         whole[:start, start:end] = whole[start:end, :start].t()
     return whole.unsqueeze(0)
 

@@ -24,6 +24,7 @@ from dopr_robot.files import write_json
 from dopr_robot.optim import DoPr, make_optimizer, muon_roles
 from dopr_robot.policies import Policy, make_policy
 from dopr_robot.policies.compiling import check_compiler
+from dopr_robot.policies.products import fast_products
 from dopr_robot.progress import progress
 from dopr_robot.training.average import average_of
 from dopr_robot.training.checkpoints import Checkpoints
@@ -33,7 +34,15 @@ from dopr_robot.training.data import TrainingData, load_data, to_tensors, valida
 from dopr_robot.training.fingerprint import START, fingerprint
 from dopr_robot.training.metrics import MetricsLog
 from dopr_robot.training.noise import PartOfBatch, seed_all, step_seed
-from dopr_robot.training.processes import agree, alone, bf16_takes, check_device, explained_memory, shared
+from dopr_robot.training.processes import (
+    agree,
+    alone,
+    bf16_takes,
+    check_device,
+    explained_memory,
+    keep_freed_memory,
+    shared,
+)
 from dopr_robot.training.profiling import Parts, profiled
 from dopr_robot.training.schedule import make_schedule
 from dopr_robot.training.signals import Interrupted, deferred_signals
@@ -99,7 +108,7 @@ def train(
             f"training.batch_size={options.batch_size} can not be shared by {accelerator.num_processes} processes with "
             f"training.accumulate={options.accumulate}: take a multiple of {parts}"
         )
-    with alone(folder, cpu=options.device == "cpu"):
+    with alone(folder, cpu=options.device == "cpu"), fast_products():
         return _train(config, folder, rollout, data, accelerator, profile)
 
 
@@ -113,6 +122,8 @@ def _train(
 ) -> Path:
     options, device, main = config.training, accelerator.device, accelerator.is_main_process
     parts = options.accumulate * accelerator.num_processes
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(options.seed)
     policy = make_policy(config.policy, data.spec)
     policy.fit_normalizer(data.statistics)

@@ -9,6 +9,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.evaluation.rollouts import rollout
 from dopr_robot.evaluation.rollouts.episode import Job
 from dopr_robot.evaluation.rollouts.rollout import Rollout
+from dopr_robot.policies import products
 
 EPISODES = 40
 
@@ -208,3 +209,15 @@ def test_groups_share_the_cores(policy, make_point, monkeypatch, machine, worker
     Rollout(policy, make_env, "attain", 20, copies=2).run(jobs(), lambda record: None, workers=workers)
     assert len(made) == (workers or machine)
     assert sum(made) <= max(machine, len(made))
+
+
+def test_large_products_are_those_that_fit_the_processor(make_point, policy, monkeypatch):
+    within, act = [], policy.act
+
+    def watched(observation, generator):
+        within.append(products._within)
+        return act(observation, generator)
+
+    monkeypatch.setattr(policy, "act", watched)
+    run(policy, make_point(), episodes=4)
+    assert within and set(within) == {1} and not products._within

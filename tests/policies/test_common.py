@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dopr_robot.optim import DoPr
-from dopr_robot.policies.networks.common import Conv1d, Mish
+from dopr_robot.policies.networks.common import Conv1d, GroupNorm, Mish
 
 
 def gradients(layer, x):
@@ -62,3 +62,15 @@ def test_mish_refuses_a_second_derivative():
     (slope,) = torch.autograd.grad(Mish()(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(slope.sum(), x)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 5])
+def test_a_group_norm_is_torchs(length):
+    torch.manual_seed(0)
+    ours, peer = GroupNorm(4, 12).double(), nn.GroupNorm(4, 12).double()
+    with torch.no_grad():
+        ours.weight.copy_(torch.randn(12)), ours.bias.copy_(torch.randn(12))
+    peer.load_state_dict(ours.state_dict())
+    x = torch.randn(5, length, 12, dtype=torch.float64).transpose(1, 2)
+    for mine, its in zip(gradients(ours, x), gradients(peer, x), strict=True):
+        torch.testing.assert_close(mine, its)

@@ -1,6 +1,8 @@
-"""A training step leaves nothing to the garbage collector, which the command seldom calls."""
+"""A training step leaves nothing to the garbage collector, which the command seldom calls, and asks the system for no memory again."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -30,3 +32,31 @@ def test_a_step_makes_no_garbage(optimizer, policy, store, tmp_path, monkeypatch
     monkeypatch.setattr(progress.Meter, "advance", advance)
     train(compose_config(None, settings), tmp_path / "run")
     assert found[2:5] == [0, 0, 0]  # neither a checkpoint nor a line of the log between them
+
+
+FREED = """
+import resource, sys, torch
+from dopr_robot.training.processes import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+torch.set_num_threads(1)
+for rounds in (2, 20):
+    before = faults()
+    for _ in range(rounds):
+        held = [torch.ones(30_000) for _ in range(100)]  # 12 MB, 2,900 pages
+        del held
+print((faults() - before) // rounds)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library's")
+def test_freed_memory_stays_with_the_process():
+    asked = {}
+    for how in ("kept", "given back"):
+        done = subprocess.run([sys.executable, "-P", "-c", FREED, how], capture_output=True, text=True, check=True)
+        asked[how] = int(done.stdout)
+    assert asked["kept"] < 100 < asked["given back"]

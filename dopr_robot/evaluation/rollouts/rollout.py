@@ -29,6 +29,7 @@ from dopr_robot.errors import UserError
 from dopr_robot.evaluation.rollouts.episode import INFERENCE_BATCH, Job, Queue
 from dopr_robot.evaluation.rollouts.group import ActingPolicy, EnvironmentFault, Group, Observer
 from dopr_robot.evaluation.rollouts.records import EpisodeRecord
+from dopr_robot.policies.products import fast_products
 
 logger = logging.getLogger(__name__)
 OnRecord = Callable[[EpisodeRecord], None]
@@ -102,7 +103,7 @@ class Rollout:
         share = max(1, (cpus or cores()) // len(sizes))
         groups = [self._group(size, share) for size in sizes]
         runs = [_bind(self._run_group, group, share, queue, hand_over, stop, faults) for group in groups]
-        with one_torch_thread():
+        with one_torch_thread(), fast_products():
             if len(runs) == 1:
                 runs[0]()
             else:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, pad, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, pad, scaled_dot_product_attention
 
 from dopr_robot.errors import UserError
 
@@ -48,8 +48,47 @@ class Conv1d(nn.Conv1d):
         if x.device.type != "cpu" or x.shape[-1] > (8 if self.out_channels >= 128 else 4):
             return super()._conv_forward(x, weight, bias)
         (size,) = self.kernel_size
-        seen = pad(x, (size // 2, size // 2)).unfold(2, size, 1)  # [B, in, L, size]
-        return linear(seen.transpose(1, 2).flatten(2), weight.flatten(1), bias).transpose(1, 2)
+        seen = _seen(x, size) if torch.compiler.is_compiling() else _Seen.apply(x, size)
+        return linear(seen, weight.flatten(1), bias).transpose(1, 2)
+
+
+def _seen(x: Tensor, size: int) -> Tensor:
+    """What a kernel of an odd size sees at each place of ``x [B, in, L]``: ``[B, L, in size]``."""
+    return pad(x, (size // 2, size // 2)).unfold(2, size, 1).transpose(1, 2).flatten(2)
+
+
+class _Seen(torch.autograd.Function):
+    """:func:`_seen`, whose gradient is summed place by place of the kernel: in half the time of torch's ``unfold_backward``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
+        ctx.shape = (*x.shape, size)
+        return _seen(x, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        batch, channels, length, size = ctx.shape
+        parts = gradient.view(batch, length, channels, size).permute(3, 0, 1, 2).contiguous()
+        total = gradient.new_zeros(batch, length + size - 1, channels)
+        for start, part in enumerate(parts):
+            total[:, start : start + length] += part
+        return total[:, size // 2 : size // 2 + length].transpose(1, 2), None
+
+
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` of ``[B, C, L]``, on a CPU by the kernel of layer norms where the sequence is at most 4 long.
+
+    torch's own reads four numbers at a time there: forward and backward of [256, 256, 4] in 8 groups take it 2.2 ms, and this 1.1; at
+    length 8 it is the faster by far.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.shape[-1] > 4:
+            return super().forward(x)
+        groups = x.reshape(len(x), self.num_groups, -1)
+        normed = layer_norm(groups, groups.shape[2:], eps=self.eps).view(x.shape)
+        return torch.addcmul(self.bias[:, None], normed, self.weight[:, None])
 
 
 class _Mish(torch.autograd.Function):

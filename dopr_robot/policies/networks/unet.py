@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies.networks.common import Conv1d, Mish, TimeEmbedding
+from dopr_robot.policies.networks.common import Conv1d, GroupNorm, Mish, TimeEmbedding
 from dopr_robot.policies.options import NetworkOptions
 
 
@@ -36,7 +36,7 @@ class ConvBlock(nn.Sequential):
     """Convolution that keeps the length, group norm, Mish: ``[B, in, H] -> [B, out, H]``."""
 
     def __init__(self, dim_in: int, dim_out: int, kernel_size: int, groups: int) -> None:
-        super().__init__(Conv1d(dim_in, dim_out, kernel_size), nn.GroupNorm(groups, dim_out), Mish())
+        super().__init__(Conv1d(dim_in, dim_out, kernel_size), GroupNorm(groups, dim_out), Mish())
 
 
 class FiLMBlock(nn.Module):
