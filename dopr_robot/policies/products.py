@@ -1,5 +1,6 @@
 """Matrix products by oneDNN, where those that torch takes by itself use half the processor."""
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from torch import Tensor
 
 LEAST = 1 << 21
 """Multiplications from which on it pays: 64 x 128 x 128 (2^20) take as long by either, 64 x 256 x 256 (2^22) 75 and 45 us."""
-_within = 0
+_LOCK, _REPLACED, _users = threading.Lock(), ExitStack(), 0
 
 
 @cache
@@ -47,15 +48,21 @@ def fast_products() -> Iterator[None]:
         >>> float(product[0, 0])
         256.0
     """
-    global _within
-    with ExitStack() as stack:
-        if avx512_unused() and not _within:
-            _replace(stack.enter_context(torch.library._scoped_library("aten", "IMPL")))
-        _within += 1
-        try:
-            yield
-        finally:
-            _within -= 1
+    global _users
+    if not avx512_unused():
+        yield
+        return
+    with _LOCK:
+        if not _users:
+            _replace(_REPLACED.enter_context(torch.library._scoped_library("aten", "IMPL")))
+        _users += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _users -= 1
+            if not _users:
+                _REPLACED.close()
 
 
 def _replace(library: torch.library.Library) -> None:

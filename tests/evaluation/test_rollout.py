@@ -215,9 +215,11 @@ def test_large_products_are_those_that_fit_the_processor(make_point, policy, mon
     within, act = [], policy.act
 
     def watched(observation, generator):
-        within.append(products._within)
+        within.append(products._users)
         return act(observation, generator)
 
     monkeypatch.setattr(policy, "act", watched)
+    monkeypatch.setattr(products, "avx512_unused", lambda: True)
+    monkeypatch.setattr(products, "_replace", lambda library: None)
     run(policy, make_point(), episodes=4)
-    assert within and set(within) == {1} and not products._within
+    assert within and set(within) == {1} and not products._users
