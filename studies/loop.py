@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dopr_robot.evaluation.statistics import mean_with_interval, sign_flip_p_value
 from dopr_robot.optim import make_optimizer
+from dopr_robot.policies.products import fast_products
 
 ARMS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw"},
@@ -219,5 +220,6 @@ def main(problem: Problem, name: str, args: Sequence[str] | None = None) -> None
     parser.add_argument("--steps", type=int, default=problem.steps)
     options = parser.parse_args(args)
     torch.set_num_threads(1)
-    run(problem, options.out, arms=options.arms, seeds=options.seeds, steps=options.steps)
+    with fast_products():
+        run(problem, options.out, arms=options.arms, seeds=options.seeds, steps=options.steps)
     print((options.out / "summary.md").read_text(encoding="utf-8"))

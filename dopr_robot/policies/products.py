@@ -22,11 +22,8 @@ def avx512_unused() -> bool:
     MKL gives those its AVX2 kernels; oneDNN, which torch has for convolutions and for 16-bit products, asks for the instructions alone.
     On one thread of an AMD EPYC of the fifth generation a product of 1,024 x 1,024 runs at 115 and 255 GFLOP/s.
     """
-    known = (
-        hasattr(torch.library, "get_kernel")
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-    )
+    known = all(hasattr(torch.library, name) for name in ("get_kernel", "_scoped_library"))  # torch 2.6 has not
+    known = known and torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not known or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
