@@ -150,9 +150,9 @@ def test_demonstrations_longer_than_the_task_are_told(tmp_path, capsys):
     for task, said in (
         (
             "HalfCheetah-v5",
-            "longer   2 episodes than the 1000 steps that HalfCheetah-v5 lasts: dopr eval --horizons 1000,1300\n",
+            "limit    2 of 3 episodes go beyond 1000 steps, after which HalfCheetah-v5 ends: dopr eval --horizons 1000,1300\n",
         ),
-        ("PickPlace", "longer   3 episodes than the 160 steps that dopr_robot/PickPlace-v0 lasts\n"),
+        ("PickPlace", "limit    3 of 3 episodes go beyond 160 steps, after which dopr_robot/PickPlace-v0 ends\n"),
         ("somewhere/Else-v0", None),
     ):
         path = tmp_path / f"{task.replace('/', '_')}.zarr"
@@ -161,4 +161,4 @@ def test_demonstrations_longer_than_the_task_are_told(tmp_path, capsys):
                 store.append({"state": np.zeros((steps, 17), np.float32), "action": np.zeros((steps, 6), np.float32)})
         assert main(["info", str(path)]) == 0
         printed = capsys.readouterr().out
-        assert said in printed if said else "longer " not in printed
+        assert said in printed if said else "limit " not in printed

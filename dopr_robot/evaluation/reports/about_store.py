@@ -123,7 +123,8 @@ class StoreDescription(Shown):
         spec = recorded_task(self.store.attributes.task or "")
         if spec is not None and np.median(lengths) > spec.max_steps:
             more = f": dopr eval --horizons {spec.max_steps},{lengths.max()}" if spec.extensible else ""
-            yield f"longer   {(lengths > spec.max_steps).sum()} episodes than the {spec.max_steps} steps that {spec.id} lasts{more}"
+            longer = (lengths > spec.max_steps).sum()
+            yield f"limit    {longer} of {len(lengths)} episodes go beyond {spec.max_steps} steps, after which {spec.id} ends{more}"
 
     def write_page(self, out: str | os.PathLike[str]) -> None:
         """A page with plots and pictures. Raises UserError for a store without an episode."""
