@@ -79,8 +79,8 @@ class _Seen(torch.autograd.Function):
 class GroupNorm(nn.GroupNorm):
     """``nn.GroupNorm`` of ``[B, C, L]``, on a CPU by the kernel of layer norms where the sequence is at most 4 long.
 
-    torch's own reads four numbers at a time there: forward and backward of [256, 256, 4] in 8 groups take it 2.2 ms, and this 1.1; at
-    length 8 it is the faster by far.
+    torch's own reads a channel at a time: forward and backward of [256, 256, 4] in 8 groups take it 2.2 ms, and this 1.1. At length 8
+    torch's is the faster, in half the time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
