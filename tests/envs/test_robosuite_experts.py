@@ -19,7 +19,7 @@ from dopr_robot.envs.adapters.robosuite_experts import (
     yaw_of,
 )
 from dopr_robot.envs.adapters.robosuite_toolhang import ToolHangExpert
-from dopr_robot.envs.adapters.robosuite_transport import END, HELD, TransportExpert, tilted
+from dopr_robot.envs.adapters.robosuite_transport import END, HEAD, HELD, TransportExpert, tilted
 
 TASKS = ("Lift", "Can", "Square")
 LONG = {"ToolHang": 7, "Transport": 14}
@@ -86,8 +86,46 @@ def test_the_hammer_is_held_until_the_other_hand_holds_it():
     assert first[6] == -1.0 and second[6] == 1.0
     assert np.abs(second[:6]).max() < 1e-9  # not before it is let go
     first, second = transport(first=(at, 0.08), second=(beside, HELD))
+    assert first[6] == -1.0 and first[2] > 0.9 and abs(first[1]) < 0.1  # off the handle, before it goes home
+    assert second[6] == 1.0 and np.abs(second[:6]).max() < 1e-9
+    first, second = transport(first=((0.0, -0.1, 1.18), 0.08), second=(beside, HELD))
     assert first[6] == -1.0 and first[1] < -0.3
     assert second[6] == 1.0 and np.linalg.norm(second[:3]) > 0.3
+
+
+@pytest.mark.parametrize("off", [-0.03, 0.0, 0.03])
+def test_the_hammer_is_lifted_in_the_middle_of_its_bin(off):
+    """Its middle is half a head beyond the handle's, towards the head."""
+    x, y = TransportExpert.start
+    hammer = np.array([x + off, y + off - HEAD / 2, 0.83])
+    first, _ = transport(first=(hammer - [0.0, END, 0.0], HELD), second=((0.0, 0.3, 1.2), 0.08), hammer=hammer)
+    assert first[6] == 1.0 and first[2] > 0.8
+    np.testing.assert_allclose(first[:2], -off * first[2] / 0.1, atol=1e-6)
+
+
+def joints(*, before, height, tilt):
+    """The Panda's elbow and wrist, joints 4 and 6, of a hand so far before its base and above the floor that points so far outward."""
+    axis, across = np.array([np.sin(tilt), -np.cos(tilt)]), np.array([np.cos(tilt), np.sin(tilt)])
+    wrist = np.array([before, height - 1.245]) - 0.2104 * axis - 0.088 * across
+    upper, fore = np.array([0.0825, 0.316]), np.array([-0.0825, 0.384])
+    cosine = (upper @ upper + fore @ fore - wrist @ wrist) / (2 * np.linalg.norm(upper) * np.linalg.norm(fore))
+    elbow = np.arccos(cosine) - np.pi - np.arctan2(0.0825, 0.316) - np.arctan2(0.0825, 0.384)
+    straight = upper + np.array([[np.cos(elbow), -np.sin(elbow)], [np.sin(elbow), np.cos(elbow)]]) @ fore
+    shoulder = np.arctan2(*wrist) - np.arctan2(*straight)
+    return elbow, shoulder - elbow + tilt
+
+
+def test_a_hand_that_leans_to_its_base_keeps_from_the_wrists_singularity():
+    """Where it grips the hammer and lifts it out of the bin: joint 6 is not at pi, joint 4 not at its end of -3.07."""
+    grip = np.hypot(TransportExpert.start[0], 0.81 + TransportExpert.start[1] - END)
+    heights = np.linspace(0.83, 1.0, 18)
+    down, leaning = (
+        np.array([joints(before=grip, height=height, tilt=tilt) for height in heights])
+        for tilt in (0.0, -TransportExpert.lean)
+    )
+    assert down[:, 1].max() > np.pi + 0.1 and down[:, 1].min() < np.pi - 0.1
+    assert leaning[:, 1].max() < np.pi - 0.2
+    assert leaning[:, 0].min() > -2.7 > down[:, 0].min()
 
 
 def test_a_hand_that_is_tilted_points_outward():
