@@ -48,8 +48,7 @@ quarter of the bin.
 
 The experts' way-points follow from the observation alone. They are measured on seeds that they were not written on
 (`python benchmarks/expert_success.py --tasks robosuite/Lift-v0 --first 1000 --seeds 100`), those of
-ToolHang from 1400 on, those of Transport on few, from 1004 on. ToolHang's fails where the frame stands and the tool does not stay on its
-hook; Transport's first arm works near its wrist's singularity, and may drop the hammer where it turns there.""",
+ToolHang from 1400 on, those of Transport from 2000 on. ToolHang's fails where the frame stands and the tool does not stay on its hook.""",
 }
 """What has to be known of an extra's tasks."""
 GROUPED = {
