@@ -102,7 +102,7 @@ class Acting:
         """Torch's number of CPU threads while a plan is computed that is ``work`` large (see :class:`ActingConfig`).
 
         A large one takes the products that fit the processor, which it costs 0.3 ms to ask for: of the published U-Net one call on two
-        threads is computed in 15 ms, and in 40 without.
+        threads is computed in 15 ms, and in 28 without.
         """
         given, large = torch.get_num_threads(), work > ONE_THREAD
         most = self.config.threads or (given if large else 1)

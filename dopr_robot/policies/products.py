@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch import library as kernels
 
 LEAST = 1 << 21
 """Multiplications from which on it pays: 64 x 128 x 128 (2^20) take as long by either, 64 x 256 x 256 (2^22) 75 and 45 us."""
@@ -22,7 +23,7 @@ def avx512_unused() -> bool:
     MKL gives those its AVX2 kernels; oneDNN, which torch has for convolutions and for 16-bit products, asks for the instructions alone.
     On one thread of an AMD EPYC of the fifth generation a product of 1,024 x 1,024 runs at 115 and 255 GFLOP/s.
     """
-    known = all(hasattr(torch.library, name) for name in ("get_kernel", "_scoped_library"))  # torch 2.6 has not
+    known = all(hasattr(kernels, name) for name in ("get_kernel", "_scoped_library"))  # torch 2.6 has not
     known = known and torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not known or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -51,7 +52,7 @@ def fast_products() -> Iterator[None]:
         return
     with _LOCK:
         if not _users:
-            _replace(_REPLACED.enter_context(torch.library._scoped_library("aten", "IMPL")))
+            _replace(_REPLACED.enter_context(kernels._scoped_library("aten", "IMPL")))
         _users += 1
     try:
         yield
@@ -62,9 +63,9 @@ def fast_products() -> Iterator[None]:
                 _REPLACED.close()
 
 
-def _replace(library: torch.library.Library) -> None:
+def _replace(library: kernels.Library) -> None:
     """What torch brings ``nn.Linear``, ``@`` of matrices and their gradients to; ``bmm`` where it is of one pair."""
-    plain = {name: torch.library.get_kernel(f"aten::{name}", "CPU").call_boxed for name in ("mm", "addmm", "bmm")}
+    plain = {name: kernels.get_kernel(f"aten::{name}", "CPU").call_boxed for name in ("mm", "addmm", "bmm")}
 
     def mm(keys: torch.DispatchKeySet, a: Tensor, b: Tensor) -> Tensor:
         return _product(a, b) if _fit(a, b) else plain["mm"](keys, a, b)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dopr_robot.errors import UserError
-from dopr_robot.policies import PolicySpec, load_policy, make_policy, save_policy
+from dopr_robot.policies import PolicySpec, load_policy, make_policy, products, save_policy
 from dopr_robot.policies.acting import ActingConfig
 from dopr_robot.policies.objectives import Held, Limits
 from dopr_robot.policies.policy import Policy
@@ -169,15 +169,21 @@ def test_without_a_compiler_that_is_said_in_a_line(spec, monkeypatch):
 @pytest.mark.parametrize(
     ("threads", "rows", "taken"), [(None, 1, 1), (2, 1, 2), (1, 64, 1), (None, 4096, 3), (8, 4096, 3)]
 )
-def test_a_small_plan_takes_one_thread_and_gives_the_others_back(small, spec, threads, rows, taken):
+def test_a_small_plan_takes_one_thread_and_gives_the_others_back(small, spec, threads, rows, taken, monkeypatch):
     policy = small("flow_transformer", acting={"threads": threads})
-    seen, before = set(), torch.get_num_threads()
+    seen, within, before = set(), set(), torch.get_num_threads()
     policy.network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    monkeypatch.setattr(products, "avx512_unused", lambda: True)
+    monkeypatch.setattr(products, "_replace", lambda library: None)
+    policy.network.register_forward_hook(lambda *_: within.add(products._users))
     observation = {key: torch.zeros(rows, spec.n_obs_steps, *each.shape) for key, each in spec.observations.items()}
     torch.set_num_threads(3)
     try:
         policy.eval().act(observation)
         assert seen == {taken} and torch.get_num_threads() == 3
+        assert (
+            within == {int(rows > 1000)} and not products._users
+        )  # a large plan takes the products that fit the processor
     finally:
         torch.set_num_threads(before)
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch import library as kernels
 from torch import nn
 
 from dopr_robot.optim import make_optimizer
@@ -12,7 +13,7 @@ from dopr_robot.policies.products import fast_products
 from dopr_robot.training import train
 
 pytestmark = pytest.mark.skipif(
-    not (hasattr(torch.library, "get_kernel") and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
+    not (hasattr(kernels, "get_kernel") and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
     reason="torch has no kernels to call, or no oneDNN",
 )
 
