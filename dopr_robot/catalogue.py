@@ -252,7 +252,7 @@ def explain(key: str | None = None) -> Listing:
 
     Raises UnknownNameError for a key that no configuration has.
     """
-    from dopr_robot.settings import leaves
+    from dopr_robot.settings import leaves, unknown_key
     from dopr_robot.training import compose_config
 
     tree = asdict(compose_config())
@@ -260,10 +260,7 @@ def explain(key: str | None = None) -> Listing:
     chosen = [each for each in known if key is None or each == key or each.startswith(f"{key}.")]
     chosen = chosen or [each for each in known if each.endswith(f".{key}")]
     if not chosen:
-        last = str(key).rpartition(".")[2]
-        raise UnknownNameError(
-            "config key", str(key), [each for each in known if each.rpartition(".")[2] == last] or known
-        )
+        raise unknown_key(str(key), list(known))
     rows = [{"key": each, "default": known[each], "explanation": _explained(each, tree)} for each in chosen]
     texts = [[row["key"], _value(row["default"]), row["explanation"]] for row in rows]
     return Listing(rows, texts, ["setting", "default", "what"])

@@ -24,11 +24,17 @@ class UnknownNameError(UserError):
 
     >>> str(UnknownNameError("policy", "flow_unit", ["flow_unet", "diffusion_unet"]))
     "unknown policy 'flow_unit': did you mean 'flow_unet'? (known: diffusion_unet, flow_unet)"
+
+    Args:
+        kind, name: of what is not known.
+        known: what there is.
+        close: the one that is named; by default the :func:`closest`, and none where it is empty.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], close: str | None = None) -> None:
-        known = sorted(known)
-        close = close or closest(name, known)
+        known = sorted(set(known))
+        if close is None:
+            close = closest(name, known)
         hint = [f"did you mean {close!r}?"] if close else []
         if not close or len(known) <= LISTED:  # a long list buries the hint
             hint.append(f"(known: {', '.join(known)})")

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from dopr_robot.errors import UnknownNameError, UserError
+from dopr_robot.errors import UnknownNameError, UserError, closest
 
 T = TypeVar("T")
 LARGEST = 100_000
@@ -329,6 +329,17 @@ def _item(inner: Sequence[Any], index: int) -> Any:
 def _shown(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unknown_key(key: str, known: Sequence[str]) -> UnknownNameError:
+    """The error of a dotted key that is not known: it names those that end alike, or else those beside it, or else all."""
+    path, _, last = key.rpartition(".")
+    alike = [each for each in known if each.rpartition(".")[2] == last]
+    beside = [each for each in known if path and each.startswith(f"{path}.")]
+    if alike or not beside:
+        return UnknownNameError("config key", key, alike or known)
+    near = closest(last, [each.removeprefix(f"{path}.") for each in beside])  # what they share is no likeness
+    return UnknownNameError("config key", key, beside, f"{path}.{near}" if near else "")
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

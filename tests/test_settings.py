@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr_robot.errors import UnknownNameError, UserError
-from dopr_robot.settings import Word, is_setting, parse_words, plain, read_yaml, to_yaml, typed
+from dopr_robot.settings import Word, is_setting, parse_words, plain, read_yaml, to_yaml, typed, unknown_key
 
 
 @dataclass
@@ -176,3 +176,19 @@ def test_what_a_setting_looks_like():
     assert plain(parse_words(["a=1", "a=2"])["a"]) == 2 and plain(Word("")) is None
     with pytest.raises(UnknownNameError):
         typed(Options, {"pth": "x"})
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("policy.dmi", "unknown config key 'policy.dmi': did you mean 'policy.dim'? (known: policy.dim, policy.name)"),
+        ("policy.zzz", "unknown config key 'policy.zzz': (known: policy.dim, policy.name)"),
+        ("traning.steps", "unknown config key 'traning.steps': did you mean 'training.steps'? (known: training.steps)"),
+        (
+            "polcy",
+            "unknown config key 'polcy': did you mean 'policy'? (known: policy, policy.dim, policy.name, training.steps)",
+        ),
+    ],
+)
+def test_an_unknown_key_names_those_like_it_or_beside_it_once(key, message):
+    assert str(unknown_key(key, ["policy", "policy", "policy.name", "policy.dim", "training.steps"])) == message

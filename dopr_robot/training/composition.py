@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot.errors import MissingExtraError, UnknownNameError, UserError, closest
-from dopr_robot.settings import leaves, like, parse_words, plain, read_yaml, typed, typed_part
+from dopr_robot.settings import leaves, like, parse_words, plain, read_yaml, typed, typed_part, unknown_key
 from dopr_robot.training.config import (
     CollectConfig,
     DataConfig,
@@ -132,7 +132,7 @@ def _check(values: Mapping[str, Any]) -> None:
         if section in GROUPS or key.startswith("task.options."):
             continue
         if key not in known:
-            _unknown(key, [each for each in known if each.startswith(f"{section}.")] or [*known, *USUAL])
+            raise unknown_key(key, [*known, *USUAL])
         if section in SECTIONS:
             typed_part(SECTIONS[section], {name: value}, section)
 
@@ -160,11 +160,6 @@ def whole_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
             near = closest(key, lasts)
             raise UnknownNameError("config key", key, [*own, *known], lasts[near] if near else None)
     return found
-
-
-def _unknown(key: str, known: Sequence[str]) -> None:
-    last = key.rpartition(".")[2]
-    raise UnknownNameError("config key", key, [each for each in known if each.rpartition(".")[2] == last] or known)
 
 
 # Composition
@@ -277,7 +272,7 @@ def _set(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
     known = [key for key, _ in leaves(tree)]
     for key, value in values.items():
         if key not in known:
-            _unknown(key, ["experiment", *GROUPS, *known])
+            raise unknown_key(key, ["experiment", *GROUPS, *known])
         *path, last = key.split(".")
         node = tree
         for step in path:
