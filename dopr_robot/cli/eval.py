@@ -13,6 +13,7 @@ checkpoint on; success is reported at every horizon asked for, from the same rol
   dopr eval runs/pick_place --perturb observation_noise=0.01,0.02,0.05
   dopr eval runs/act --acting ensemble=true                # otherwise than the checkpoint says: temporal ensembling
   dopr eval runs/pick_place --acting delay=2               # plans that are two steps late
+  dopr eval runs/pick_place --acting n_action_steps=4 --acting steps=5    # looks more often, draws a plan in fewer steps
   dopr eval runs/pick_place --episodes 5000 --ray auto     # spread over the machines of a Ray cluster
 
 With --feedback, every checkpoint of the run is rolled out from initial states for selection: validation loss beside success, how far
@@ -76,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how plans become actions, as policy.acting does: ensemble, decay, delay, compile",
+        help="how the policy plans and acts, otherwise than its checkpoint says: ensemble, decay, delay, compile, n_action_steps, and "
+        "what its objective has for acting alone (steps, integrator, sampler, clip, low_noise)",
     )
     parser.add_argument(
         "--feedback", action="store_true", help="measure test-time feedback over the run's checkpoints instead"

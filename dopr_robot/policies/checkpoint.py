@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from dopr_robot.errors import DamagedError, DoprError, UserError
+from dopr_robot.errors import DamagedError, DoprError, UnknownNameError, UserError
 from dopr_robot.files import pointed
 from dopr_robot.hub import local
+from dopr_robot.policies.acting import ActingConfig
+from dopr_robot.policies.objectives import OBJECTIVES
+from dopr_robot.policies.options import ObjectiveOptions
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import LONGEST, PolicySpec
 from dopr_robot.reading import Maybe, read_json, require
+from dopr_robot.settings import convert, typed_part
 
 FORMAT_VERSION = 4
 """What is written. 2 added options (encoder, rotations, actions, acting) to 1, whose checkpoints have the defaults. 3 added the
@@ -133,10 +137,12 @@ def load_policy(
     Args:
         path: the folder, or ``hf://user/name`` for one on the hub.
         device: where the policy goes.
-        acting: options of :class:`~dopr_robot.policies.acting.ActingConfig` over the checkpoint's (``{"ensemble": True}``).
+        acting: how it acts otherwise than the checkpoint says: options of :class:`~dopr_robot.policies.acting.ActingConfig`
+            (``{"ensemble": True}``), ``n_action_steps``, and what the objective has for acting alone (``{"steps": 4}`` of a flow or
+            diffusion policy, its ``integrator`` or ``sampler``, ``clip``).
 
     Raises:
-        UserError: no checkpoint there, or one of an unknown format version.
+        UserError: no checkpoint there, one of an unknown format version, or an option of acting that it does not have.
         DamagedError: the files are cut short or do not fit each other.
     """
     folder = find_checkpoint(path)
@@ -145,10 +151,11 @@ def load_policy(
     config = dict(description["policy"])
     if version < 3:
         config = of_former_release(config)
-    if acting:
-        config["acting"] = {**(config.get("acting") or {}), **acting}
+    config, changed = _otherwise(config, acting) if acting else (config, {})
+    executed = {"Ta": changed["n_action_steps"]} if "n_action_steps" in changed else {}
     try:
-        policy = _built(config, PolicySpec.from_json(description), folder / WEIGHTS)
+        policy = _built(config, PolicySpec.from_json({**description, **executed}), folder / WEIGHTS)
+        policy.changed = changed
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except UserError as error:
         if acting:
@@ -167,6 +174,23 @@ def load_policy(
         )  # fmt: skip
     LOG.debug("loaded %s", folder)
     return policy.to(device).eval()
+
+
+def _otherwise(config: Mapping[str, Any], acting: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint's options with ``acting`` over them, and what it changes of those that :class:`ActingConfig` does not have."""
+    objective = config.get("objective") or {}
+    schema = OBJECTIVES[objective["name"]].config if objective else ObjectiveOptions
+    ways = [each.name for each in fields(ActingConfig)]
+    for key in acting:
+        if key not in (known := ["n_action_steps", *ways, *schema.of_acting]):
+            raise UnknownNameError("option of acting", key, known)
+    steps = {key: convert(acting[key], int, key) for key in acting if key == "n_action_steps"}
+    plans = typed_part(schema, {key: acting[key] for key in acting if key in schema.of_acting}, "acting")
+    ways_told = {key: acting[key] for key in acting if key in ways}
+    made = {**config, **steps, "acting": {**(config.get("acting") or {}), **ways_told}}
+    if plans:
+        made["objective"] = {**objective, **plans}
+    return made, {**steps, **plans}
 
 
 def read_description(checkpoint: Path) -> dict[str, Any]:

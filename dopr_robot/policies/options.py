@@ -69,9 +69,14 @@ class NetworkOptions(Checked):
 
 @dataclass
 class ObjectiveOptions(Checked):
-    """Options of an objective."""
+    """Options of an objective.
+
+    Attributes:
+        of_acting: names of those that training does not know: a trained policy can act under others.
+    """
 
     part: ClassVar[str] = "policy.objective"
+    of_acting: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass

@@ -60,6 +60,9 @@ class Policy(nn.Module, ABC):
         config: the dataclass that made it; goes into the checkpoint. Options of :class:`PolicyConfig` that it lacks have their
             defaults.
         untouched: observations that are not normalised; images never are.
+
+    Attributes:
+        changed: what it does otherwise than its checkpoint says, beside options of ``acting``: ``{"n_action_steps": 4}``.
     """
 
     def __init__(self, spec: PolicySpec, config: Any, untouched: Collection[str] = ()) -> None:
@@ -80,6 +83,7 @@ class Policy(nn.Module, ABC):
             if key not in untouched and key not in self.images
         }
         self.normalizer = Normalizer(shapes, getattr(config, "normalization", common.normalization))
+        self.changed: dict[str, Any] = {}
         self._has_statistics = False
 
     @property

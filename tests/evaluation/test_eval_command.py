@@ -91,8 +91,28 @@ def test_acting_otherwise_than_the_checkpoint_says_gives_other_records_and_is_no
     assert "acting was" in capsys.readouterr().err
 
 
+def test_a_plan_is_drawn_and_executed_otherwise_than_the_checkpoint_says(run, capsys):
+    assert main(["eval", "runs/a", "--out", "as_trained"]) == 0
+    assert main(["eval", "runs/a", "--out", "often", "--acting", "n_action_steps=2"]) == 0
+    results = {name: json.loads(Path(name, "results.json").read_text()) for name in ("as_trained", "often")}
+    assert results["often"]["acting"] == results["as_trained"]["acting"] | {"n_action_steps": 2}
+    assert Path("as_trained/episodes.jsonl").read_bytes() != Path("often/episodes.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(["eval", "runs/a", "--out", "as_trained", "--resume", "--acting", "n_action_steps=2"]) == 2
+    assert "acting was" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("words", "said"), [("delai=2", "did you mean 'delay'"), ("ensemble", "key=value"), ("delay=99", "n_action_steps")]
+    ("words", "said"),
+    [
+        ("delai=2", "did you mean 'delay'"),
+        ("ensemble", "key=value"),
+        ("delay=99", "n_action_steps"),
+        ("n_action_step=2", "did you mean 'n_action_steps'"),
+        ("n_action_steps=many", "n_action_steps=many"),
+        ("n_action_steps=99", "at most horizon - n_obs_steps + 1"),
+        ("horizon=4", "unknown option of acting 'horizon'"),
+    ],
 )
 def test_unknown_acting_is_refused(run, capsys, words, said):
     assert main(["eval", "runs/a", "--acting", words]) == 2

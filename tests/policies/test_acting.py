@@ -133,6 +133,51 @@ def test_acting_is_part_of_the_checkpoint_and_can_be_chosen_anew(small, batch, t
 
 
 @pytest.mark.parametrize(
+    ("name", "acting", "objective"),
+    [
+        (
+            "flow_transformer",
+            {"steps": 3, "integrator": "heun", "n_action_steps": 1},
+            {"steps": 3, "integrator": "heun"},
+        ),
+        ("diffusion_mlp", {"sampler": "ddpm", "steps": 4, "clip": None}, {"sampler": "ddpm", "steps": 4, "clip": None}),
+        ("mixture_mlp", {"low_noise": False}, {"low_noise": False}),
+    ],
+)
+def test_a_checkpoint_plans_otherwise_and_its_weights_are_the_same(name, acting, objective, small, batch, tmp_path):
+    policy = small(name)
+    save_policy(policy, tmp_path)
+    other = load_policy(tmp_path, acting=acting)
+    assert other.n_action_steps == acting.get("n_action_steps", policy.n_action_steps)
+    assert {key: other.config.objective[key] for key in objective} == objective and other.changed == acting
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in policy.state_dict().items())
+    generator = torch.Generator().manual_seed(0)
+    actions = other.act(batch(3)["observation"], generator)
+    assert actions.shape[1] == other.n_action_steps and torch.isfinite(actions).all()
+    save_policy(other, tmp_path)
+    again = load_policy(tmp_path)
+    assert again.n_action_steps == other.n_action_steps and again.config.objective == other.config.objective
+
+
+@pytest.mark.parametrize(
+    ("acting", "message"),
+    [
+        ({"steps": 0}, "policy.objective.steps=0 has to lie between 1 and"),
+        ({"integrator": "rk4"}, "integrator"),
+        ({"time": "beta"}, "unknown option of acting 'time'"),
+        ({"sampler": "ddim"}, "unknown option of acting 'sampler'"),
+        ({"n_action_steps": 0}, "n_action_steps=0 has to be a whole number"),
+        ({"n_action_steps": 2.5}, "n_action_steps=2.5"),
+    ],
+)
+def test_what_a_checkpoint_can_not_plan_is_one_line(acting, message, small, tmp_path):
+    save_policy(small("flow_transformer"), tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_policy(tmp_path, acting=acting)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("acting", "message"),
     [
         ({"delay": -1}, "at least 0"),

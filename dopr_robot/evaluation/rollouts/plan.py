@@ -161,7 +161,7 @@ def _acting(policy: ActingPolicy) -> dict[str, Any] | None:
         return None
     config = asdict(policy.acting.config)
     del config["threads"]  # rollouts have one, whatever it says
-    return config
+    return config | policy.changed
 
 
 def describe_checkpoint(folder: Path | None) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ class ACT(Objective):
 
     In training an encoder reads observations and actions and gives a normal distribution of the style variable z; the network
     decodes the chunk from the observations and a draw of z. Acting takes z = 0, the prior's mean. The paper's own policy is this
-    on ``cross_transformer``, executed with ``acting.mode=ensemble``.
+    on ``cross_transformer``, executed with ``acting.ensemble=true``.
     """
 
     def __init__(self, config: ACTConfig, sizes: Sizes) -> None:

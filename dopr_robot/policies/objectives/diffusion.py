@@ -34,6 +34,7 @@ class DiffusionConfig(ObjectiveOptions):
             formats 1 and 2 were trained with ``train_steps`` here.
     """
 
+    of_acting = ("sampler", "steps", "clip")
     name: str = "diffusion"
     prediction: str = "epsilon"
     train_steps: int = 100

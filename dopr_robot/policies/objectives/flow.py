@@ -31,6 +31,7 @@ class FlowConfig(ObjectiveOptions):
         clip: hold the actions that come out within the demonstrations' range, so many times as wide, or null.
     """
 
+    of_acting = ("integrator", "steps", "clip")
     name: str = "flow"
     time: str = "uniform"
     integrator: str = "euler"

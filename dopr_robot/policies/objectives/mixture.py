@@ -24,6 +24,7 @@ class MixtureConfig(ObjectiveOptions):
             ``low_noise_eval``) instead of its own.
     """
 
+    of_acting = ("low_noise",)
     name: str = "mixture"
     modes: int = 5
     over: str = "sequence"
