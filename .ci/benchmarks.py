@@ -3,7 +3,7 @@
 A benchmark is a YAML file, and beside it a folder of its name with the ``episodes.jsonl`` of its evaluations, a training seed each:
 ``last-0.jsonl``, ``best-0.jsonl`` (the averaged weights at the end, and the checkpoint that was best on selection states; ``best: last``
 in the YAML file where that is the last one). One of several lines (groups of tasks, variants of one) names a study, of whose tests its
-figures are.
+figures are. ``means`` says what the figure is, ``beside`` names further ones of the same records.
 """
 
 import csv
@@ -25,7 +25,7 @@ from dopr_robot.evaluation.rollouts.records import EpisodeRecord, read_records
 
 ROOT = Path(__file__).parents[1]
 PAGE, FIELD = ROOT / "docs" / "benchmarks.md", ROOT / "benchmarks" / "field"
-WRITTEN = {"success": (100, 1, " %"), "coverage": (1, 3, ""), "return": (1, 0, "")}
+WRITTEN = {"success": (100, 1, " %"), "coverage": (1, 3, ""), "score": (1, 3, ""), "return": (1, 0, "")}
 """Of a figure its scale, digits and unit."""
 WEIGHTS = {"last": "last averaged weights", "best": "best checkpoint"}
 HEAD = """# Beside published figures
@@ -45,10 +45,13 @@ def page() -> str:
         published = "<br>".join(f"{each['figure']} ({each['of']})" for each in about["published"]) or "none found"
         ours = [of_study(about), "–"] if "study" in about else [figure(name, about, which) for which in WEIGHTS]
         made.append(f"| [{about['benchmark']}](#{place(about)}) | {published} | {' | '.join(ours)} |")
-    for about in texts.values():
+    for name, about in texts.items():
         made += ["", f"## {about['benchmark']}", ""]
         made += [f"Figure: {described(about)}. What differs in protocol: {about['differs']}.", ""]
         listed = [f"- {each['figure']}: {each['of']}, {each['source']}" for each in about["published"]]
+        for other in about.get("beside", []):
+            each = [f"{figure(name, about | {'figure': other}, which)} ({of})" for which, of in WEIGHTS.items()]
+            listed.append(f"- ours, {other}: {'; '.join(each)}")
         listed += [f"- ours: {about['took']}"] if "took" in about else []
         made += [*listed, *([""] if listed else []), "```", about["commands"].strip(), "```"]
     return "\n".join([*made, ""])
@@ -69,9 +72,8 @@ def described(about: dict[str, Any]) -> str:
     if about["figure"] == "return":
         return f"return of {task.max_steps} steps, mean over {about['episodes']} fresh initial states"
     how = {"max": "the largest of an episode", "mean": "an episode's mean", "final": "at an episode's end"}
-    return (
-        f"{about['figure']}, {how[task.metrics[about['figure']]]}, mean over {about['episodes']} fresh initial states"
-    )
+    name = f"{about['figure']} ({about['means']})" if "means" in about else about["figure"]
+    return f"{name}, {how[task.metrics[about['figure']]]}, mean over {about['episodes']} fresh initial states"
 
 
 def figure(name: str, about: dict[str, Any], which: str) -> str:

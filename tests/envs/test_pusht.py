@@ -28,3 +28,16 @@ def test_what_is_seen_does_not_tell_episodes_apart(cameras):
     shown, info = env.reset(seed=5)
     assert np.array_equal(info["initial_state"], shown["state"]) and set(shown) == {"state", "keypoint", *cameras}
     assert "initial_state" not in env.step(shown["state"][:2])[4]
+
+
+def test_the_score_is_the_reward_that_published_figures_are_of():
+    """Diffusion Policy's ``mean_score`` and LeRobot's ``avg_max_reward`` are means of an episode's largest reward: 1 at 95 % covered."""
+    env = make("PushT")
+    env.reset(
+        seed=0, options={"reset_to_state": [100.0, 100.0, 230.0, 240.0, np.pi / 4]}
+    )  # the package turns it about its middle
+    _, reward, *_, near = env.step(np.array([100.0, 100.0]))
+    assert 0 < near["score"] < 1 and near["score"] == pytest.approx(reward) == pytest.approx(near["coverage"] / 0.95)
+    env.reset(seed=0, options={"reset_to_state": [100.0, 100.0, 224.18, 242.82, np.pi / 4]})
+    _, reward, *_, there = env.step(np.array([100.0, 100.0]))
+    assert there["success"] and there["coverage"] > 0.95 and there["score"] == reward == 1

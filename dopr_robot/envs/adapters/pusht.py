@@ -36,11 +36,12 @@ SPEC = TaskSpec(
     kind="attain",
     control_hz=10,
     max_steps=300,
-    description="push the T onto its outline; success: 95 % of the outline covered",
+    description="push the T onto its outline; success: 95 % of the outline covered; score: coverage as a share of these 95 %, at most 1, "
+    "whose largest of an episode Diffusion Policy and LeRobot report",
     observations={"state": (5,), "keypoint": (9, 2)},
     action=ActionSpec("end-effector position", True, "pixel", ("x", "y"), (0.0, 0.0), (512.0, 512.0)),
     entry_point="dopr_robot.envs.adapters.pusht:make_pusht",
-    metrics={"coverage": "max"},
+    metrics={"coverage": "max", "score": "max"},
     options={
         **PERTURBATIONS,
         "disturbance": "standard deviation of a random change of the pusher's speed along both axes at every control step, in pixels/s",
@@ -123,7 +124,9 @@ class PushT(Adapter):
         return observation, _settled(reward), terminated, truncated, info
 
     def judge(self, info: dict[str, Any], terminated: bool) -> dict[str, Any]:
-        return {"success": bool(info["is_success"]), "coverage": _settled(info.get("coverage", 0.0))}
+        covered = _settled(info.get("coverage", 0.0))
+        enough: float = self.unwrapped.success_threshold  # type: ignore[attr-defined]
+        return {"success": bool(info["is_success"]), "coverage": covered, "score": min(covered / enough, 1.0)}
 
 
 def _settled(area: float) -> float:
