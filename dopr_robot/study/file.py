@@ -8,8 +8,9 @@ from typing import Any
 
 from dopr_robot.errors import UnknownNameError, UserError
 from dopr_robot.settings import parse_words, plain, read_yaml, typed, typed_part
-from dopr_robot.study.config import Study, StudyEvaluation, TaskEntry, Tune
+from dopr_robot.study.config import Study, StudyEvaluation
 from dopr_robot.study.search import Search
+from dopr_robot.study.tasks import TaskEntry, Tune
 from dopr_robot.training.composition import check_sections
 from dopr_robot.training.config import DataConfig, TrainingConfig
 

@@ -14,7 +14,8 @@ import numpy as np
 from dopr_robot.datasets import Store
 from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
-from dopr_robot.study.config import Study, TaskEntry
+from dopr_robot.study.config import Study
+from dopr_robot.study.tasks import TaskEntry
 
 Range = tuple[float, float]
 """Returns that count as 0 and as 1."""

@@ -16,9 +16,10 @@ from dopr_robot.evaluation.statistics import metrics, return_matrix, success_mat
 from dopr_robot.study.budgets import at_equal_time, seconds_of, training_seconds
 from dopr_robot.study.choice import Record
 from dopr_robot.study.choice import score as selection_score
-from dopr_robot.study.config import Arm, Study, task_of
+from dopr_robot.study.config import Arm, Study
 from dopr_robot.study.naming import entry_name, label
 from dopr_robot.study.returns import Range
+from dopr_robot.study.tasks import task_of
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dopr_robot import collect
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.study import load_study
 from dopr_robot.study.choice import check_matched, choose
-from dopr_robot.study.config import Study, TaskEntry, task_of
+from dopr_robot.study.config import Study
 from dopr_robot.study.naming import file_name, label, short_labels
 from dopr_robot.study.run import run_study
 from dopr_robot.study.table import references
+from dopr_robot.study.tasks import TaskEntry, task_of
 
 FILE = """
 tasks: [{task: QuadrotorTrack, store: q.zarr}]
