@@ -204,10 +204,11 @@ def _probe(dim: int, dtype: torch.dtype) -> Tensor:
 
 
 def primal_cost(n: float, d: int, out: int) -> float:
-    """Multiplications of the primal form: S, its Cholesky factor, two triangular solves."""
+    """Multiplications of the primal form, counted as if symmetry saved nothing: S, its Cholesky factor, two triangular solves."""
     return n * d * d + d**3 / 3 + out * d * d
 
 
 def dual_cost(n: float, d: int, out: int, known: bool) -> float:
-    """Multiplications of a dual form: K, its Cholesky factor, the solve, and the products with Z; ``known``: the one with D."""
+    """Multiplications of a dual form, counted likewise: K, its Cholesky factor, the solve, and the products with Z; ``known``: the one
+    with D."""
     return n * n * d + n**3 / 3 + n * n * min(d, out) + (1 if known else 2) * n * d * out
