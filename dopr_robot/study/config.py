@@ -12,7 +12,7 @@ from typing import Any
 from dopr_robot.envs import get_task
 from dopr_robot.errors import UserError
 from dopr_robot.settings import convert, leaves, to_yaml
-from dopr_robot.study.naming import entry_name, file_name, label
+from dopr_robot.study.naming import entry_name, file_name, label, settings
 from dopr_robot.study.search import Candidate, Search, check_known, option_defaults
 from dopr_robot.study.tasks import TaskEntry, Tune, each_task
 from dopr_robot.training.config import RunConfig, TrainingConfig
@@ -49,7 +49,8 @@ class Study:
             looks shrink with it, and chooses hyperparameters of its own: the best rate of a short training is not that of a long one.
         choose_budget: the share at which hyperparameters are chosen for all budgets instead: cheap where it is small, and unfair to
             optimizers whose best rate depends on the length of training; None: each budget chooses its own.
-        policies, optimizers: names, or mappings with ``name`` and options that differ from the defaults.
+        policies, optimizers: names, or mappings with ``name`` and options that differ from the defaults; ``label`` is what one is called
+            in tables and records instead of its name and options.
         learning_rates: a list for all optimizers; or one for each (``{adamw: [...], muon: [...]}``, of equal length); or
             ``{budget: N, factor: F}``: N rates around each optimizer's default, a factor F apart.
         search: instead of ``learning_rates``: a space of several hyperparameters, see :class:`~dopr_robot.study.search.Search`.
@@ -296,16 +297,13 @@ class Arm:
         from dopr_robot.training import config_from
 
         study = self.study
-        optimizer = (
-            self.optimizer_entry if isinstance(self.optimizer_entry, Mapping) else {"name": self.optimizer_entry}
-        )
         return config_from(
             {
                 "name": self.name,
                 "task": {"name": get_task(self.entry.task).id, "options": self.entry.options},
                 "data": {**study.data, **self._demonstrations()},
-                "policy": self.policy_entry,
-                "optimizer": {**optimizer, **self.candidate},
+                "policy": settings(self.policy_entry),
+                "optimizer": {**settings(self.optimizer_entry), **self.candidate},
                 "training": {**study.training_at(self.budget), "seed": self.seed},
             }
         )

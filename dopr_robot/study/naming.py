@@ -21,15 +21,24 @@ def entry_name(entry: Any) -> str:
     return str(entry)
 
 
+def settings(entry: Any) -> dict[str, Any]:
+    """What an entry of ``policies`` or ``optimizers`` sets: its name and options, without the label that it is given."""
+    if not isinstance(entry, Mapping):
+        return {"name": str(entry)}
+    return {key: value for key, value in entry.items() if key != "label"}
+
+
 def label(entry: Any) -> str:
-    """An entry in words: its name, and the options that it sets.
+    """An entry in words: the label that it is given, or its name and the options that it sets.
 
     >>> label({"name": "dopr_adamw", "damping": 0.3})
     'dopr_adamw damping=0.3'
+    >>> label({"name": "dopr_adamw", "damping": 0.3, "label": "ours"})
+    'ours'
     """
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    options = [f"{key}={value}" for key, value in leaves(entry) if key != "name"]
+    if isinstance(entry, Mapping) and entry.get("label"):
+        return str(entry["label"])
+    options = [f"{key}={value}" for key, value in leaves(settings(entry)) if key != "name"]
     return " ".join([entry_name(entry), *options])
 
 
@@ -51,9 +60,10 @@ def short_labels(entries: Sequence[Any]) -> dict[str, str]:
     >>> short_labels(["adamw", {"name": "dopr_adamw", "damping": 0.1, "rank": 8}, {"name": "dopr_adamw", "damping": 0.3, "rank": 8}])
     {'adamw': 'adamw', 'dopr_adamw damping=0.1 rank=8': 'dopr_adamw damping=0.1', 'dopr_adamw damping=0.3 rank=8': 'dopr_adamw damping=0.3'}
     """
+    short = {label(entry): label(entry) for entry in entries if isinstance(entry, Mapping) and entry.get("label")}
+    entries = [entry for entry in entries if label(entry) not in short]
     options = {label(entry): dict(leaves(entry)) if isinstance(entry, Mapping) else {} for entry in entries}
     names = {label(entry): entry_name(entry) for entry in entries}
-    short = {}
     for whole, own in options.items():
         alike = [options[other] for other, name in names.items() if name == names[whole]]
         telling = [f"{key}={value}" for key, value in own.items() if any(other.get(key) != value for other in alike)]

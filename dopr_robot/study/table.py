@@ -17,7 +17,7 @@ from dopr_robot.study.budgets import at_equal_time, seconds_of, training_seconds
 from dopr_robot.study.choice import Record
 from dopr_robot.study.choice import score as selection_score
 from dopr_robot.study.config import Arm, Study
-from dopr_robot.study.naming import entry_name, label
+from dopr_robot.study.naming import entry_name, label, settings
 from dopr_robot.study.returns import Range
 from dopr_robot.study.tasks import task_of
 
@@ -153,11 +153,12 @@ def methods(
 
 def references(study: Study) -> dict[str, str]:
     """What each optimizer is compared with: ``dopr_<base>`` with its base where that is an arm, others with the first."""
-    labels = [label(entry) for entry in study.optimizers]
+    first = label(study.optimizers[0])
+    plain = {entry_name(entry): label(entry) for entry in study.optimizers if settings(entry).keys() == {"name"}}
     found = {}
     for entry in study.optimizers:
-        base = entry_name(entry).removeprefix("dopr_")
-        reference = base if base in labels and base != label(entry) else labels[0]
+        base = plain.get(entry_name(entry).removeprefix("dopr_"), first)
+        reference = base if base != label(entry) else first
         if reference != label(entry):
             found[label(entry)] = reference
     return found

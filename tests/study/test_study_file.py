@@ -183,6 +183,22 @@ def test_entries_are_called_by_what_tells_them_apart():
     assert list(short_labels([{"name": "regression_mlp", "network": {"dim": 64}}]).values()) == ["regression_mlp"]
 
 
+def test_a_label_is_what_an_entry_is_called_and_nothing_else(path):
+    """So that records keep their names when a default changes."""
+    named = "optimizers=[{name: adamw, label: base}, {name: dopr_adamw, damping: 0.3, label: dopr_adamw}]"
+    study = load_study(path, [named, "policies=[{name: regression_mlp, label: small}]"])
+    arms = {arm.key["optimizer"]: arm for arm in reversed(study.arms())}
+    assert set(arms) == {"base", "dopr_adamw"} == set(short_labels(study.optimizers).values())
+    assert arms["dopr_adamw"].config.optimizer["damping"] == 0.3 and "label" not in arms["base"].config.optimizer
+    assert arms["base"].key["policy"] == "small" and "-small-base-" in arms["base"].name
+    assert references(study) == {"dopr_adamw": "base"}
+    before = load_study(path, ["optimizers=[adamw, {name: dopr_adamw, damping: 0.3}]", "policies=[regression_mlp]"])
+    was = next(arm for arm in before.arms() if arm.key["optimizer"] == "dopr_adamw damping=0.3").decides()
+    assert arms["dopr_adamw"].decides() | {"name": ""} == was | {"name": ""}
+    with pytest.raises(UserError, match="optimizers names one twice: a, a"):
+        load_study(path, ["optimizers=[{name: adamw, label: a}, {name: muon, label: a}]"])
+
+
 def test_names_of_files_are_short_and_tell_apart():
     long = [f"Task-{'network.dim=64 ' * 30}{end}" for end in ("a", "b")]
     assert all(len(file_name(text)) == 120 for text in long) and file_name(long[0]) != file_name(long[1])
