@@ -38,8 +38,12 @@ def label(entry: Any) -> str:
     """
     if isinstance(entry, Mapping) and entry.get("label"):
         return str(entry["label"])
-    options = [f"{key}={value}" for key, value in leaves(settings(entry)) if key != "name"]
-    return " ".join([entry_name(entry), *options])
+    return " ".join([entry_name(entry), *(f"{key}={value}" for key, value in _options(entry).items())])
+
+
+def _options(entry: Any) -> dict[str, Any]:
+    """By dotted name."""
+    return {key: value for key, value in leaves(settings(entry)) if key != "name"}
 
 
 def file_name(text: str) -> str:
@@ -62,7 +66,7 @@ def short_labels(entries: Sequence[Any]) -> dict[str, str]:
     """
     short = {label(entry): label(entry) for entry in entries if isinstance(entry, Mapping) and entry.get("label")}
     entries = [entry for entry in entries if label(entry) not in short]
-    options = {label(entry): dict(leaves(entry)) if isinstance(entry, Mapping) else {} for entry in entries}
+    options = {label(entry): _options(entry) for entry in entries}
     names = {label(entry): entry_name(entry) for entry in entries}
     for whole, own in options.items():
         alike = [options[other] for other, name in names.items() if name == names[whole]]

@@ -181,6 +181,8 @@ def test_entries_are_called_by_what_tells_them_apart():
     ]
     assert list(short_labels(entries).values()) == ["adamw", "dopr_adamw damping=0.1", "dopr_adamw damping=0.3"]
     assert list(short_labels([{"name": "regression_mlp", "network": {"dim": 64}}]).values()) == ["regression_mlp"]
+    beside = ["dopr_adamw", {"name": "dopr_adamw", "damping": 1.0}]
+    assert list(short_labels(beside).values()) == ["dopr_adamw", "dopr_adamw damping=1.0"]
 
 
 def test_a_label_is_what_an_entry_is_called_and_nothing_else(path):
