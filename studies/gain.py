@@ -57,10 +57,10 @@ def main(folder: Path) -> None:
     windows: dict[tuple[str, int], Tensor] = {}
     rows = []
     for arm in map(json.loads, (folder / "arms.jsonl").read_text(encoding="utf-8").splitlines()):
-        place, store = folder / "policies" / arm["config"]["name"], arm["config"]["data.store"]
-        if not place.exists():
+        name, store = arm["config"]["name"], arm["config"]["data.store"]
+        if not (folder / "test" / name).exists():  # not of the chosen rate
             continue
-        policy = load_policy(place)
+        policy = load_policy(folder / "policies" / name)
         if (
             store,
             arm["seed"],

@@ -60,9 +60,11 @@ class ActivationPreconditioner:
             whole inverse. ``"low_rank"``: the average, of which a few leading directions are treated one by one. ``"sketch"``,
             ``"average_sketch"``: this step's S or the average by leading directions alone, without a ``d x d`` matrix, see
             :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` within ``max_cost=0.5``.
-        damping: relative to the mean eigenvalue of S; positive; a number, a function of the step (counted from 0), or
-            ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``, ``update_every`` and
-            ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
+        damping: relative to the mean eigenvalue of S; positive; the smaller, the steeper the model gets along inputs that hardly vary in
+            the data, which after a long training on few data costs success: 1 is safer there than 0.1. A number, a function of the step
+            (counted from 0), or ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``,
+            ``update_every`` and ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be
+            changed there.
         stat_decay: of an averaged S, the weight of the past at each refresh.
         update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
         warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
