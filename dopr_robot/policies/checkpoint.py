@@ -184,7 +184,7 @@ def _otherwise(config: Mapping[str, Any], acting: Mapping[str, Any]) -> tuple[di
     for key in acting:
         if key not in (known := ["n_action_steps", *ways, *schema.of_acting]):
             raise UnknownNameError("option of acting", key, known)
-    steps = {key: convert(acting[key], int, key) for key in acting if key == "n_action_steps"}
+    steps = {key: convert(acting[key], int, f"acting.{key}") for key in acting if key == "n_action_steps"}
     plans = typed_part(schema, {key: acting[key] for key in acting if key in schema.of_acting}, "acting")
     ways_told = {key: acting[key] for key in acting if key in ways}
     made = {**config, **steps, "acting": {**(config.get("acting") or {}), **ways_told}}
