@@ -54,6 +54,8 @@ def gains(policy: Policy, windows: Tensor) -> tuple[float, float]:
 
 def main(folder: Path) -> None:
     """The table of a study."""
+    if not (folder / "policies").is_dir():
+        sys.exit(f"{folder} has no policies: records alone are not enough, run the study first (dopr compare)")
     windows: dict[tuple[str, int], Tensor] = {}
     rows = []
     for arm in map(json.loads, (folder / "arms.jsonl").read_text(encoding="utf-8").splitlines()):

@@ -26,7 +26,6 @@ from dopr_robot.files import pointed
 from dopr_robot.hub import local
 from dopr_robot.policies.acting import ActingConfig
 from dopr_robot.policies.objectives import OBJECTIVES
-from dopr_robot.policies.options import ObjectiveOptions
 from dopr_robot.policies.policy import Policy
 from dopr_robot.policies.registry import make_policy
 from dopr_robot.policies.spec import LONGEST, PolicySpec
@@ -151,10 +150,10 @@ def load_policy(
     config = dict(description["policy"])
     if version < 3:
         config = of_former_release(config)
-    config, changed = _otherwise(config, acting) if acting else (config, {})
-    executed = {"Ta": changed["n_action_steps"]} if "n_action_steps" in changed else {}
+    config, changed = _otherwise(config, description["Ta"], acting) if acting else (config, {})
+    executed = changed.get("n_action_steps", description["Ta"])
     try:
-        policy = _built(config, PolicySpec.from_json({**description, **executed}), folder / WEIGHTS)
+        policy = _built(config, PolicySpec.from_json({**description, "Ta": executed}), folder / WEIGHTS)
         policy.changed = changed
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except UserError as error:
@@ -176,21 +175,27 @@ def load_policy(
     return policy.to(device).eval()
 
 
-def _otherwise(config: Mapping[str, Any], acting: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A checkpoint's options with ``acting`` over them, and what it changes of those that :class:`ActingConfig` does not have."""
-    objective = config.get("objective") or {}
-    schema = OBJECTIVES[objective["name"]].config if objective else ObjectiveOptions
+def _otherwise(
+    config: Mapping[str, Any], executed: int, acting: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint's options with ``acting`` over them, and what differs then of those that :class:`ActingConfig` does not have."""
+    objective = config.get("objective")
+    objective = dict(objective) if isinstance(objective, Mapping) and objective.get("name") in OBJECTIVES else {}
+    schema = OBJECTIVES[objective["name"]].config if objective else None
+    of_acting = getattr(schema, "of_acting", ())  # another package's options are any dataclass
     ways = [each.name for each in fields(ActingConfig)]
+    known = ["n_action_steps", *ways, *of_acting]
     for key in acting:
-        if key not in (known := ["n_action_steps", *ways, *schema.of_acting]):
+        if key not in known:
             raise UnknownNameError("option of acting", key, known)
-    steps = {key: convert(acting[key], int, f"acting.{key}") for key in acting if key == "n_action_steps"}
-    plans = typed_part(schema, {key: acting[key] for key in acting if key in schema.of_acting}, "acting")
-    ways_told = {key: acting[key] for key in acting if key in ways}
-    made = {**config, **steps, "acting": {**(config.get("acting") or {}), **ways_told}}
+    own = {key: convert(acting[key], int, f"acting.{key}") for key in acting if key == "n_action_steps"}
+    plans = typed_part(schema, {key: acting[key] for key in acting if key in of_acting}, "acting") if schema else {}
+    told = {key: acting[key] for key in acting if key in ways}
+    made = {**config, **own, "acting": {**(config.get("acting") or {}), **told}}
     if plans:
         made["objective"] = {**objective, **plans}
-    return made, {**steps, **plans}
+    before = {**objective, "n_action_steps": executed}
+    return made, {key: value for key, value in {**own, **plans}.items() if value != before.get(key)}
 
 
 def read_description(checkpoint: Path) -> dict[str, Any]:

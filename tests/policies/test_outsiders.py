@@ -47,6 +47,7 @@ for name, config in (("flow_single_layer", {}), ("median_mlp", {}), ("median_sin
     save_policy(policy, Path(name))
     loaded = load_policy(name)
     assert loaded.act({"state": torch.zeros(4, 2, 3)}).shape == (4, 2, 2)
+    assert load_policy(name, acting={"n_action_steps": 1}).act({"state": torch.zeros(4, 2, 3)}).shape == (4, 1, 2)
     assert name != "median" or loaded.config.network["dim"] == 24 and loaded.config.network["blocks"] == 1
 """
 
