@@ -64,12 +64,12 @@ def short_labels(entries: Sequence[Any]) -> dict[str, str]:
     >>> short_labels(["adamw", {"name": "dopr_adamw", "damping": 0.1, "rank": 8}, {"name": "dopr_adamw", "damping": 0.3, "rank": 8}])
     {'adamw': 'adamw', 'dopr_adamw damping=0.1 rank=8': 'dopr_adamw damping=0.1', 'dopr_adamw damping=0.3 rank=8': 'dopr_adamw damping=0.3'}
     """
-    short = {label(entry): label(entry) for entry in entries if isinstance(entry, Mapping) and entry.get("label")}
-    entries = [entry for entry in entries if label(entry) not in short]
     options = {label(entry): _options(entry) for entry in entries}
     names = {label(entry): entry_name(entry) for entry in entries}
+    given = {label(entry) for entry in entries if isinstance(entry, Mapping) and entry.get("label")}
+    short = {}
     for whole, own in options.items():
         alike = [options[other] for other, name in names.items() if name == names[whole]]
         telling = [f"{key}={value}" for key, value in own.items() if any(other.get(key) != value for other in alike)]
-        short[whole] = " ".join([names[whole], *telling])
+        short[whole] = whole if whole in given else " ".join([names[whole], *telling])
     return short

@@ -181,6 +181,11 @@ def test_entries_are_called_by_what_tells_them_apart():
     ]
     assert list(short_labels(entries).values()) == ["adamw", "dopr_adamw damping=0.1", "dopr_adamw damping=0.3"]
     assert list(short_labels([{"name": "regression_mlp", "network": {"dim": 64}}]).values()) == ["regression_mlp"]
+    former = {"name": "dopr_adamw", "damping": 0.1, "label": "dopr_adamw"}
+    assert list(short_labels([former, entries[1] | {"damping": 1.0}]).values()) == [
+        "dopr_adamw",
+        "dopr_adamw damping=1.0 rank=8",
+    ]
     beside = ["dopr_adamw", {"name": "dopr_adamw", "damping": 1.0}]
     assert list(short_labels(beside).values()) == ["dopr_adamw", "dopr_adamw damping=1.0"]
 
