@@ -12,12 +12,12 @@ CELLS = [
     'run = dopr.train(store="s.zarr", name="a", steps=4, batch_size=16, checkpoint_every=2, **small)\nrun',
     "results = dopr.evaluate(run, episodes=2, horizons=[20, 40], video=0)\nresults",
     "results.plot()",
-    # What Jupyter's stop button does: SIGINT to the kernel.
+    # What Jupyter's stop button does: SIGINT to the kernel. `last` is there from the first checkpoint on, while those with a number come and go.
     "import os, signal, threading, time\nfrom pathlib import Path\n"
     "def stop():\n"
-    '    while not Path("runs/b/checkpoints/2").exists():\n        time.sleep(0.05)\n'
+    '    while not Path("runs/b/checkpoints/last").exists():\n        time.sleep(0.05)\n'
     "    os.kill(os.getpid(), signal.SIGINT)\n"
-    "threading.Thread(target=stop).start()\n"
+    "threading.Thread(target=stop, daemon=True).start()\n"
     'dopr.train(store="s.zarr", name="b", steps=100_000, batch_size=16, checkpoint_every=2, **small)',
     'b = dopr.Run("runs/b")\nlast = b.checkpoints.steps()[-1]\n'
     'b = dopr.train(resume=b, force=True, steps=last + 2)\nb.checkpoints.steps()[-1] - last',
