@@ -247,8 +247,8 @@ def versions() -> Listing:
 
 
 def explain(key: str | None = None) -> Listing:
-    """What settings mean: ``{key, default, explanation}`` of ``training.ema_power``, of a last part that one key has (``ema_power``), of a
-    whole section (``training``), or of all; defaults are those without an experiment.
+    """What settings mean: ``{key, default, explanation}`` of ``training.ema_power``, of a whole section (``training``), of what has such a
+    last part (``ema_power``, ``network``), or of all; defaults are those without an experiment.
 
     Raises UnknownNameError for a key that no configuration has.
     """
@@ -258,9 +258,11 @@ def explain(key: str | None = None) -> Listing:
     tree = asdict(compose_config())
     known = dict(leaves(tree))
     chosen = [each for each in known if key is None or each == key or each.startswith(f"{key}.")]
-    chosen = chosen or [each for each in known if each.endswith(f".{key}")]
+    chosen = chosen or [each for each in known if f".{key}." in f"{each}."]
     if not chosen:
-        raise unknown_key(str(key), list(known))
+        parts = [each.split(".")[:-1] for each in known]
+        sections = {".".join(path[:end]) for path in parts for end in range(1, len(path) + 1)}
+        raise unknown_key(str(key), [*known, *sorted(sections)])
     rows = [{"key": each, "default": known[each], "explanation": _explained(each, tree)} for each in chosen]
     texts = [[row["key"], _value(row["default"]), row["explanation"]] for row in rows]
     return Listing(rows, texts, ["setting", "default", "what"])

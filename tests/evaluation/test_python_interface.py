@@ -126,6 +126,12 @@ def test_what_is_printed_is_what_the_command_prints(here, capsys):
     assert f"{dopr.explain('training.ema_power')}\n" == said("config", "training.ema_power")
 
 
+def test_a_section_is_explained_by_its_last_part_and_hinted_at_where_it_is_misspelt():
+    assert str(dopr.explain("network")) == str(dopr.explain("policy.network"))
+    with pytest.raises(dopr.UserError, match="'trainig': did you mean 'training'?"):
+        dopr.explain("trainig")
+
+
 def test_a_curve_is_arrays_and_a_frame(here):
     pandas = pytest.importorskip("pandas")
     results = dopr.evaluate("a", episodes=6, horizons=[8, 16, 24])
