@@ -119,7 +119,7 @@ def table(model_name: str, steps: int) -> dict[str, dict[str, float]]:
     """``{share: {approximation: median cosine}}``."""
     torch.manual_seed(0)
     model, data = MODELS[model_name]()
-    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, form="low_rank")
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, form="low_rank", damping=DAMPING)
     for step in range(steps):
         model(data(step))[0].backward()
         optimizer.step()

@@ -25,6 +25,7 @@ from dopr_robot.policies import make_policy
 from dopr_robot.training import compose_config
 from dopr_robot.training.data import load_data, to_tensors
 
+DAMPING = 0.1
 ARMS: dict[str, dict[str, Any] | None] = {
     "AdamW": None,
     "low_rank": {},
@@ -71,7 +72,7 @@ def fidelity(optimizer: DoPr, ranks: list[int | str]) -> dict[str, list[float]]:
         before, turned = gradient.clone(), {}
         for rank in [None, *ranks]:
             factor.state, factor.form = {"matrix": state["matrix"]}, "average" if rank is None else "low_rank"
-            form_inverses([factor], 0.1, rank or "auto")
+            form_inverses([factor], DAMPING, rank or "auto")
             gradient.copy_(before)
             precondition_(factor)
             turned[rank] = gradient.clone()
@@ -112,7 +113,9 @@ def main() -> None:
     for name in names:
         model, settings = copy.deepcopy(policy), ARMS[name]
         base = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=1e-6)
-        optimizer = base if settings is None else DoPr(base, model, **{"form": "low_rank", **settings})
+        optimizer = (
+            base if settings is None else DoPr(base, model, **{"form": "low_rank", "damping": DAMPING, **settings})
+        )
         losses, spent = [], 0.0
         for step, row in enumerate(indices):
             batch = to_tensors(train.batch(row), torch.device("cpu"))

@@ -26,10 +26,10 @@ from dopr_robot.optim import make_optimizer
 
 ARMS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw"},
-    "dopr_adamw": {"name": "dopr_adamw"},
+    "dopr_adamw, damping=0.1": {"name": "dopr_adamw", "damping": 0.1},
     "dopr_adamw, damping=1": {"name": "dopr_adamw", "damping": 1.0},
     "muon": {"name": "muon"},
-    "dopr_muon": {"name": "dopr_muon"},
+    "dopr_muon, damping=0.1": {"name": "dopr_muon", "damping": 0.1},
 }
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 

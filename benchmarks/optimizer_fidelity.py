@@ -30,6 +30,7 @@ from dopr_robot.optim.inverses import damped_inverse
 sys.path.insert(0, str(Path(__file__).parent))
 from optimizer_overhead import Arm, Regression, adamw, build, measure, policy_case, state_bytes, summary
 
+DAMPING = 0.1
 FORMS: dict[str, dict[str, Any]] = {
     "average, every step": {"form": "average", "update_every": 1},
     "average": {"form": "average"},
@@ -131,7 +132,7 @@ def fidelity(case: Case, steps: int, looked_at: int) -> dict[str, dict[str, Any]
     """Median cosines of every form, over the last ``looked_at`` steps of ``steps``."""
     torch.manual_seed(0)
     model, data = case()
-    watchers = {name: ActivationPreconditioner(model, **options) for name, options in FORMS.items()}
+    watchers = {name: ActivationPreconditioner(model, damping=DAMPING, **options) for name, options in FORMS.items()}
     base = torch.optim.AdamW(model.parameters(), lr=1e-3)
     found: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in FORMS}
     for step in range(steps):
@@ -146,7 +147,7 @@ def fidelity(case: Case, steps: int, looked_at: int) -> dict[str, dict[str, Any]
             layers = {f.name: f for f in watcher.factors if f.diagonal is None and f.refreshed >= 0}
             made[form] = {name: f.weight.grad.clone() for name, f in layers.items() if f.weight.grad is not None}
             if step >= steps - looked_at and all("matrix" in f.state for f in layers.values()):
-                own = {name: whole_inverse(f, bare[name], 0.1) for name, f in layers.items() if name in made[form]}
+                own = {name: whole_inverse(f, bare[name], DAMPING) for name, f in layers.items() if name in made[form]}
                 views = {name: layers[name].matrix.view(made[form][name]) for name in own}
                 found[form].setdefault("own", []).append(cosines(views, own))
         if step >= steps - looked_at:
@@ -175,7 +176,7 @@ def costs(case: Case, steps: int) -> dict[str, dict[str, float]]:
     for name, options in FORMS.items():
         torch.manual_seed(0)
         model = make()[0]
-        arms.append(Arm(name, model, DoPr(adamw(model), model, **options)))
+        arms.append(Arm(name, model, DoPr(adamw(model), model, damping=DAMPING, **options)))
     measure(arms, batch, steps, torch.device("cpu"), "float32", time.perf_counter)
     held = state_bytes(bare)
     return {

@@ -30,9 +30,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw"},
     "muon": {"name": "muon"},
     "soap": {"name": "soap"},
-    "dopr_adamw": {"name": "dopr_adamw"},
-    "dopr_adamw, averaged S": {"name": "dopr_adamw", "form": "average"},
-    "dopr_muon": {"name": "dopr_muon"},
+    "dopr_adamw": {"name": "dopr_adamw", "damping": 0.1},
+    "dopr_adamw, averaged S": {"name": "dopr_adamw", "form": "average", "damping": 0.1},
+    "dopr_muon": {"name": "dopr_muon", "damping": 0.1},
 }
 BASE = {"soap": "adamw", "dopr_adamw": "adamw", "dopr_adamw, averaged S": "adamw", "dopr_muon": "muon", "muon": "adamw"}
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)

@@ -12,7 +12,7 @@ CELLS = [
     'run = dopr.train(store="s.zarr", name="a", steps=4, batch_size=16, checkpoint_every=2, **small)\nrun',
     "results = dopr.evaluate(run, episodes=2, horizons=[20, 40], video=0)\nresults",
     "results.plot()",
-    # What Jupyter's stop button does: SIGINT to the kernel. `last` is there from the first checkpoint on, while those with a number come and go.
+    # What Jupyter's stop button does: SIGINT to the kernel. `last` stays from the first checkpoint on; those with a number come and go.
     "import os, signal, threading, time\nfrom pathlib import Path\n"
     "def stop():\n"
     '    while not Path("runs/b/checkpoints/last").exists():\n        time.sleep(0.05)\n'

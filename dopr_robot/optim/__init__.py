@@ -1,7 +1,7 @@
 """DoPr, the optimizer, and its bases. Needs torch and nothing else of this package.
 
 >>> from dopr_robot.optim import DoPr
->>> optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=3e-4), model, damping=0.1)  # doctest: +SKIP
+>>> optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=3e-4), model)  # doctest: +SKIP
 """
 
 from dopr_robot.optim.coverage import Coverage

@@ -50,7 +50,7 @@ def optimizer_options(name: str) -> dict[str, Any]:
     """Every plain option of ``make_optimizer(name, ...)`` with its default, for configuration files.
 
     >>> optimizer_options("dopr_adamw")["damping"]
-    0.1
+    1.0
     """
     base_name = _base_of(name)
     sources: list[Callable[..., Any]] = [_BASES[base_name]]

@@ -61,10 +61,10 @@ class ActivationPreconditioner:
             ``"average_sketch"``: this step's S or the average by leading directions alone, without a ``d x d`` matrix, see
             :mod:`dopr_robot.optim.sketch`. ``"auto"``: ``"batch"`` within ``max_cost=0.5``.
         damping: relative to the mean eigenvalue of S; positive; the smaller, the steeper the model gets along inputs that hardly vary in
-            the data, which after a long training on few data costs success: 1 is safer there than 0.1. A number, a function of the step
-            (counted from 0), or ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``,
-            ``update_every`` and ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be
-            changed there.
+            the data: where these decide, that is what wins, and where the data do not tell what they are good for it costs success. To
+            be searched by rollouts, over 0.1, 1 and 10 (docs/choosing.md). A number, a function of the step (counted from 0), or
+            ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``, ``update_every`` and
+            ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
         stat_decay: of an averaged S, the weight of the past at each refresh.
         update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
         warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
@@ -101,9 +101,9 @@ class ActivationPreconditioner:
         *,
         # docs/optimizer.md has the reason of every default. Measured on PushT (U-Net, 100 steps, benchmarks/optimizer_defaults.py),
         # held-out loss 0.208 with stat_decay 0.9 and 0.217 with 0, 0.212 refreshing at every step, 0.209 with the whole inverse.
-        # damping is chosen by rollouts, not by this loss (0.196 at 1, 0.231 at 0.01).
+        # damping is chosen by rollouts, as is form (docs/choosing.md); this loss agrees (0.196 at 1, 0.231 at 0.01).
         form: str = "batch",
-        damping: Damping = 0.1,
+        damping: Damping = 1.0,
         stat_decay: float = 0.9,
         update_every: int = 10,
         warmup_steps: int = 0,

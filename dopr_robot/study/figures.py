@@ -183,6 +183,8 @@ def curves_figure(group: Sequence[Method], horizons: Sequence[int], said: Mappin
             panels[1, 1].set_xscale("log")
             plots.log_axis(panels[0, 1].yaxis)
             plots.log_axis(panels[1, 1].xaxis)
+        else:
+            panels[1, 1].xaxis.set_major_locator(MaxNLocator(4))  # their numbers are long
         for axes in panels[0]:
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(group)))

@@ -128,7 +128,7 @@ def test_what_is_printed_is_what_the_command_prints(here, capsys):
 
 def test_a_section_is_explained_by_its_last_part_and_hinted_at_where_it_is_misspelt():
     assert str(dopr.explain("network")) == str(dopr.explain("policy.network"))
-    with pytest.raises(dopr.UserError, match="'trainig': did you mean 'training'?"):
+    with pytest.raises(dopr.UserError, match=r"'trainig': did you mean 'training'\?"):
         dopr.explain("trainig")
 
 

@@ -30,7 +30,7 @@ def second_moment(z: Tensor) -> Tensor:
 
 def stepped(layer: nn.Module, steps: int, make=inputs, **options) -> tuple[Tensor, Tensor, DoPr]:
     """The last step's gradient, and what became of it."""
-    optimizer = DoPr(torch.optim.SGD(layer.parameters(), lr=0.0), layer, **options)
+    optimizer = DoPr(torch.optim.SGD(layer.parameters(), lr=0.0), layer, damping=0.1, **options)
     for step in range(steps):
         optimizer.zero_grad()
         (layer(make(step)).sin() * torch.linspace(1, 2, layer.weight.shape[0])).sum().backward()
@@ -66,7 +66,7 @@ def test_wide_inputs_are_taken_in_blocks_on_the_diagonal(form, n):
 def test_blocks_of_a_convolution_are_of_its_channels():
     layer = nn.Conv1d(8, 3, 3, bias=False)
     x = torch.randn(5, 8, 9)
-    optimizer = DoPr(torch.optim.SGD(layer.parameters(), lr=0.0), layer, form="batch", max_dim=4)
+    optimizer = DoPr(torch.optim.SGD(layer.parameters(), lr=0.0), layer, damping=0.1, form="batch", max_dim=4)
     layer(x).sin().sum().backward()
     before = layer.weight.grad.clone()
     optimizer.step()
@@ -114,6 +114,7 @@ def test_an_averaged_sketch_is_near_the_average_and_a_resumed_run_the_same():
     again = DoPr(
         torch.optim.SGD(other.parameters(), lr=0.0),
         other,
+        damping=0.1,
         form="average_sketch",
         rank=12,
         update_every=1,
@@ -129,7 +130,7 @@ def test_an_averaged_sketch_is_near_the_average_and_a_resumed_run_the_same():
 
 def test_small_layers_of_a_sketch_are_exact():
     model = nn.Sequential(nn.Linear(100, 8, bias=False))
-    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.0), model, form="sketch")
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.0), model, damping=0.1, form="sketch")
     model(torch.randn(30, 100)).sum().backward()
     optimizer.step()
     assert "this step's S" in str(optimizer.coverage())

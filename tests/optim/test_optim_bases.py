@@ -266,12 +266,12 @@ def test_docstrings_name_every_option_with_its_default(make):
 def test_a_dopr_shows_itself_in_a_line():
     model = policy()
     optimizer = make_optimizer("dopr_adamw", model, lr=1e-3, weight_decay=0.1, form="average")
-    shown = "DoPr(AdamW(lr=0.001, weight_decay=0.1|0), form='average', damping=0.1; 4 weights, 100.0% of the entries of matrices; step 0)"
+    shown = "DoPr(AdamW(lr=0.001, weight_decay=0.1|0), form='average', damping=1.0; 4 weights, 100.0% of the entries of matrices; step 0)"
     assert repr(optimizer) == shown
     groups = [
         {"params": model[1].parameters(), "damping": 0.5},
         {"params": model[5].parameters(), "precondition": False},
     ]
     text = repr(DoPr(torch.optim.SGD(groups, lr=1e-3, momentum=0.9), model))
-    assert text.startswith("DoPr(SGD(lr=0.001, weight_decay=0, momentum=0.9), form='batch', damping=0.5, 0.1; ")
+    assert text.startswith("DoPr(SGD(lr=0.001, weight_decay=0, momentum=0.9), form='batch', damping=0.5, 1.0; ")
     assert repr(DoPr(torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1)), model)).startswith("DoPr(SGD(lr=")

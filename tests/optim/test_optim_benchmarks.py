@@ -48,11 +48,18 @@ def test_rates_outside_robotics(task, tmp_path, monkeypatch, capsys):
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     out = tmp_path / "out.json"
-    options = {"--tasks": task, "--arms": "dopr_muon", "--rates": "0.01", "--steps": "8", "--seeds": "1", "--json": out}
+    options = {
+        "--tasks": task,
+        "--arms": "dopr_muon, damping=0.1",
+        "--rates": "0.01",
+        "--steps": "8",
+        "--seeds": "1",
+        "--json": out,
+    }
     monkeypatch.setattr(sys, "argv", ["x", *(str(word) for pair in options.items() for word in pair)])
     module.main()
     (record,) = json.loads(out.read_text())
-    assert record["name"] == f"{task}: dopr_muon, lr=0.01"
+    assert record["name"] == f"{task}: dopr_muon, damping=0.1, lr=0.01"
     chance = {"text": 4.6, "digits": 2.3}[task]  # nats of a uniform guess
     assert 0 < record["losses"][0] < chance
     assert "dopr_muon" in capsys.readouterr().out

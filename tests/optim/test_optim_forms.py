@@ -386,7 +386,7 @@ def test_a_state_knows_nothing_of_wrappers():
 def test_the_spectrum_says_how_near_a_form_comes_to_this_steps_own(form):
     torch.manual_seed(0)
     layer = nn.Linear(200, 8, bias=False, dtype=torch.float64)
-    optimizer = sgd(layer, lr=0.0, form=form, update_every=2)
+    optimizer = sgd(layer, lr=0.0, damping=DAMPING, form=form, update_every=2)
     cosine = None
     for step in range(4):
         x = torch.randn(300, 200, dtype=torch.float64) * torch.logspace(0, 1, 200, dtype=torch.float64)

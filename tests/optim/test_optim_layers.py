@@ -152,7 +152,7 @@ def test_recurrent_mask_leaves_padding_out():
     torch.manual_seed(0)
     module = nn.GRU(3, 4, batch_first=True, dtype=DOUBLE)
     plain = copy.deepcopy(module)
-    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, form="batch")
+    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, damping=0.1, form="batch")
     x = torch.randn(2, 5, 3, dtype=DOUBLE)
     mask = torch.arange(5) < torch.tensor([[5], [2]])
     with optimizer.token_mask(mask):
@@ -335,7 +335,7 @@ WAYS = ("loop", "halves", "iterated", "bmm transposed", "matmul", "einsum", "ein
 def test_stack_of_experts(way, form):
     torch.manual_seed(0)
     module = Stack(way)
-    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, form=form)
+    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, damping=0.1, form=form)
     assert "once a product with it was seen" in str(optimizer.coverage())
     x, which = torch.randn(12, 3, dtype=DOUBLE), torch.tensor([0] * 5 + [1] + [3] * 6)  # none goes to the third
     output = module(x, which)
@@ -360,7 +360,7 @@ def test_stack_used_otherwise_is_left_to_the_base():
     torch.manual_seed(0)
     module = Stack("scaled")
     module.linear = nn.Linear(3, 3, dtype=DOUBLE)
-    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, form="batch")
+    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, damping=0.1, form="batch")
     module(module.linear(torch.randn(4, 3, dtype=DOUBLE)), torch.arange(4)).square().sum().backward()
     before = module.weight.grad.clone()
     optimizer.preconditioner.precondition_()
@@ -377,7 +377,7 @@ def test_mixtral(way):
     config._experts_implementation = way
     torch.manual_seed(0)
     model = MixtralForCausalLM(config)
-    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model)
+    optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-3), model, damping=0.1)
     experts = model.model.layers[0].mlp.experts
     seen = {}
     experts.register_forward_pre_hook(lambda module, args: seen.update(zip("xkw", args, strict=True)))

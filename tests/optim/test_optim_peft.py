@@ -35,7 +35,7 @@ def dense(gradient: Tensor, z: Tensor) -> Tensor:
 def test_adapters_are_preconditioned_exactly(kind):
     """DoRA runs its adapters over an identity matrix too, for a norm that no gradient goes through: no input of theirs."""
     model = make(kind)
-    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, form="batch")
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, damping=0.1, form="batch")
     layer = model.base_model.model.transformer.h[0].attn.c_attn
     seen: list[Tensor] = []
     layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))

@@ -201,7 +201,7 @@ def test_a_bare_adamws_state_is_taken_up_and_given_back():
     optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-2), model)
     optimizer.load_state_dict(bare.state_dict())
     assert float(optimizer.state[model.wide.weight]["step"]) == 3
-    assert optimizer.param_groups[0]["damping"] == 0.1
+    assert optimizer.param_groups[0]["damping"] == 1.0
     train(model, optimizer, range(3, 6))
     assert optimizer.preconditioner.step == 3
     again = copy.deepcopy(model)
