@@ -221,4 +221,7 @@ def _wrong(spec: TaskSpec, env: Any, observation: Any, reward: float, info: Mapp
     missing = [name for name in (*spec.stages, *spec.metrics) if name not in info]
     if missing:
         wrong.append(f"info has no {', '.join(missing)}, which the TaskSpec names")
+    for name in spec.shares:
+        if name in info and not 0 <= info[name] <= 1:
+            wrong.append(f"{name} is {info[name]:g}, and the TaskSpec says that it is a share, from 0 to 1")
     return wrong

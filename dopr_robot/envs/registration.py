@@ -71,6 +71,7 @@ class TaskSpec:
             reports return versus horizon too.
         segments: ``module:callable`` of what tells how few demonstrations become many (:mod:`dopr_robot.envs.segments`), or None.
         metrics: further figures in ``info`` and how an episode sums them up.
+        shares: those of ``metrics`` that are shares of a whole, from 0 to 1, and so is the interval of their mean.
         stages: keys in ``info`` of the task's parts, in their order; true once a part is done.
         package: module that has to be importable, and the extra that brings it.
         extra: see ``package``.
@@ -102,6 +103,7 @@ class TaskSpec:
     reward: str = ""
     segments: str | None = None
     metrics: Mapping[str, Literal["max", "mean", "final"]] = field(default_factory=dict)
+    shares: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     package: str = "mujoco"
     extra: str | None = None
@@ -119,6 +121,8 @@ class TaskSpec:
             raise UserError(
                 f"{self.id}: kind {self.kind!r} is neither 'attain' (a goal is reached) nor 'sustain' (nothing fails)"
             )
+        if unknown := sorted(set(self.shares) - set(self.metrics)):
+            raise UserError(f"{self.id}: shares names {', '.join(unknown)}, which metrics does not")
         if self.control_hz <= 0 or self.max_steps < 1:
             raise UserError(
                 f"{self.id}: control_hz={self.control_hz} and max_steps={self.max_steps} have to be positive"

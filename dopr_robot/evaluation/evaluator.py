@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr_robot import seeds
+from dopr_robot.envs import TaskSpec
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import statistics
 from dopr_robot.evaluation.rollouts.group import Observer
@@ -99,14 +100,7 @@ def run_evaluation(
             "episodes_asked": evaluation.episodes,
             "num_envs": sum(sizes),
             "partial": len(done) < evaluation.episodes,
-            **figures(
-                list(done.values()),
-                evaluation.spec.kind,
-                evaluation.horizons or [],
-                evaluation.spec.stages,
-                evaluation.use,
-                returned=bool(evaluation.spec.reward),
-            ),
+            **figures(list(done.values()), evaluation.spec, evaluation.horizons or [], evaluation.use),
             "validation_loss": validation_loss,
             "lengths": [],
             "perturbed": [],
@@ -209,21 +203,15 @@ def _told_when_full(out: Path, done: Mapping[int, EpisodeRecord], asked: int) ->
 
 
 def figures(
-    records: Sequence[EpisodeRecord],
-    kind: str,
-    horizons: Sequence[int],
-    stages: Sequence[str] = (),
-    use: str = "final",
-    *,
-    returned: bool = False,
+    records: Sequence[EpisodeRecord], spec: TaskSpec, horizons: Sequence[int], use: str = "final"
 ) -> dict[str, Any]:
-    """The figures that records give, ``returns`` where the reward says more than success (``returned``).
+    """The figures that records give, ``returns`` where the reward says more than success.
 
     Raises UserError where their seeds are not of the range of ``use``."""
     seeds.require_use((record.seed for record in records), use)
     ordered = sorted(records, key=lambda record: record.episode)
-    found = statistics.summary(ordered, kind, horizons, stages)
-    return found | {"returns": statistics.return_curve(ordered, horizons) if returned else []}
+    found = statistics.summary(ordered, spec.kind, horizons, spec.stages, spec.shares)
+    return found | {"returns": statistics.return_curve(ordered, horizons) if spec.reward else []}
 
 
 def figure(evaluation: Evaluation, records: Sequence[EpisodeRecord]) -> Any:

@@ -45,10 +45,9 @@ class SelectionRollout:
         self.records = rolled_out(
             policy, self.task, self.episodes, self.horizons, "selection", self.num_envs, cpus=self.cpus
         )
-        returned = bool(self.spec.reward)
-        found = figures(self.records, self.spec.kind, self.horizons, use="selection", returned=returned)
+        found = figures(self.records, self.spec, self.horizons, use="selection")
         means = {name: value["mean"] for name, value in found["metrics"].items()}
-        if returned:
+        if self.spec.reward:
             means["return"] = found["returns"][-1]["mean"]
         return {"success_rate": found["curve"][-1]["success_rate"], **means}
 

@@ -28,6 +28,8 @@ class LineEnv(gymnasium.Env):
         success = bool(abs(self.place[0]) < 0.05) and self.fault != "hopeless"
         if self.fault == "silent" or (self.fault == "late" and not success):
             return observation, {}
+        if self.fault == "more than all":
+            return observation, {"success": success, "share": 1.5}
         return observation, {"is_success" if self.fault == "named otherwise" else "success": success}
 
     def reset(self, *, seed=None, options=None):

@@ -238,6 +238,11 @@ def test_the_check_says_what_a_task_does_not_keep_to(line, capsys, monkeypatch):
     capsys.readouterr()
     assert main(["tasks", "Middle", "--check"]) == 1
     assert capsys.readouterr().out.endswith("line/Middle-v0: 5 of 6 checks failed\n")
+    shared = replace(line, metrics={"share": "max"}, shares=("share",), arguments={"fault": "more than all"})
+    monkeypatch.setitem(TASKS._entries, line.id, shared)
+    assert dict(check_task(shared))["episodes"] == [
+        "share is 1.5, and the TaskSpec says that it is a share, from 0 to 1 (step 1)"
+    ]
     monkeypatch.setitem(TASKS._entries, line.id, replace(line, extensible=True))
     assert "unexpected keyword argument 'max_steps'" in dict(check_task(TASKS[line.id]))["limit"][0]
 

@@ -138,7 +138,9 @@ def test_outcomes_causes_metrics_and_stages():
     assert summary["outcomes"] == {"success": 1, "timeout": 1, "failure": 1, "exception": 1}
     assert summary["causes"] == {"dropped": 1, "RuntimeError": 1}
     assert summary["metrics"]["coverage"]["mean"] == 0.5
-    assert summary["metrics"]["coverage"]["ci95"][0] == 0  # no coverage is negative
+    assert summary["metrics"]["coverage"]["ci95"][0] == 0 and summary["metrics"]["coverage"]["ci95"][1] > 1
+    bounded = statistics.summary(records, "attain", [5, 10], shares=["coverage"])
+    assert bounded["metrics"]["coverage"]["ci95"] == [0, 1]
     assert [stage["successes"] for stage in summary["stages"]] == [2, 1]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dopr_robot import seeds
+from dopr_robot.envs import get_task
 from dopr_robot.errors import DoprError, UserError
 from dopr_robot.evaluation import Evaluation, read_records, run_evaluation
 from dopr_robot.evaluation.reports.showcase import choose, film
@@ -248,7 +249,7 @@ def test_a_final_figure_is_never_made_from_selection_seeds(policy, point_tasks, 
     records = read_records(tmp_path / "e" / "episodes.jsonl")
     assert {seeds.use_of(record.seed) for record in records} == {"selection"}
     with pytest.raises(UserError, match="belongs to selection, not to final"):
-        figures(records, "attain", [24])
+        figures(records, get_task(point_tasks[0]), [24])
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ SPEC = TaskSpec(
     action=ActionSpec("end-effector position", True, "pixel", ("x", "y"), (0.0, 0.0), (512.0, 512.0)),
     entry_point="dopr_robot.envs.adapters.pusht:make_pusht",
     metrics={"coverage": "max", "score": "max"},
+    shares=("coverage", "score"),
     options={
         **PERTURBATIONS,
         "disturbance": "standard deviation of a random change of the pusher's speed along both axes at every control step, in pixels/s",

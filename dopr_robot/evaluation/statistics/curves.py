@@ -141,16 +141,17 @@ def mean_with_interval(values: np.ndarray, low: float = -math.inf, high: float =
     return {"mean": mean, "ci95": [max(low, mean - margin), min(high, mean + margin)]}
 
 
-def metrics(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, Any]]:
+def metrics(records: Sequence[EpisodeRecord], shares: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Mean over episodes of each of the task's figures; an episode that broke off before its first step has none.
 
-    The interval of a figure that is never negative (a distance) does not reach below 0.
+    The interval of a figure that is never negative (a distance) does not reach below 0, that of one of the ``shares`` not above 1.
     """
     names = sorted({name for record in records for name in record.metrics})
     found = {}
     for name in names:
         values = np.array([record.metrics[name] for record in records if name in record.metrics])
-        found[name] = mean_with_interval(values, low=0.0 if values.min() >= 0 else -math.inf)
+        low, high = 0.0 if values.min() >= 0 else -math.inf, 1.0 if name in shares else math.inf
+        found[name] = mean_with_interval(values, low, high)
     return found
 
 
@@ -187,7 +188,11 @@ def by_length(
 
 
 def summary(
-    records: Sequence[EpisodeRecord], kind: str, horizons: Sequence[int], stage_names: Sequence[str] = ()
+    records: Sequence[EpisodeRecord],
+    kind: str,
+    horizons: Sequence[int],
+    stage_names: Sequence[str] = (),
+    shares: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything of ``results.json`` that records decide."""
     return {
@@ -196,6 +201,6 @@ def summary(
         "curve": curve(records, kind, horizons),
         "median_steps": median_steps(records, kind),
         "restricted_mean_steps": restricted_mean(records, kind, max(horizons)),
-        "metrics": metrics(records),
+        "metrics": metrics(records, shares),
         "stages": stages(records, max(horizons), stage_names),
     }
