@@ -212,14 +212,11 @@ def learns_through_every_layer(make: Make) -> bool:
 
 @problem(BASES, {"weights are rounded to bfloat16": Rounds})
 def small_steps_add_up(make: Make) -> bool:
-    """Under a constant gradient 100 steps of 1e-3 move a weight of 1 a hundred times as far as one does."""
-    moved = []
-    for steps in (1, 100):
-        model = nn.Linear(1, 1, bias=False)
-        nn.init.ones_(model.weight)
-        descend(make(model, lr=1e-3), lambda _, m=model: -m(torch.ones(1, 1)).sum(), range(steps))  # type: ignore[misc]
-        moved.append(model.weight.item() - 1)
-    return moved[0] > 1e-4 and abs(moved[1] / moved[0] - 100) < 20
+    """Under a constant gradient a weight has moved by the sum of the rates: 100 steps of 1e-3 from 1 to 1.1."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    descend(make(model, lr=1e-3), lambda _: -model(torch.ones(1, 1)).sum(), range(100))
+    return abs(model.weight.item() - 1.1) < 0.02
 
 
 @problem(SCALE_FREE, {"the averages are not corrected for their start": Uncorrected})
@@ -475,7 +472,10 @@ def a_bad_batch_leaves_no_trace(make: Make) -> bool:
 def contestants(each: Problem) -> Iterator[tuple[str, Make]]:
     """Who has to solve a problem, by name."""
     if each.bases:
-        yield from ((name, partial(make_optimizer, name)) for base in each.bases for name in (base, f"dopr_{base}"))
+        for base in each.bases:
+            yield base, partial(make_optimizer, base)
+            # A damping of 1 halves what DoPr over SGD steps along an input that never varies.
+            yield f"dopr_{base}", partial(make_optimizer, f"dopr_{base}", damping=0.1)
     else:
         yield from ((f"dopr_sgd, form={form}", partial(over_sgd, form=form)) for form in FORMS)
 

@@ -130,7 +130,7 @@ def test_an_averaged_sketch_is_near_the_average_and_a_resumed_run_the_same():
 
 def test_small_layers_of_a_sketch_are_exact():
     model = nn.Sequential(nn.Linear(100, 8, bias=False))
-    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.0), model, damping=0.1, form="sketch")
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.0), model, form="sketch")
     model(torch.randn(30, 100)).sum().backward()
     optimizer.step()
     assert "this step's S" in str(optimizer.coverage())

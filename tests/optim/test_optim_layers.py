@@ -360,7 +360,7 @@ def test_stack_used_otherwise_is_left_to_the_base():
     torch.manual_seed(0)
     module = Stack("scaled")
     module.linear = nn.Linear(3, 3, dtype=DOUBLE)
-    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, damping=0.1, form="batch")
+    optimizer = DoPr(torch.optim.SGD(module.parameters(), lr=1.0), module, form="batch")
     module(module.linear(torch.randn(4, 3, dtype=DOUBLE)), torch.arange(4)).square().sum().backward()
     before = module.weight.grad.clone()
     optimizer.preconditioner.precondition_()
