@@ -43,14 +43,15 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
         panels[0].set_ylabel("share of runs above it")
         panels[0].set_ylim(-0.02, 1.02)
         panels[1].axhline(0, color="black", linewidth=0.8)
-        for name, other in against.items():
+        for place, (name, other) in enumerate(against.items()):
             difference = (scores(of[name]) - scores(of[other])).mean(axis=1)
+            beside = 0.6 * ((place + 0.5) / len(against) - 0.5)  # those that are level side by side, so that none hides another
             panels[1].plot(
-                range(1, len(difference) + 1),
+                np.arange(1, len(difference) + 1) + beside,
                 100 * np.sort(difference)[::-1],
                 "o",
                 color=looks[name][0],
-                markersize=5,
+                markersize=4,
                 label=f"{plots.wrapped(said[name])} against {said[other]}",
             )
         panels[1].set_xlabel("tasks, from the largest gain to the largest loss")
