@@ -45,7 +45,9 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
         panels[1].axhline(0, color="black", linewidth=0.8)
         for place, (name, other) in enumerate(against.items()):
             difference = (scores(of[name]) - scores(of[other])).mean(axis=1)
-            beside = 0.6 * ((place + 0.5) / len(against) - 0.5)  # those that are level side by side, so that none hides another
+            beside = 0.6 * (
+                (place + 0.5) / len(against) - 0.5
+            )  # those that are level side by side, so that none hides another
             panels[1].plot(
                 np.arange(1, len(difference) + 1) + beside,
                 100 * np.sort(difference)[::-1],
@@ -99,9 +101,7 @@ def horizons_figure(table: Sequence[Mapping[str, Any]], said: Mapping[str, str])
                 plots.success_axis(axes)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
-        figure.legend(
-            *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(optimizers))
-        )
+        plots.legend_above(figure, grid[0, 0])
     return figure
 
 
@@ -144,22 +144,17 @@ def curves_figure(group: Sequence[Method], horizons: Sequence[int], said: Mappin
         panels: Any = figure.subplots(2, 3)
         for method, (colour, dashes) in zip(group, plots.looks(len(group)), strict=True):
             name = plots.wrapped(said[method.optimizer])
-            _horizon(panels[0, 0], method, colour, dashes, horizons, name, band=len(group) <= plots.BANDS)
-            _along(panels[0, 1], method, colour, lambda point: point.get("validation_loss"))
-            _along(panels[0, 2], method, colour, method.look)
-            _along(panels[1, 0], method, colour, method.look, clock=True)
-            _against_loss(panels[1, 1], method, colour)
+            style = {"color": colour, "linestyle": dashes}
+            marked = style | {"marker": "o", "fillstyle": "full" if dashes == "-" else "none", "clip_on": False}
+            _horizon(panels[0, 0], method, style, horizons, name, band=len(group) <= plots.BANDS)
+            _along(panels[0, 1], method, marked, lambda point: point.get("validation_loss"))
+            _along(panels[0, 2], method, marked, method.look)
+            _along(panels[1, 0], method, marked, method.look, clock=True)
+            _against_loss(panels[1, 1], method, marked)
             means = {rate: np.mean(values) for rate, values in sorted(method.tried.items())}
-            panels[1, 2].plot(list(means), list(means.values()), "o-", color=colour, markersize=4, clip_on=False)
-            panels[1, 2].plot(
-                [method.learning_rate],
-                [means[method.learning_rate]],
-                "o",
-                color=colour,
-                markersize=10,
-                fillstyle="none",
-                clip_on=False,
-            )
+            panels[1, 2].plot(list(means), list(means.values()), markersize=4, **marked)
+            circle = marked | {"fillstyle": "none", "markersize": 10}
+            panels[1, 2].plot([method.learning_rate], [means[method.learning_rate]], **circle)
         chosen_on = f"{_called(group)} on selection seeds"
         labels = (
             ("horizon (control steps)", f"{_called(group)} on test seeds"),
@@ -188,7 +183,7 @@ def curves_figure(group: Sequence[Method], horizons: Sequence[int], said: Mappin
             panels[1, 1].xaxis.set_major_locator(MaxNLocator(4))  # their numbers are long
         for axes in panels[0]:
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(group)))
+        plots.legend_above(figure, panels[0, 0])
     return figure
 
 
@@ -202,7 +197,7 @@ def _called(group: Sequence[Method]) -> str:
 
 
 def _horizon(
-    axes: Axes, method: Method, colour: str, dashes: str, horizons: Sequence[int], name: str, *, band: bool
+    axes: Axes, method: Method, style: Mapping[str, Any], horizons: Sequence[int], name: str, *, band: bool
 ) -> None:
     if method.rates:
         kind, steps = task_of(method.task).kind, np.unique(np.linspace(0, max(horizons), 200).round().astype(int))
@@ -216,7 +211,7 @@ def _horizon(
     else:  # between the horizons a record does not say what had been earned
         steps, score = np.array(horizons), method.score
     step: Any = "post" if method.rates else None
-    style: Any = {"drawstyle": "steps-post" if step else "default", "color": colour, "linestyle": dashes}
+    style = {**style, "drawstyle": "steps-post" if step else "default"}
     for curve in score.mean(axis=1) if len(score) > 1 else []:
         axes.plot(steps, curve, linewidth=0.7, alpha=0.4, **style)
     axes.plot(
@@ -225,13 +220,13 @@ def _horizon(
     if band:
         own = difference_curve(score, np.zeros_like(score), rates=method.rates)
         low, high = np.clip([own.low, own.high], 0, 1) if method.rates else (own.low, own.high)
-        axes.fill_between(steps, low, high, step=step, color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(steps, low, high, step=step, color=style["color"], alpha=0.12, linewidth=0)
 
 
 def _along(
     axes: Axes,
     method: Method,
-    colour: str,
+    style: Mapping[str, Any],
     of: Callable[[Mapping[str, Any]], float | None],
     *,
     clock: bool = False,
@@ -243,25 +238,18 @@ def _along(
         line = [(x, found) for x, found in looks if found is not None]
         if line:
             lines.append(np.array(line))
-            axes.plot(*lines[-1].T, color=colour, linewidth=0.7, alpha=0.4)
+            axes.plot(*lines[-1].T, **{**style, "marker": ""}, linewidth=0.7, alpha=0.4)
     shared = min(map(len, lines), default=0)
     if shared:
-        axes.plot(
-            *np.mean([line[:shared] for line in lines], axis=0).T,
-            "o-",
-            color=colour,
-            linewidth=2,
-            markersize=3,
-            clip_on=False,
-        )
+        axes.plot(*np.mean([line[:shared] for line in lines], axis=0).T, **style, linewidth=2, markersize=3)
 
 
-def _against_loss(axes: Axes, method: Method, colour: str) -> None:
+def _against_loss(axes: Axes, method: Method, style: Mapping[str, Any]) -> None:
     for curve in method.curves:
         if curve:
             x, y = np.array(curve).T
-            axes.plot(x, y, "-", color=colour, linewidth=0.7, alpha=0.4)
-            axes.plot(x[-1:], y[-1:], "o", color=colour, markersize=6, clip_on=False)
+            axes.plot(x, y, **{**style, "marker": ""}, linewidth=0.7, alpha=0.4)
+            axes.plot(x[-1:], y[-1:], **{**style, "linestyle": ""}, markersize=6)
 
 
 def _values(method: Method, key: str) -> list[float]:

@@ -141,3 +141,24 @@ def test_test_time_feedback(tmp_path):
     assert seen["overflow"] <= 0 and seen["fetched"] == [] and len(seen["svgs"]) == 1
     assert "no basis for a rank correlation" in seen["text"] and "Not final figures" in seen["text"]
     assert "0.50000" in seen["text"] and "25.0 %" in seen["text"] and "12.5 %" in seen["text"]
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["adamw", "muon", "dopr_adamw", "dopr_muon"], 4),
+        ([f"dopr_adamw damping={d} weight_decay={w}" for d in (0.1, 1.0, 10.0) for w in (0.0, 0.3, 1.0)], 3),
+        (["x" * 300], 1),
+    ],
+)
+def test_a_legend_above_the_panels_is_as_wide_as_they_are(names, columns):
+    figure = plots.Figure(figsize=(12.6, 7.4), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        axes.plot([0, 1], label=name)
+    plots.legend_above(figure, axes)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend._ncols == columns
+    assert legend.get_window_extent().width <= figure.bbox.width or columns == 1
+    assert [text.get_text() for text in legend.get_texts()] == names

@@ -103,6 +103,16 @@ def wrapped(text: str, width: int = WRAP) -> str:
     return textwrap.fill(text, width, break_on_hyphens=False)
 
 
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """What is in ``axes`` named above all panels, in four columns or as many as the figure is wide enough for."""
+    handles, names = axes.get_legend_handles_labels()
+    for columns in range(4, 0, -1):
+        legend = figure.legend(handles, names, loc="outside upper center", ncols=columns)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
+
+
 def success_axis(axes: Axes) -> None:
     """Percent from 0 to 100, with room for the marks at both ends."""
     axes.set_ylim(-0.03, 1.04)
