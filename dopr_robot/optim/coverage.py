@@ -10,6 +10,7 @@ from torch import nn
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.kinds import Options, find_layers, reasons_to_leave
 from dopr_robot.optim.layers import Blocks, Layer, in_blocks
+from dopr_robot.optim.role_rules import INPUT, find_roles
 from dopr_robot.optim.stacks import UNSEEN, Use
 
 
@@ -23,6 +24,7 @@ def find_factors(
     max_dim: int | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
+    input_layers: bool = True,
     parameters: Iterable[nn.Parameter] | None = None,
     must_match: bool = True,
 ) -> tuple[list[Factor], dict[str, str]]:
@@ -45,6 +47,7 @@ def find_factors(
         odd |= reasons_to_leave(module, options)
         for layer in find_layers(module, options):
             uses.setdefault(layer.weight, []).append(layer)
+    first = set() if input_layers else {weight for weight, found in find_roles(model).items() if found.role == INPUT}
     known = [weight for weight in (*uses, *(p for p, why in odd.items() if why == UNSEEN)) if weight in names]
     chosen = select([names[weight] for weight in known], include, exclude, must_match=must_match)
     factors: list[Factor] = []
@@ -54,6 +57,8 @@ def find_factors(
         reason = _reason_to_leave(parameter, layers)
         if layers is not None and name not in chosen:
             reason = "not chosen by include/exclude"
+        elif parameter in first:
+            reason = "takes the model's own inputs (input_layers=False)"
         elif parameter not in allowed:
             reason = "not a parameter of the base optimizer"
         if reason is None and layers is not None:

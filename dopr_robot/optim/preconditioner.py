@@ -71,6 +71,8 @@ class ActivationPreconditioner:
         conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
+        input_layers: false: leave the layers that take the model's own inputs (observations, noisy actions; by
+            :func:`~dopr_robot.optim.role_rules.find_roles`) to the base. With a damping of 0.1 that gained most in docs/choosing.md.
         max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
         max_cost: of ``"batch"``, the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where
             it is dearer, S is formed of as many of the inputs, spread over the batch, as that pays for, see
@@ -110,6 +112,7 @@ class ActivationPreconditioner:
         conv: str = "sua",
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
+        input_layers: bool = True,
         include_bias: bool = False,
         rank: int | str = "auto",
         max_tokens: int | None = None,
@@ -139,6 +142,10 @@ class ActivationPreconditioner:
         )
         if model is None and parameters is None:
             raise ValueError("without a model, the parameters that are to be preconditioned have to be given")
+        if model is None and not input_layers:
+            raise ValueError(
+                "input_layers=False needs the model: parameters alone do not say which layers take its inputs"
+            )
         given = None if parameters is None else as_named(parameters)
         whole = one_model(model)
         self.model = Parameters(given or []) if whole is None else whole
@@ -164,7 +171,7 @@ class ActivationPreconditioner:
         self.finite = FiniteCheck(max_nonfinite, self.warn)
         self._masks = TokenMasks()
         self._choice: dict[str, Any] = {"form": form, "conv": conv, "include_bias": include_bias, "max_dim": max_dim}
-        self._choice |= {"include": include, "exclude": exclude}
+        self._choice |= {"include": include, "exclude": exclude, "input_layers": input_layers}
         if isinstance(self.model, Parameters):
             find_names(self.model, include, exclude)
         self.groups = Groups(damping=damping, update_every=update_every, precondition=True)

@@ -15,8 +15,8 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1, nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
 
-HIDDEN = "hidden matrix"
-_INPUT, _OUTPUT = "input layer", "output head"
+HIDDEN, INPUT = "hidden matrix", "input layer"
+_OUTPUT = "output head"
 
 # What the field calls them. A name is cut into words: "time_embed" and "TimestepEmbedder" are {time, embed} and {timestep, embedder}.
 _TIME = {"time", "timestep", "timesteps", "temb"}
@@ -177,7 +177,7 @@ def _named_role(layer: _Layer, modules: Mapping[str, nn.Module]) -> str | None:
         if own & _MODULATION or "ada" in kind:
             return "modulation"
         if own & _EMBED or name == "conv_in":
-            return _INPUT
+            return INPUT
         if own & {"router"}:
             return "router"
     return _OUTPUT if _is_head(layer.path, modules) else None
@@ -247,7 +247,7 @@ class _Places:
                     self.roles[n] = _OUTPUT
         for n in open_:
             if self.roles[n] is None and not self._is_fed(n):
-                self.roles[n] = _INPUT
+                self.roles[n] = INPUT
         return [role or HIDDEN for role in self.roles]
 
     def _in_sequence(self, n: int) -> tuple[bool, bool]:

@@ -45,9 +45,8 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
         panels[1].axhline(0, color="black", linewidth=0.8)
         for place, (name, other) in enumerate(against.items()):
             difference = (scores(of[name]) - scores(of[other])).mean(axis=1)
-            beside = 0.6 * (
-                (place + 0.5) / len(against) - 0.5
-            )  # those that are level side by side, so that none hides another
+            # Beside one another where they are level, so that none hides another.
+            beside = 0.6 * ((place + 0.5) / len(against) - 0.5)
             panels[1].plot(
                 np.arange(1, len(difference) + 1) + beside,
                 100 * np.sort(difference)[::-1],
@@ -56,11 +55,14 @@ def tasks_figure(every: Sequence[Method], study: Study, said: Mapping[str, str])
                 markersize=4,
                 label=f"{plots.wrapped(said[name])} against {said[other]}",
             )
+        bases = {said[other] for other in against.values()}
+        if len(bases) > 1:
+            panels[1].legend(fontsize=8)
         panels[1].set_xlabel("tasks, from the largest gain to the largest loss")
-        panels[1].set_ylabel(f"difference in {'success' if rates else 'score'} (points)")
+        beyond = f" from {bases.pop()}" if len(bases) == 1 else ""
+        panels[1].set_ylabel(f"difference{beyond} in {'success' if rates else 'score'} (points)")
         panels[1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        for axes in panels:
-            axes.legend(fontsize=8)
+        plots.legend_above(figure, panels[0])
     return figure
 
 

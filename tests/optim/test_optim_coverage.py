@@ -90,3 +90,44 @@ def test_at_least_95_percent_of_the_matrices_are_covered_and_all_of_them_fire(ca
     assert [row.name for row in coverage] == [name for name, _ in model.named_parameters()]
     left = [row for row in coverage if not row.preconditioned]
     assert all(row.how for row in left)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("regression_mlp", ["network.layers.0.weight"]),
+        ("flow_transformer", ["network.embed.weight", "network.observe.0.weight"]),
+        ("diffusion_unet", ["network.down.0.first.first.0.weight", "network.down.0.first.residual.weight"]),
+        ("regression_lstm", ["network.history.observe.weight"]),
+    ],
+)
+def test_input_layers_can_be_left_to_the_base(name, first):
+    torch.manual_seed(0)
+    model = make_policy({"name": name}, PolicySpec({"state": ArraySpec((5,))}, ArraySpec((2,))))
+    base = torch.optim.AdamW(model.parameters())
+    everywhere, without = DoPr(base, model).coverage(), DoPr(base, model, input_layers=False).coverage()
+    assert all(row.preconditioned for row in everywhere if row.name in first)
+    left = [row.name for row, before in zip(without, everywhere, strict=True) if row != before]
+    assert [each for each in left if each.endswith("weight")] == first
+    assert all("input_layers=False" in row.how for row in without if row.name in first)
+
+
+def test_steps_with_input_layers_left_out_are_those_without_them_by_name():
+    trained = []
+    for options in ({"input_layers": False}, {"exclude": ["0.*"]}, {}):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+        optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-2), model, **options)
+        for _ in range(3):
+            model(torch.randn(16, 6)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+
+
+def test_input_layers_are_known_of_a_model_alone():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match="input_layers=False needs the model"):
+        DoPr(torch.optim.SGD(model.parameters(), lr=0.1), input_layers=False)
