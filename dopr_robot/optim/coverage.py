@@ -10,7 +10,7 @@ from torch import nn
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.kinds import Options, find_layers, reasons_to_leave
 from dopr_robot.optim.layers import Blocks, Layer, in_blocks
-from dopr_robot.optim.role_rules import INPUT, find_roles
+from dopr_robot.optim.role_rules import find_input_layers
 from dopr_robot.optim.stacks import UNSEEN, Use
 
 
@@ -33,10 +33,11 @@ def find_factors(
     Args:
         model: a module, or what has ``named_parameters()`` and ``modules()`` like one.
         stacks: the uses of stacks of matrices that were seen.
+        input_layers: false: those that take the model's own inputs are left, see :func:`~dopr_robot.optim.role_rules.find_input_layers`.
         must_match: whether every pattern of ``include`` and ``exclude`` has to match a weight.
 
     Raises:
-        ValueError: where one does not.
+        ValueError: where one does not, or no input layer is found that is to be left.
     """
     names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
     allowed = set(names if parameters is None else parameters)
@@ -47,7 +48,7 @@ def find_factors(
         odd |= reasons_to_leave(module, options)
         for layer in find_layers(module, options):
             uses.setdefault(layer.weight, []).append(layer)
-    first = set() if input_layers else {weight for weight, found in find_roles(model).items() if found.role == INPUT}
+    first = set() if input_layers else find_input_layers(model)
     known = [weight for weight in (*uses, *(p for p, why in odd.items() if why == UNSEEN)) if weight in names]
     chosen = select([names[weight] for weight in known], include, exclude, must_match=must_match)
     factors: list[Factor] = []

@@ -71,9 +71,9 @@ class ActivationPreconditioner:
         conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
-        input_layers: false: leave the layers that take the model's own inputs (observations, noisy actions; by
-            :func:`~dopr_robot.optim.role_rules.find_roles`) to the base. With a damping of 0.1 that serves MLPs on states well, and takes
-            a flow transformer's gain away (docs/choosing.md).
+        input_layers: false: leave the layers that take the model's own inputs (observations, noisy actions, tokens; by
+            :func:`~dopr_robot.optim.role_rules.find_input_layers`) to the base. With a damping of 0.1 that serves MLPs on states well,
+            and takes a flow transformer's gain away (docs/choosing.md).
         max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
         max_cost: of ``"batch"``, the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where
             it is dearer, S is formed of as many of the inputs, spread over the batch, as that pays for, see

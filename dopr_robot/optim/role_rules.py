@@ -15,7 +15,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1, nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
 
-HIDDEN, INPUT = "hidden matrix", "input layer"
+HIDDEN, INPUT, EMBEDDING = "hidden matrix", "input layer", "embedding"
 _OUTPUT = "output head"
 
 # What the field calls them. A name is cut into words: "time_embed" and "TimestepEmbedder" are {time, embed} and {timestep, embedder}.
@@ -76,6 +76,22 @@ def find_roles(model: nn.Module) -> dict[nn.Parameter, Found]:
         # A weight of two uses is hidden where both are.
         if layer.weight not in found or (found[layer.weight].role == HIDDEN and role != HIDDEN):
             found[layer.weight] = Found(role, layer.parts, layer.transposed)
+    return found
+
+
+def find_input_layers(model: nn.Module) -> set[nn.Parameter]:
+    """The weights that take the model's own inputs, embeddings among them; of several models in a list or a dict, those of each.
+
+    Raises:
+        ValueError: where there is none by these rules.
+    """
+    parts = list(model.children()) if isinstance(model, nn.ModuleList | nn.ModuleDict) else [model]
+    found = {weight for part in parts for weight, found in find_roles(part).items() if found.role in (INPUT, EMBEDDING)}
+    if not found:
+        raise ValueError(
+            f"input_layers=False: no layer of {type(parts[0]).__name__} is known to take its inputs: "
+            "name those that do with exclude=[...]"
+        )
     return found
 
 
@@ -164,7 +180,7 @@ def _named_role(layer: _Layer, modules: Mapping[str, nn.Module]) -> str | None:
     """By what the layer is, and by what it and what it is part of are called."""
     module, weight = layer.module, layer.weight
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return "embedding"
+        return EMBEDDING
     if isinstance(module, _CONVOLUTIONS) and module.groups == module.in_channels > 1:
         return "kernels of single channels"
     if min(weight.shape[0], weight.numel() // weight.shape[0]) == 1:

@@ -127,7 +127,35 @@ def test_steps_with_input_layers_left_out_are_those_without_them_by_name():
     assert not torch.equal(trained[0], trained[2])
 
 
-def test_input_layers_are_known_of_a_model_alone():
+class Wrapper(nn.Module):
+    """As DDP is one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+
+@pytest.mark.parametrize("of", [Wrapper, torch.compile, lambda m: [m], lambda m: [Wrapper(m)], lambda m: {"actor": m}])
+def test_input_layers_of_a_model_that_is_wrapped_or_one_of_several(of):
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), of(model), input_layers=False)
+    taken = [row.name for row in optimizer.coverage() if row.preconditioned]
+    assert [name[-len("2.weight") :] for name in taken] == ["2.weight", "4.weight"]
+
+
+def test_a_token_embedding_is_an_input_layer():
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, input_layers=False)
+    assert [row.name for row in optimizer.coverage() if row.preconditioned] == ["1.weight", "3.weight"]
+
+
+def test_input_layers_that_are_not_to_be_found():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     with pytest.raises(ValueError, match="input_layers=False needs the model"):
         DoPr(torch.optim.SGD(model.parameters(), lr=0.1), input_layers=False)
+    square = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match=r"no layer of Linear is known to take its inputs: .* exclude"):
+        DoPr(torch.optim.SGD(square.parameters(), lr=0.1), square, input_layers=False)
