@@ -44,6 +44,7 @@ class DoPr(Uncompiled):
             - ``rank="auto"``: ``max(16, inputs // 32)`` directions. From cost, at a held-out loss that was the whole inverse's.
             - ``max_cost=None``: a sample of the inputs is cheaper, and its success spreads more from seed to seed; ``"auto"`` takes 0.5.
             - ``conv="sua"``: patches multiply the cost by the kernel's cube. Grosse & Martens, 2016.
+            - ``input_layers=True``: all layers; without those that take the model's inputs a flow transformer lost its gain.
             - ``include_bias=False``: as in the paper.
             - ``warmup_steps=0``: the first batch counts whole, so that S is usable at once.
             - ``include=None``, ``exclude=None``: all weights of supported layers.
