@@ -15,8 +15,8 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1, nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1}
 
-HIDDEN, INPUT, EMBEDDING = "hidden matrix", "input layer", "embedding"
-_OUTPUT = "output head"
+HIDDEN = "hidden matrix"
+_INPUT, _EMBEDDING, _OUTPUT = "input layer", "embedding", "output head"
 
 # What the field calls them. A name is cut into words: "time_embed" and "TimestepEmbedder" are {time, embed} and {timestep, embedder}.
 _TIME = {"time", "timestep", "timesteps", "temb"}
@@ -86,13 +86,14 @@ def find_input_layers(model: nn.Module) -> set[nn.Parameter]:
         ValueError: where there is none by these rules.
     """
     parts = list(model.children()) if isinstance(model, nn.ModuleList | nn.ModuleDict) else [model]
-    found = {weight for part in parts for weight, found in find_roles(part).items() if found.role in (INPUT, EMBEDDING)}
-    if not found:
+    roles = {weight: found.role for part in parts for weight, found in find_roles(part).items()}
+    first = {weight for weight, role in roles.items() if role in (_INPUT, _EMBEDDING)}
+    if not first:
         raise ValueError(
             f"input_layers=False: no layer of {type(parts[0]).__name__} is known to take its inputs: "
             "name those that do with exclude=[...]"
         )
-    return found
+    return first
 
 
 def _layers(path: str, module: nn.Module) -> Iterator[_Layer]:
@@ -180,7 +181,7 @@ def _named_role(layer: _Layer, modules: Mapping[str, nn.Module]) -> str | None:
     """By what the layer is, and by what it and what it is part of are called."""
     module, weight = layer.module, layer.weight
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return EMBEDDING
+        return _EMBEDDING
     if isinstance(module, _CONVOLUTIONS) and module.groups == module.in_channels > 1:
         return "kernels of single channels"
     if min(weight.shape[0], weight.numel() // weight.shape[0]) == 1:
@@ -193,7 +194,7 @@ def _named_role(layer: _Layer, modules: Mapping[str, nn.Module]) -> str | None:
         if own & _MODULATION or "ada" in kind:
             return "modulation"
         if own & _EMBED or name == "conv_in":
-            return INPUT
+            return _INPUT
         if own & {"router"}:
             return "router"
     return _OUTPUT if _is_head(layer.path, modules) else None
@@ -263,7 +264,7 @@ class _Places:
                     self.roles[n] = _OUTPUT
         for n in open_:
             if self.roles[n] is None and not self._is_fed(n):
-                self.roles[n] = INPUT
+                self.roles[n] = _INPUT
         return [role or HIDDEN for role in self.roles]
 
     def _in_sequence(self, n: int) -> tuple[bool, bool]:
