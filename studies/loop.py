@@ -30,11 +30,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "adamw": {"name": "adamw"},
     "muon": {"name": "muon"},
     "soap": {"name": "soap"},
-    "dopr_adamw": {"name": "dopr_adamw", "damping": 0.1},
-    "dopr_adamw, averaged S": {"name": "dopr_adamw", "form": "average", "damping": 0.1},
-    "dopr_muon": {"name": "dopr_muon", "damping": 0.1},
+    "dopr_adamw": {"name": "dopr_adamw", "damping": 1.0},
+    "dopr_adamw damping=0.1": {"name": "dopr_adamw", "damping": 0.1},
+    "dopr_adamw form=average": {"name": "dopr_adamw", "form": "average", "damping": 1.0},
+    "dopr_muon": {"name": "dopr_muon", "damping": 1.0},
 }
-BASE = {"soap": "adamw", "dopr_adamw": "adamw", "dopr_adamw, averaged S": "adamw", "dopr_muon": "muon", "muon": "adamw"}
+BASE = {arm: "muon" if arm == "dopr_muon" else "adamw" for arm in ARMS if arm != "adamw"}
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SELECT, WARMUP, WEIGHT_DECAY = 2, 100, 0.01
 
