@@ -35,10 +35,10 @@ class UnknownNameError(UserError):
         known = sorted(set(known))
         if close is None:
             close = closest(name, known)
-        hint = [f"did you mean {close!r}?"] if close else []
+        hint = f": did you mean {close!r}?" if close else ""
         if not close or len(known) <= LISTED:  # a long list buries the hint
-            hint.append(f"(known: {', '.join(known)})")
-        super().__init__(f"unknown {kind} {name!r}: {' '.join(hint)}")
+            hint += f" (known: {', '.join(known)})"
+        super().__init__(f"unknown {kind} {name!r}{hint}")
 
 
 class MissingExtraError(UserError):

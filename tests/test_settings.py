@@ -182,7 +182,7 @@ def test_what_a_setting_looks_like():
     ("key", "message"),
     [
         ("policy.dmi", "unknown config key 'policy.dmi': did you mean 'policy.dim'? (known: policy.dim, policy.name)"),
-        ("policy.zzz", "unknown config key 'policy.zzz': (known: policy.dim, policy.name)"),
+        ("policy.zzz", "unknown config key 'policy.zzz' (known: policy.dim, policy.name)"),
         ("traning.steps", "unknown config key 'traning.steps': did you mean 'training.steps'? (known: training.steps)"),
         (
             "polcy",
