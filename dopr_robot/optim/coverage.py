@@ -10,7 +10,6 @@ from torch import nn
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.kinds import Options, find_layers, reasons_to_leave
 from dopr_robot.optim.layers import Blocks, Layer, in_blocks
-from dopr_robot.optim.role_rules import find_input_layers
 from dopr_robot.optim.stacks import UNSEEN, Use
 
 
@@ -24,7 +23,6 @@ def find_factors(
     max_dim: int | None = None,
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
-    input_layers: bool = True,
     parameters: Iterable[nn.Parameter] | None = None,
     must_match: bool = True,
 ) -> tuple[list[Factor], dict[str, str]]:
@@ -33,11 +31,10 @@ def find_factors(
     Args:
         model: a module, or what has ``named_parameters()`` and ``modules()`` like one.
         stacks: the uses of stacks of matrices that were seen.
-        input_layers: false: those that take the model's own inputs are left, see :func:`~dopr_robot.optim.role_rules.find_input_layers`.
         must_match: whether every pattern of ``include`` and ``exclude`` has to match a weight.
 
     Raises:
-        ValueError: where one does not, or no input layer is found that is to be left.
+        ValueError: where one does not.
     """
     names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
     allowed = set(names if parameters is None else parameters)
@@ -48,7 +45,6 @@ def find_factors(
         odd |= reasons_to_leave(module, options)
         for layer in find_layers(module, options):
             uses.setdefault(layer.weight, []).append(layer)
-    first = set() if input_layers else find_input_layers(model)
     known = [weight for weight in (*uses, *(p for p, why in odd.items() if why == UNSEEN)) if weight in names]
     chosen = select([names[weight] for weight in known], include, exclude, must_match=must_match)
     factors: list[Factor] = []
@@ -58,8 +54,6 @@ def find_factors(
         reason = _reason_to_leave(parameter, layers)
         if layers is not None and name not in chosen:
             reason = "not chosen by include/exclude"
-        elif parameter in first:
-            reason = "takes the model's own inputs (input_layers=False)"
         elif parameter not in allowed:
             reason = "not a parameter of the base optimizer"
         if reason is None and layers is not None:
@@ -186,7 +180,8 @@ class Coverage(list[Row]):
             elif factor.weight in off:
                 rows[factor.weight] = (False, f"{kind}; its group says precondition=False")
             elif fired:
-                rows[factor.weight] = (True, f"{kind}; {factor.described()}")
+                own = "" if factor.damping is None else f", damping {factor.damping:g}"
+                rows[factor.weight] = (True, f"{kind}; {factor.described()}{own}")
             else:
                 rows[factor.weight] = (False, f"{kind}: NEVER FIRED, no input was seen; left to the base")
             if factor.bias is not None:

@@ -63,6 +63,7 @@ class Factor:
 
     Attributes:
         form: as given; of ``"auto"`` ``"batch"``.
+        damping: its own; None: that of its weight's group.
         max_cost: as the preconditioner's.
         sample: of how many inputs S was formed last, where not of all.
         state_dtype: what matrices are kept in from step to step; None: what they are computed in.
@@ -89,6 +90,7 @@ class Factor:
         self.matrix = next((layer for layer in layers if not layer.diagonal), None)
         self.diagonal = next((layer for layer in layers if layer.diagonal), None)
         self.dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        self.damping: float | None = None
         self.max_cost: float | None = None
         self.sample: int | None = None
         self.state_dtype: torch.dtype | None = None

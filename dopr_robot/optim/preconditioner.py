@@ -14,13 +14,14 @@ from dopr_robot.optim.coverage import Coverage, find_factors, plain_name, reason
 from dopr_robot.optim.distributed import average_over_ranks, same_on_all_ranks
 from dopr_robot.optim.factors import Factor
 from dopr_robot.optim.finite import FiniteCheck
-from dopr_robot.optim.groups import Damping, Groups
+from dopr_robot.optim.groups import Damping, Groups, check_damping
 from dopr_robot.optim.kinds import STACK, kind_of
 from dopr_robot.optim.layers import Experts
 from dopr_robot.optim.masks import TokenMasks
 from dopr_robot.optim.memory import usage_of
 from dopr_robot.optim.order import check_order
 from dopr_robot.optim.owners import assign_owners, with_shares
+from dopr_robot.optim.role_rules import find_input_layers
 from dopr_robot.optim.sharding import agree, local, refuse_unknown_sharding
 from dopr_robot.optim.sketch import settle_rank
 from dopr_robot.optim.sources import (
@@ -65,15 +66,15 @@ class ActivationPreconditioner:
             be searched by rollouts, over 0.1, 1 and 10 (docs/choosing.md). A number, a function of the step (counted from 0), or
             ``{"schedule": "cosine" | "linear" | "geometric", "from": ..., "to": ..., "steps": ...}``. ``damping``, ``update_every`` and
             ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
+        input_damping: of the layers that take the model's own inputs (observations, noisy actions, tokens; by
+            :func:`~dopr_robot.optim.role_rules.find_input_layers`), whatever group they are in; None: ``damping``. With 0.1 there and a
+            damping of 1 elsewhere it was level with a damping of 0.1 where that gains, without most of what it loses (docs/choosing.md).
         stat_decay: of an averaged S, the weight of the past at each refresh.
         update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
         warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
         conv: ``"sua"`` (the channels' second moment, for every kernel tap) or ``"unfold"`` (exact, of patches).
         include: glob patterns; only weights with a name that matches one (``"encoder.*"``) are preconditioned.
         exclude: glob patterns of weights that are left alone.
-        input_layers: false: leave the layers that take the model's own inputs (observations, noisy actions, tokens; by
-            :func:`~dopr_robot.optim.role_rules.find_input_layers`) to the base. With a damping of 0.1 that serves MLPs on states well,
-            and takes a flow transformer's gain away (docs/choosing.md).
         max_dim: an S of more inputs than this is taken in blocks on the diagonal; where that cannot be, the layer is left to the base.
         max_cost: of ``"batch"``, the share of a layer's own forward and backward, in multiplications, that preconditioning may cost. Where
             it is dearer, S is formed of as many of the inputs, spread over the batch, as that pays for, see
@@ -107,13 +108,13 @@ class ActivationPreconditioner:
         # damping is chosen by rollouts, as is form (docs/choosing.md); this loss agrees (0.196 at 1, 0.231 at 0.01).
         form: str = "batch",
         damping: Damping = 1.0,
+        input_damping: float | None = None,
         stat_decay: float = 0.9,
         update_every: int = 10,
         warmup_steps: int = 0,
         conv: str = "sua",
         include: Iterable[str] | None = None,
         exclude: Iterable[str] | None = None,
-        input_layers: bool = True,
         include_bias: bool = False,
         rank: int | str = "auto",
         max_tokens: int | None = None,
@@ -143,9 +144,9 @@ class ActivationPreconditioner:
         )
         if model is None and parameters is None:
             raise ValueError("without a model, the parameters that are to be preconditioned have to be given")
-        if model is None and not input_layers:
+        if model is None and input_damping is not None:
             raise ValueError(
-                "input_layers=False needs the model: parameters alone do not say which layers take its inputs"
+                f"input_damping={input_damping!r} needs the model: parameters alone do not say which layers take its inputs"
             )
         given = None if parameters is None else as_named(parameters)
         whole = one_model(model)
@@ -162,6 +163,7 @@ class ActivationPreconditioner:
         self.rank = rank
         self.max_tokens = max_tokens
         self.max_update_norm = max_update_norm
+        self.input_damping = None if input_damping is None else check_damping(input_damping, "input_damping")
         self.max_cost = _AUTO_COST if form == "auto" and max_cost is None else max_cost
         self.state_dtype = torch.bfloat16 if isinstance(state_dtype, str) else state_dtype
         self.offload = offload
@@ -172,7 +174,7 @@ class ActivationPreconditioner:
         self.finite = FiniteCheck(max_nonfinite, self.warn)
         self._masks = TokenMasks()
         self._choice: dict[str, Any] = {"form": form, "conv": conv, "include_bias": include_bias, "max_dim": max_dim}
-        self._choice |= {"include": include, "exclude": exclude, "input_layers": input_layers}
+        self._choice |= {"include": include, "exclude": exclude}
         if isinstance(self.model, Parameters):
             find_names(self.model, include, exclude)
         self.groups = Groups(damping=damping, update_every=update_every, precondition=True)
@@ -217,6 +219,7 @@ class ActivationPreconditioner:
 
     def _settled(self, factor: Factor) -> Factor:
         factor.max_cost, factor.state_dtype, factor.offload = self.max_cost, self.state_dtype, self.offload
+        factor.damping = self.input_damping if factor.weight in self._inputs else None
         settle_rank(factor, self.rank)
         return factor
 
@@ -225,6 +228,9 @@ class ActivationPreconditioner:
         known = {factor.weight: factor for factor in self.factors}
         self._names = {parameter: plain_name(name) for name, parameter in self.model.named_parameters()}
         bare = isinstance(self.model, Parameters)
+        self._inputs: set[nn.Parameter] = set()
+        if self.input_damping is not None and not isinstance(self.model, Parameters):
+            self._inputs = find_input_layers(self.model)
         self._grows = bare or any(kind_of(module) is STACK for module in self.model.modules())
         found, self._left = find_factors(
             self.model, **self._choice, stacks=self._stacks, parameters=list(self._named), must_match=not bare
@@ -444,6 +450,11 @@ class ActivationPreconditioner:
         """[1.0 or 0.0] on the device: whether the step just preconditioned is to be left out; None where that was known here."""
         return self.finite.found_inf
 
+    def said_of_damping(self) -> str:
+        """``damping=...`` of the groups, and of the input layers where they have one of their own."""
+        inputs = "" if self.input_damping is None else f", input_damping={self.input_damping:g}"
+        return f"damping={self.groups!r}{inputs}"
+
     def _begin_step(self, step: int) -> None:
         self.step = self.groups.step = step
         for factor in self.factors:
@@ -452,4 +463,4 @@ class ActivationPreconditioner:
             factor.due = is_due(factor, self.groups, step)
 
     def __repr__(self) -> str:
-        return f"ActivationPreconditioner(form={self.form!r}, damping={self.groups!r}, {len(self.factors)} weights)"
+        return f"ActivationPreconditioner(form={self.form!r}, {self.said_of_damping()}, {len(self.factors)} weights)"

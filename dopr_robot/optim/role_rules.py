@@ -90,8 +90,8 @@ def find_input_layers(model: nn.Module) -> set[nn.Parameter]:
     first = {weight for weight, role in roles.items() if role in (_INPUT, _EMBEDDING)}
     if not first:
         raise ValueError(
-            f"input_layers=False: no layer of {type(parts[0]).__name__} is known to take its inputs: "
-            "name those that do with exclude=[...]"
+            f"input_damping: no layer of {type(parts[0]).__name__} is known to take its inputs: "
+            "give those that do in a param group with a damping of its own"
         )
     return first
 

@@ -80,7 +80,7 @@ class Refresh:
             factor.refreshed = step
 
     def _damping(self, factor: Factor) -> float:
-        return self.groups.damping(factor.weight)
+        return self.groups.damping(factor.weight) if factor.damping is None else factor.damping
 
     def _tell(self, factor: Factor, raised: Tensor) -> None:
         if not raised.is_cuda and bool(raised.any()):

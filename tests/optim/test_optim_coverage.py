@@ -1,5 +1,6 @@
 """What is covered of models that people train: the project's policies, diffusers' networks, a Hugging Face GPT-2."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -101,23 +102,23 @@ def test_at_least_95_percent_of_the_matrices_are_covered_and_all_of_them_fire(ca
         ("regression_lstm", ["network.history.observe.weight"]),
     ],
 )
-def test_input_layers_can_be_left_to_the_base(name, first):
+def test_input_layers_have_a_damping_of_their_own(name, first):
     torch.manual_seed(0)
     model = make_policy({"name": name}, PolicySpec({"state": ArraySpec((5,))}, ArraySpec((2,))))
-    base = torch.optim.AdamW(model.parameters())
-    everywhere, without = DoPr(base, model).coverage(), DoPr(base, model, input_layers=False).coverage()
-    assert all(row.preconditioned for row in everywhere if row.name in first)
-    left = [row.name for row, before in zip(without, everywhere, strict=True) if row != before]
-    assert [each for each in left if each.endswith("weight")] == first
-    assert all("input_layers=False" in row.how for row in without if row.name in first)
+    optimizer = DoPr(torch.optim.AdamW(model.parameters()), model, input_damping=0.25)
+    own = [row.name for row in optimizer.coverage() if row.how.endswith("damping 0.25")]
+    assert own == first
+    assert "damping=1.0, input_damping=0.25" in repr(optimizer)
 
 
-def test_steps_with_input_layers_left_out_are_those_without_them_by_name():
+@pytest.mark.parametrize("form", ["batch", "average", "low_rank"])
+def test_steps_with_a_damping_of_input_layers_are_those_of_a_group_with_it(form):
     trained = []
-    for options in ({"input_layers": False}, {"exclude": ["0.*"]}, {}):
+    for options, own in (({"input_damping": 0.1}, {}), ({}, {"damping": 0.1}), ({}, {})):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-        optimizer = DoPr(torch.optim.AdamW(model.parameters(), lr=1e-2), model, **options)
+        groups = [{"params": model[0].parameters(), **own}, {"params": model[1:].parameters()}]
+        optimizer = DoPr(torch.optim.AdamW(groups, lr=1e-2), model, form=form, **options)
         for _ in range(3):
             model(torch.randn(16, 6)).square().mean().backward()
             optimizer.step()
@@ -125,6 +126,12 @@ def test_steps_with_input_layers_left_out_are_those_without_them_by_name():
         trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(trained[0], trained[1])
     assert not torch.equal(trained[0], trained[2])
+
+
+def test_a_damping_of_input_layers_goes_with_a_copy():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = copy.deepcopy(DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, input_damping=0.1))
+    assert [factor.damping for factor in optimizer.preconditioner.factors] == [0.1, None]
 
 
 class Wrapper(nn.Module):
@@ -141,21 +148,22 @@ class Wrapper(nn.Module):
 @pytest.mark.parametrize("of", [Wrapper, torch.compile, lambda m: [m], lambda m: [Wrapper(m)], lambda m: {"actor": m}])
 def test_input_layers_of_a_model_that_is_wrapped_or_one_of_several(of):
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), of(model), input_layers=False)
-    taken = [row.name for row in optimizer.coverage() if row.preconditioned]
-    assert [name[-len("2.weight") :] for name in taken] == ["2.weight", "4.weight"]
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), of(model), input_damping=0.1)
+    assert [factor.damping for factor in optimizer.preconditioner.factors] == [0.1, None, None]
 
 
 def test_a_token_embedding_is_an_input_layer():
     model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
-    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, input_layers=False)
-    assert [row.name for row in optimizer.coverage() if row.preconditioned] == ["1.weight", "3.weight"]
+    optimizer = DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, input_damping=0.1)
+    assert [factor.damping for factor in optimizer.preconditioner.factors] == [0.1, None, None]
 
 
 def test_input_layers_that_are_not_to_be_found():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
-    with pytest.raises(ValueError, match="input_layers=False needs the model"):
-        DoPr(torch.optim.SGD(model.parameters(), lr=0.1), input_layers=False)
+    with pytest.raises(ValueError, match=r"input_damping=0\.1 needs the model"):
+        DoPr(torch.optim.SGD(model.parameters(), lr=0.1), input_damping=0.1)
+    with pytest.raises(ValueError, match="input_damping=0 must be a positive number"):
+        DoPr(torch.optim.SGD(model.parameters(), lr=0.1), model, input_damping=0)
     square = nn.Linear(4, 4)
-    with pytest.raises(ValueError, match=r"no layer of Linear is known to take its inputs: .* exclude"):
-        DoPr(torch.optim.SGD(square.parameters(), lr=0.1), square, input_layers=False)
+    with pytest.raises(ValueError, match="input_damping: no layer of Linear is known to take its inputs: give those"):
+        DoPr(torch.optim.SGD(square.parameters(), lr=0.1), square, input_damping=0.1)
