@@ -133,7 +133,7 @@ def run(problem: Problem, out: Path, *, arms: Sequence[str], seeds: int, steps: 
         writer.writeheader()
         writer.writerows(rows)
     (out / "summary.md").write_text(summary(problem, chosen, rows, arms), encoding="utf-8")
-    plot(problem, rows, out / "curves.png")
+    plot(problem, chosen, arms, out / "curves.png")
     return chosen
 
 
@@ -195,19 +195,23 @@ def _cell(row: dict[str, Any]) -> str:
     )
 
 
-def plot(problem: Problem, rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """The figure at every point, an arm a curve, with its interval over training seeds."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        points, means, lows, highs = ([row[key] for row in own] for key in ("point", "mean", "low", "high"))
-        (line,) = axes.plot(points, means, marker="o", label=arm)
-        if None not in lows:
-            axes.fill_between(points, lows, highs, alpha=0.15, color=line.get_color())
-    axes.set(xlabel=problem.axis, ylabel=problem.figure)
-    if not problem.larger_is_better:
-        axes.set(xscale="log", yscale="log", xticks=problem.points, xticklabels=problem.points)
-    axes.legend(frameon=False)
+def plot(problem: Problem, chosen: Sequence[dict[str, Any]], arms: Sequence[str], file: Path) -> None:
+    """The figure at every point: an arm's mean over training seeds a line, each seed a dot; arms beside one another."""
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    logarithmic = not problem.larger_is_better
+    for place, arm in enumerate(arms):
+        figures = np.array([each["test"] for each in chosen if each["arm"] == arm])
+        aside = 0.09 * (place - (len(arms) - 1) / 2)
+        points = np.array(problem.points, dtype=float)
+        points = points * 2**aside if logarithmic else points + aside
+        (line,) = axes.plot(points, figures.mean(axis=0), marker="_", markersize=9, linewidth=1, label=arm)
+        axes.plot(points, figures.T, ".", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel=problem.axis, ylabel=problem.figure, xticks=problem.points)
+    if logarithmic:
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(problem.points, [str(point) for point in problem.points], minor=False)
+        axes.minorticks_off()
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
