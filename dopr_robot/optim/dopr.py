@@ -41,7 +41,7 @@ class DoPr(Uncompiled):
             - ``damping=1.0``: from rollouts: ahead of the base on average over Meta-World's tasks and over ours. 0.1 gains more on
               Meta-World, and loses most of the success in some settings (docs/choosing.md).
             - ``input_damping=None``: as ``damping``. 0.1 there has what 0.1 everywhere gains on Meta-World and in a flow transformer, and
-              half of its losses elsewhere, or less.
+              about half of its losses at most.
             - ``stat_decay=0.9``, ``update_every=10``: of an average. From held-out losses on PushT, and from cost.
             - ``rank="auto"``: ``max(16, inputs // 32)`` directions. From cost, at a held-out loss that was the whole inverse's.
             - ``max_cost=None``: a sample of the inputs is cheaper, and its success spreads more from seed to seed; ``"auto"`` takes 0.5.
