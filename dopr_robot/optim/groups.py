@@ -60,7 +60,7 @@ def check_damping(value: Any, name: str = "damping") -> float:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if not (is_number(value) and 0 < value < math.inf):
-        raise ValueError(f"{name}={value!r} must be a positive number: 0.1 is a good beginning")
+        raise ValueError(f"{name}={value!r} must be a positive number, such as 0.1 or 1")
     return float(value)
 
 
