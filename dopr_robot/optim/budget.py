@@ -13,7 +13,7 @@ def rows_within(max_cost: float, n: int, d: int, out: int) -> int:
     """Of how many of ``n`` inputs of length ``d`` to form S, so that preconditioning takes at most ``max_cost`` times the multiplications
     of the layer's own forward and backward: all where that is within it or no matter of time, and never fewer than 256.
 
-    Why a sample: docs/choosing.md, the form of the second moment.
+    Why a sample: docs/evidence.md, the form of the second moment.
 
     >>> rows_within(0.5, 1152, 256, 256), rows_within(0.5, 1152, 1024, 256)
     (1152, 409)

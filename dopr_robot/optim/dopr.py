@@ -39,7 +39,7 @@ class DoPr(Uncompiled):
 
             - ``form="batch"``: this step's S, exact. From success in rollouts.
             - ``damping=1.0``: from rollouts: ahead of the base on average over Meta-World's tasks and over ours. 0.1 gains more on
-              Meta-World, and loses most of the success in some settings (docs/choosing.md).
+              Meta-World, and loses most of the success in some settings (docs/evidence.md).
             - ``input_damping=None``: as ``damping``. 0.1 there has what 0.1 everywhere gains on Meta-World and in a flow transformer, and
               about half of its losses at most.
             - ``stat_decay=0.9``, ``update_every=10``: of an average. From held-out losses on PushT, and from cost.

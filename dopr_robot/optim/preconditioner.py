@@ -68,7 +68,7 @@ class ActivationPreconditioner:
             ``precondition`` (false: leave the gradients of this group alone) may stand in a param group, and be changed there.
         input_damping: of the layers that take the model's own inputs (observations, noisy actions, tokens; by
             :func:`~dopr_robot.optim.role_rules.find_input_layers`), whatever group they are in; None: as ``damping``. With 0.1 there and
-            1 elsewhere it was level with 0.1 everywhere where that gains most, at about half of its losses at most (docs/choosing.md).
+            1 elsewhere it was level with 0.1 everywhere where that gains most, at about half of its losses at most (docs/evidence.md).
         stat_decay: of an averaged S, the weight of the past at each refresh.
         update_every: an averaged S and its inverse are formed anew at every ``update_every``-th step. The layers take turns.
         warmup_steps: for so many steps only gather statistics and leave the gradients as they are.
@@ -105,7 +105,7 @@ class ActivationPreconditioner:
         *,
         # docs/optimizer.md has the reason of every default. Measured on PushT (U-Net, 100 steps, benchmarks/optimizer_defaults.py),
         # held-out loss 0.208 with stat_decay 0.9 and 0.217 with 0, 0.212 refreshing at every step, 0.209 with the whole inverse.
-        # damping is chosen by rollouts, as is form (docs/choosing.md); this loss agrees (0.196 at 1, 0.231 at 0.01).
+        # damping is chosen by rollouts, as is form (docs/evidence.md); this loss agrees (0.196 at 1, 0.231 at 0.01).
         form: str = "batch",
         damping: Damping = 1.0,
         input_damping: float | None = None,
