@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from dopr_robot.evaluation.compare import Comparison, compare
     from dopr_robot.evaluation.evaluate import evaluate
     from dopr_robot.evaluation.feedback import Feedback, feedback
-    from dopr_robot.evaluation.info import info
     from dopr_robot.evaluation.push import push
     from dopr_robot.evaluation.render import render
     from dopr_robot.evaluation.results import Curve, Results
     from dopr_robot.experiment import configuration, train
     from dopr_robot.hub import fetch
+    from dopr_robot.inspection import info
     from dopr_robot.optim import DoPr
     from dopr_robot.policies import load_policy
     from dopr_robot.study.run import StudyResult, run_study
@@ -74,7 +74,7 @@ _LAZY = {
     "explain": "catalogue",
     "feedback": "evaluation.feedback",
     "fetch": "hub",
-    "info": "evaluation.info",
+    "info": "inspection",
     "list_data": "catalogue",
     "list_optimizers": "catalogue",
     "list_policies": "catalogue",

@@ -106,6 +106,9 @@ def _is_described(group: zarr.Group, name: str) -> bool:
     return any(sync((group.store_path / name / file).exists()) for file in files)
 
 
+_OTHERS = "dopr convert SOURCE OUT.zarr makes a store of robomimic's, LeRobot's and others' files"
+
+
 def is_store(path: str) -> bool:
     """Whether a path is for :class:`~dopr_robot.datasets.Store` to open, rather than a run or a checkpoint.
 
@@ -115,7 +118,7 @@ def is_store(path: str) -> bool:
         return True
     where = Path(path)
     if not where.exists():
-        raise UserError(f"{path} does not exist: give a store, a run folder or a checkpoint folder")
+        raise UserError(f"{path} does not exist: give a store, or the folder of a run, a checkpoint or a study")
     return where.is_file() or any((where / name).exists() for name in ("zarr.json", ".zgroup"))
 
 
@@ -140,12 +143,12 @@ def open_group(path: str) -> zarr.Group:
     except DamagedError as error:
         raise DamagedError(f"{path}: {error}") from None
     except (FileNotFoundError, zarr.errors.GroupNotFoundError, zarr.errors.ContainsArrayError):
-        raise UserError(f"{path}: not a demonstration store: there is no zarr group") from None
+        raise UserError(f"{path}: not a demonstration store: there is no zarr group ({_OTHERS})") from None
     except Exception as error:  # a broken zip, a protocol without its package, an address that does not answer
         for name in ("zarr.json", ".zgroup"):
             if Path(path).is_dir() and (Path(path) / name).exists():
                 raise DamagedError(f"{path}: {name}: cannot be opened ({one_line(error)})") from error
-        raise UserError(f"{path}: cannot be opened as a zarr store ({one_line(error)})") from error
+        raise UserError(f"{path}: cannot be opened as a zarr store: {one_line(error)} ({_OTHERS})") from error
 
 
 def _folder_in_zip(path: str) -> str:

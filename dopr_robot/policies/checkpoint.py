@@ -120,8 +120,10 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
         return path / "checkpoints" / str(steps[-1])
     if (path / "config.yaml").is_file():
         raise UserError(f"{path} has no checkpoint yet: dopr train --resume {path} goes on with it")
+    inside = sorted([*path.glob("*/config.yaml"), *path.glob(f"*/{DESCRIPTION}"), *path.glob(f"*/*/{DESCRIPTION}")])
+    hint = f" (inside of it one lies that does: {inside[0].parent})" if inside else ""
     raise UserError(
-        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/<step>"
+        f"{path} is neither a run folder nor a checkpoint: it holds no {DESCRIPTION} and no checkpoints/<step>{hint}"
     )
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +70,19 @@ class StudyResult(Shown):
     folder: Path
     study: Study
 
+    @classmethod
+    def of(cls, folder: str | os.PathLike[str]) -> "StudyResult":
+        """The study in a folder. Raises UserError where it is not finished."""
+        folder = Path(folder)
+        study = load_study(folder / STUDY)
+        if not (folder / TABLE).exists():
+            arms, tested = study.arms(), len(list(folder.glob("test/*/test.json")))
+            raise UserError(
+                f"{folder} is a study that is not finished: of the {len(arms)} arms to choose from {len(finished(arms, folder))} are "
+                f"trained, and {tested} of those chosen are tested: dopr compare {folder / STUDY} --out {folder} goes on"
+            )
+        return cls(folder, study)
+
     @property
     def summary(self) -> tuple[list[str], list[list[str]]]:
         """Head and rows: every method at the longest horizon, and its difference in points."""
@@ -86,6 +100,11 @@ class StudyResult(Shown):
         from dopr_robot.study.figures import horizons_figure
 
         return horizons_figure(self._table(), short_labels(self.study.policies) | short_labels(self.study.optimizers))
+
+    def write_page(self, file: str | os.PathLike[str]) -> None:
+        """The study's report as a page of its own."""
+        with replacing(Path(file)) as beside:
+            shutil.copyfile(self.folder / REPORT, beside)
 
     def _parts(self) -> Iterator[str | Table]:
         yield Table(*self.summary)

@@ -211,14 +211,16 @@ def test_the_pusht_store_opens(pusht_path):
 
 def test_what_is_not_a_store_is_said_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "text.zip").write_text("no archive")
+    for file in ("text.zip", "demo.hdf5"):
+        (tmp_path / file).write_text("no archive")
     zarr.create_group(tmp_path / "no_ends.zarr").create_group("data")
     zarr.create_group(tmp_path / "no_data.zarr").create_array("meta/episode_ends", data=np.array([1]))
     zarr.create_array(tmp_path / "array.zarr", data=np.zeros(3))
     for name, message in {
         "none.zarr": "no such file",
-        "empty": "no zarr group",
+        "empty": "no zarr group .dopr convert SOURCE OUT.zarr makes",
         "text.zip": "cannot be opened",
+        "demo.hdf5": "cannot be opened.*dopr convert SOURCE OUT.zarr makes",
         "no_ends.zarr": "'meta/episode_ends' is missing",
         "no_data.zarr": "'data' is missing",
         "array.zarr": "not a demonstration store|cannot be opened",

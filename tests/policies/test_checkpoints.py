@@ -75,7 +75,7 @@ def test_a_checkpoint_of_another_format_or_cut_short_is_refused(small, tmp_path)
     (tmp_path / "policy.json").write_text("{")
     with pytest.raises(DamagedError, match="is not JSON"):
         load_policy(tmp_path)
-    with pytest.raises(UserError, match="neither a run folder nor a checkpoint"):
+    with pytest.raises(UserError, match=f"neither a run folder nor a checkpoint.*one lies that does: {tmp_path}\\)"):
         load_policy(tmp_path.parent)
 
 

@@ -2,12 +2,13 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from dopr_robot import collect
+from dopr_robot import collect, info
 from dopr_robot.cli import main
 from dopr_robot.errors import UserError
 from dopr_robot.study import load_study, run_study
@@ -51,13 +52,27 @@ def test_what_a_study_leaves(records, out, path):
 
 def test_a_study_is_drawn_from_its_table_alone():
     """A committed one, which has no weights."""
-    folder = Path(__file__).parents[2] / "studies" / "longer"
-    result = StudyResult(folder, load_study(folder / "study.yaml"))
+    result = info(Path(__file__).parents[2] / "studies" / "longer")
+    assert isinstance(result, StudyResult)
     panels = [axes for axes in result.plot().axes if axes.has_data()]
     assert [axes.get_title() for axes in panels] == ["PickPlace, regression_mlp", "QuadrotorTrack, regression_mlp"]
     line = panels[0].get_lines()[0]
     rows = [row for row in result.plain()["table"] if (row["task"], row["optimizer"]) == ("PickPlace", "adamw")]
     assert line.get_ydata().tolist() == [float(row["success"]) for row in rows] and len(rows) == 4
+
+
+def test_a_studys_folder_says_its_table_or_how_far_it_is(out, tmp_path, capsys):
+    assert main(["info", str(out)]) == 0
+    assert capsys.readouterr().out == str(StudyResult(out, load_study(out / "study.yaml"))) + "\n"
+    assert main(["info", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_text() == (out / "report.html").read_text()
+    half = tmp_path / "half"
+    shutil.copytree(out, half, ignore=shutil.ignore_patterns("table.csv", "runs", "policies"))
+    arms = (half / "arms.jsonl").read_text().splitlines(keepends=True)
+    (half / "arms.jsonl").write_text("".join(arms[:3]))
+    message = f"of the 4 arms to choose from 3 are trained, and 2 of those chosen are tested: dopr compare {half}/study.yaml --out {half}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        info(half)
 
 
 def test_finished_arms_are_not_run_again_and_others_are_added(records, out, path, monkeypatch):
