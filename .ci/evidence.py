@@ -171,6 +171,34 @@ def _p(p: float) -> str:
     return f"{p:.2f}" if p >= 0.1 else np.format_float_positional(p, precision=1, fractional=False, trim="-")
 
 
+def draw_demonstrations(file: Path) -> None:
+    """studies/data: success against the number of demonstrations, a panel for each task and kind, with 95 % over seeds and episodes."""
+    import matplotlib.pyplot as plt
+
+    numbers = {"PegInsert": (50, 100, 200), "PickPlace": (50, 100, 200), "QuadrotorTrack": (10, 20, 40)}
+    arms = {"AdamW": "adamw", "damping=1, the default": "dopr_adamw damping=1.0", "damping=0.1": "dopr_adamw"}
+    figure, panels = plt.subplots(2, 3, figsize=(9, 4.8), sharey=True, layout="constrained")
+    for line, kind in zip(panels, ("", " clean"), strict=True):
+        for axes, (task, counts) in zip(line, numbers.items(), strict=True):
+            for place, (heading, name) in enumerate(arms.items()):
+                rows = [of(f"data/{task} {variant}{kind}", [name]) for variant in ("half", "once", "twice")]
+                ends = [
+                    [100 * float(row[key]) for row in rows if row] for key in ("success_low", "success", "success_high")
+                ]
+                x = np.array(counts) * 1.03 ** (place - 1)  # beside one another
+                below, above = (np.abs(np.subtract(ends[1], each)) for each in (ends[0], ends[2]))
+                axes.errorbar(x, ends[1], [below, above], marker="o", markersize=4, capsize=2, label=heading)
+            axes.set(title=f"{task}, {kind.strip() or 'noisy'}", xscale="log", ylim=(-4, 104))
+            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.minorticks_off()
+    figure.supxlabel("demonstrations")
+    figure.supylabel("success in per cent")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
+    draw_demonstrations(ROOT / "docs" / "images" / "demonstrations.png")
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
