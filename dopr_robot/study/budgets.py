@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dopr_robot.evaluation.statistics import Difference, difference_curve
+from dopr_robot.study.methods import Method
 from dopr_robot.study.returns import score_difference
-
-if TYPE_CHECKING:
-    from dopr_robot.study.table import Method
 
 Clock = Mapping[tuple[str, str, str], float]
 
@@ -24,7 +22,7 @@ def budget_text(budget: float) -> str:
     return "the whole training" if budget == 1 else f"{budget:g} of the training"
 
 
-def training_seconds(every: Sequence["Method"]) -> dict[tuple[str, str, str], float]:
+def training_seconds(every: Sequence[Method]) -> dict[tuple[str, str, str], float]:
     """Seconds a training step, ``{(task, policy, optimizer): seconds}``: the median over budgets and seeds, since a machine that was busy
     with something else spoils single runs. Without validation and rollouts."""
     found: dict[tuple[str, str, str], list[float]] = {}
@@ -34,13 +32,13 @@ def training_seconds(every: Sequence["Method"]) -> dict[tuple[str, str, str], fl
     return {key: median(speeds) for key, speeds in found.items() if speeds}
 
 
-def seconds_of(method: "Method", clock: Clock) -> float | None:
+def seconds_of(method: Method, clock: Clock) -> float | None:
     """Training time of a method's budget; None where every run of it diverged before its speed was known."""
     speed = clock.get((method.task, method.policy, method.optimizer))
     return None if speed is None else speed * method.steps
 
 
-def at_equal_time(method: "Method", every: Sequence["Method"], clock: Clock, reference: str) -> Difference | None:
+def at_equal_time(method: Method, every: Sequence[Method], clock: Clock, reference: str) -> Difference | None:
     """The difference in score from what ``reference`` reaches in the method's training time, interpolated (linearly, seed by seed)
     between the reference's budgets, of which each has a schedule of its own.
 

@@ -13,9 +13,10 @@ from dopr_robot.evaluation.reports import plots
 from dopr_robot.evaluation.statistics import difference_curve, performance_profile, success_matrix
 from dopr_robot.study.budgets import Clock, budget_text, seconds_of
 from dopr_robot.study.config import Study
+from dopr_robot.study.methods import Method
 from dopr_robot.study.over_tasks import scores
 from dopr_robot.study.summary import budget_of
-from dopr_robot.study.table import Method, references
+from dopr_robot.study.table import references
 from dopr_robot.study.tasks import task_of
 
 

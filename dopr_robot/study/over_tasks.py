@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dopr_robot.evaluation import statistics
 from dopr_robot.study.budgets import budget_text
 from dopr_robot.study.config import Study
-from dopr_robot.study.table import Method, references
+from dopr_robot.study.methods import Method
+from dopr_robot.study.table import references
 
 FILE = "over_tasks.json"
 LEAST = 3
@@ -22,7 +23,7 @@ LEAST = 3
 
 def over_tasks(study: Study, every: Sequence[Method]) -> list[dict[str, Any]]:
     """A row a budget, policy, variant of the tasks and optimizer, of each task's score at its longest horizon (see
-    :attr:`~dopr_robot.study.table.Method.score`); none over fewer than three tasks.
+    :attr:`~dopr_robot.study.methods.Method.score`); none over fewer than three tasks.
 
     Each row has ``budget, policy, variant, optimizer, tasks, seeds``, ``return_ranges`` (of the tasks whose figure is a return, those that
     count as 0 and as 1: ``{task: [zero, one]}``), the fields of :class:`~dopr_robot.evaluation.statistics.Aggregate` and ``letters``

@@ -16,11 +16,12 @@ from dopr_robot.study import budgets
 from dopr_robot.study.choice import Record
 from dopr_robot.study.config import Arm, Study
 from dopr_robot.study.figures import budgets_figure, curves_figure, tasks_figure
+from dopr_robot.study.methods import Method, methods
 from dopr_robot.study.naming import file_name, label, short_labels
 from dopr_robot.study.over_tasks import FILE, over_tasks, sentences, to_json
 from dopr_robot.study.returns import Range
 from dopr_robot.study.summary import TABLE, answers, return_answers, summary
-from dopr_robot.study.table import Method, methods, rows, to_csv
+from dopr_robot.study.table import rows, to_csv
 from dopr_robot.study.tasks import task_of
 
 DRAWN = 12
