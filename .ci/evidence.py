@@ -4,14 +4,16 @@ A table's content is said in a comment above it, YAML after ``<!-- table``, of o
 
 - ``columns``: headings with the optimizer's name in a study (several: the first that the row's study has); ``rows``: headings with
   ``STUDY/TASK`` (``STUDY/TASK@POLICY`` where the study has several policies, by their first letters), or ``STUDY`` alone for the mean
-  over its tasks, or a list of these, whose successes are averaged. ``cells``: what stands beside a success, of ``interval``,
-  ``difference`` (from its base, bold where its interval leaves out 0; the default) and ``rate``. ``digits``: of a percentage.
+  over its tasks, or a pattern of tasks (``STUDY/* half``), or a list of these, whose successes are averaged. ``cells``: what stands
+  beside a success, of ``interval``, ``difference`` (from its base, bold where its interval leaves out 0; the default) and ``rate``.
+  ``digits``: of a percentage.
 - ``over``: a study, and ``rows``: headings with optimizers: what is said over its tasks.
 
 Figures are of the last checkpoint at the longest horizon on test states; of a task whose figure is a return, the return.
 """
 
 import csv
+import fnmatch
 import json
 import math
 import re
@@ -53,14 +55,28 @@ def settings(
     for heading, places in rows.items():
         line = [heading]
         for names in columns.values():
-            found = [of(place, listed(names)) for place in listed(places)]
-            line.append(_mean(found, digits) if isinstance(places, list) else _cell(found[0], cells, digits))
+            found = [of(place, listed(names)) for place in matching(listed(places))]
+            several = isinstance(places, list) or "*" in places
+            line.append(_mean(found, digits) if several else _cell(found[0], cells, digits))
         lines.append(line)
     return lines
 
 
 def listed(names: str | list[str]) -> list[str]:
     return names if isinstance(names, list) else [names]
+
+
+def matching(places: list[str]) -> list[str]:
+    """The places with patterns of tasks written out."""
+    found = []
+    for place in places:
+        study, _, tasks = place.partition("/")
+        pattern, at, policy = tasks.partition("@")
+        names = (
+            fnmatch.filter(dict.fromkeys(row["task"] for row in table(study)), pattern) if "*" in pattern else [pattern]
+        )
+        found += [f"{study}/{name}{at}{policy}" for name in names]
+    return found
 
 
 def of(place: str, names: list[str]) -> Row | None:

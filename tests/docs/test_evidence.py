@@ -68,6 +68,7 @@ def test_a_row_a_task_of_the_longest_horizon(evidence, study):
     Drawer: some/Drawer
     all: some
     mean: [some/Stack@flow, some/Drawer]
+    pattern: some/*@flow
   -->
 """
     made = evidence.filled(about + "  | an old | table |\n\ntext\n")
@@ -78,7 +79,7 @@ def test_a_row_a_task_of_the_longest_horizon(evidence, study):
         + "  | Stack, MLP | 12.5 | |\n"
         + "  | Drawer | 100 | 97.5, -2.5 (-20.0 to +10.0) |\n"
         + "  | all | 75.0 | 61.3, -13.8 (-30.0 to +20.0) |\n"
-        + "  | mean | 75.0 | 61.3 |\n\ntext\n"
+        + "  | mean | 75.0 | 61.3 |\n  | pattern | 75.0 | 61.3 |\n\ntext\n"
     )
     assert evidence.filled(made) == made
 
